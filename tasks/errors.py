@@ -1,0 +1,35 @@
+"""Errors that the person on call can mend.
+
+Each message is one sentence: what is wrong, in which file, row or setting, and what to do.
+The command line prints it without a traceback and exits with 2; in Airflow the task fails with
+it at once, because trying again cannot help. What can pass by itself (a disk that is full, a
+network that is gone) is raised as it comes and tried again.
+"""
+
+
+class PipelineError(Exception):
+    """Something the person on call can mend; the message says how."""
+
+
+class SettingsError(PipelineError):
+    """A setting is unknown, malformed or out of its range."""
+
+
+class SourceError(PipelineError):
+    """The input named by `source.path` cannot be read as events."""
+
+
+class QualityError(PipelineError):
+    """A blocking expectation of Great Expectations failed."""
+
+
+class LakeError(PipelineError):
+    """A table that a step reads is missing or cannot be read."""
+
+
+class NightError(PipelineError):
+    """The night cannot be run: no date, not over yet, or without events."""
+
+
+class ModelError(PipelineError):
+    """A model cannot be trained, found or used."""

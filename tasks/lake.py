@@ -1,0 +1,219 @@
+"""Reading and writing the Delta tables of the lake.
+
+A partition is replaced whole or not at all, in one transaction; a reader sees the version before
+or the version after, never half.
+"""
+
+import datetime as dt
+import glob
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import TableNotFoundError
+
+from tasks.errors import LakeError
+from tasks.tables import Table
+
+Nights = list[dt.date] | tuple[dt.date, dt.date]
+
+
+class Lake:
+    """The tables under one folder, each a Delta table in a folder of its own name."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def path(self, table: Table) -> Path:
+        """Return the folder of a table."""
+        return self.root / table.name
+
+    def model_dir(self, version: str) -> Path:
+        """Return the folder of a model's weights and settings."""
+        return self.root / "model_files" / version
+
+    def replace(
+        self,
+        table: Table,
+        data: Any,
+        *,
+        nights: Nights,
+        within: Mapping[str, str] | None = None,
+    ) -> None:
+        """Make `data` the whole content of the partitions of these nights, in one transaction.
+
+        Parameters
+        ----------
+        data
+            Anything that streams Arrow (pyarrow, polars, a DuckDB relation) with the table's
+            columns in any order; it is not held in memory. Without rows the partitions end empty.
+        nights
+            A list of nights, or a pair (first, last), both included.
+        within
+            Narrows the replacement to these values of further partition columns.
+        """
+        where = [_nights_predicate(nights)]
+        where += [f"{column} = {_quoted(value)}" for column, value in (within or {}).items()]
+        self._write(table, data, mode="overwrite", predicate=" AND ".join(where))
+
+    def append(self, table: Table, data: Any) -> None:
+        """Add rows to an append-only table, in one transaction."""
+        self._write(table, data, mode="append")
+
+    def exists(self, table: Table) -> bool:
+        """Say whether anything was ever written to the table."""
+        return self._open(table) is not None
+
+    def nights(self, table: Table) -> list[dt.date]:
+        """Return the nights that the table has a partition of, oldest first."""
+        delta = self._open(table)
+        found = {partition["dt"] for partition in delta.partitions()} if delta else set()
+        return sorted(dt.date.fromisoformat(night) for night in found)
+
+    def files(
+        self, table: Table, first: dt.date | None = None, last: dt.date | None = None
+    ) -> list[str]:
+        """Return the Parquet files of the current version for nights first..last (both included).
+
+        The partition columns are in the names of the files' folders, not in the files.
+        """
+        delta = self._open(table)
+        if delta is None:
+            return []
+        bounds = [("dt", ">=", first), ("dt", "<=", last)]
+        limits = [(column, op, value) for column, op, value in bounds if value is not None]
+        uris = delta.file_uris(file_pruning_predicate=limits) if limits else delta.file_uris()
+        return sorted(unquote(uri) for uri in uris)
+
+    def scan(
+        self, table: Table, first: dt.date | None = None, last: dt.date | None = None
+    ) -> pl.LazyFrame:
+        """Return the rows of nights first..last (both included); no rows if there is no table."""
+        empty = pl.from_arrow(table.schema.empty_table())
+        assert isinstance(empty, pl.DataFrame)
+        files = self.files(table, first, last)
+        if not files:
+            return empty.lazy()
+        partitions = {column: empty.schema[column] for column in table.partition_by}
+        return pl.scan_parquet(
+            files, glob=False, hive_partitioning=bool(partitions), hive_schema=partitions or None
+        ).select(table.schema.names)
+
+    def view(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        table: Table,
+        name: str | None = None,
+        first: dt.date | None = None,
+        last: dt.date | None = None,
+    ) -> None:
+        """Create a view of nights first..last (both included) in a DuckDB connection."""
+        con.execute(self.view_sql(table, name, first, last))
+
+    def view_sql(
+        self,
+        table: Table,
+        name: str | None = None,
+        first: dt.date | None = None,
+        last: dt.date | None = None,
+    ) -> str:
+        """Return the statement that creates the view; it names the files, not the table."""
+        types = {field.name: _duckdb_type(field.type) for field in table.schema}
+        files = self.files(table, first, last)
+        if files:
+            hive = {column: types[column] for column in table.partition_by}
+            hive_types = ", ".join(f"{_quoted(column)}: {kind}" for column, kind in hive.items())
+            options = (
+                f", hive_partitioning = true, hive_types = {{{hive_types}}}"
+                if hive
+                else ", hive_partitioning = false"
+            )
+            names = ", ".join(_quoted(glob.escape(file)) for file in files)
+            columns = ", ".join(types)
+            body = f"SELECT {columns} FROM read_parquet([{names}]{options})"
+        else:
+            columns = ", ".join(f"NULL::{kind} AS {column}" for column, kind in types.items())
+            body = f"SELECT {columns} WHERE false"
+        return f'CREATE OR REPLACE VIEW "{name or table.name}" AS {body}'
+
+    def _open(self, table: Table) -> DeltaTable | None:
+        try:
+            return DeltaTable(self.path(table))
+        except TableNotFoundError:
+            return None
+        except Exception as error:
+            raise LakeError(
+                f"table {table.name} at {self.path(table)} cannot be read ({error}): restore its "
+                "folder from a backup, or move it away and backfill"
+            ) from error
+
+    def _write(self, table: Table, data: Any, **how: Any) -> None:
+        self.path(table).mkdir(parents=True, exist_ok=True)
+        write_deltalake(
+            self._open(table) or self._create(table), _conform(data, table.schema), **how
+        )
+
+    def _create(self, table: Table) -> DeltaTable:
+        return DeltaTable.create(
+            self.path(table),
+            schema=table.schema,
+            mode="ignore",
+            partition_by=list(table.partition_by) or None,
+        )
+
+
+def _conform(data: Any, schema: pa.Schema) -> pa.RecordBatchReader:
+    """Stream `data` with the columns of `schema`, in its order and types."""
+    reader = pa.RecordBatchReader.from_stream(data)
+    if set(reader.schema.names) != set(schema.names):
+        raise ValueError(f"columns are {reader.schema.names}, the table has {schema.names}")
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in reader:
+            columns = [batch.column(field.name).cast(field.type) for field in schema]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def _nights_predicate(nights: Nights) -> str:
+    if isinstance(nights, tuple):
+        first, last = nights
+        return f"dt >= '{first.isoformat()}' AND dt <= '{last.isoformat()}'"
+    return f"dt IN ({_listed(nights)})"
+
+
+def _listed(nights: Iterable[dt.date]) -> str:
+    return ", ".join(f"'{night.isoformat()}'" for night in nights)
+
+
+def _quoted(text: str) -> str:
+    """Write a string as a SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _duckdb_type(kind: pa.DataType) -> str:
+    """Name an Arrow type in DuckDB's SQL."""
+    if pa.types.is_list(kind):
+        return _duckdb_type(kind.value_type) + "[]"
+    if pa.types.is_struct(kind):
+        fields = [
+            f"{kind.field(i).name} {_duckdb_type(kind.field(i).type)}"
+            for i in range(kind.num_fields)
+        ]
+        return f"STRUCT({', '.join(fields)})"
+    return {
+        pa.string(): "VARCHAR",
+        pa.int32(): "INTEGER",
+        pa.int64(): "BIGINT",
+        pa.float32(): "FLOAT",
+        pa.float64(): "DOUBLE",
+        pa.bool_(): "BOOLEAN",
+        pa.date32(): "DATE",
+        pa.timestamp("us", tz="UTC"): "TIMESTAMPTZ",
+    }[kind]

@@ -1,0 +1,296 @@
+"""All settings of the pipeline: one typed object, read from `settings.toml` and the environment.
+
+Order of precedence, highest first: what a run passes to `load_settings`, the environment
+(`ELCREC_SOURCE__PATH` for `source.path`), the file, the defaults below. Each key is explained in
+`settings.toml`, which holds every key with its default.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from pydantic_settings import SettingsError as EnvironmentParseError
+
+from tasks.errors import SettingsError
+
+REPO = Path(__file__).resolve().parent.parent
+ENV_PREFIX = "ELCREC_"
+# Names with the prefix that are no settings: where the file is, and where test data lies.
+OTHER_ENV = frozenset({"ELCREC_SETTINGS", "ELCREC_DATA"})
+
+
+class Section(BaseModel):
+    """A table of the settings file; a key it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class LakeSettings(Section):
+    """Where the tables are."""
+
+    root: Path = Path("lake")
+
+
+class SourceSettings(Section):
+    """Where events come from and how their columns are named."""
+
+    path: str = ""
+    format: Literal["auto", "parquet", "csv", "jsonl", "recbole", "sequences"] = "auto"
+    user_columns: tuple[str, ...] = ("user_id", "user", "userId", "visitorid", "customer_id")
+    item_columns: tuple[str, ...] = ("item_id", "item", "itemId", "itemid", "product_id", "movieId")
+    time_columns: tuple[str, ...] = ("timestamp", "ts", "time", "event_time", "datetime")
+    type_columns: tuple[str, ...] = ("event_type", "event", "type")
+    weight_columns: tuple[str, ...] = ("weight", "rating", "score")
+    time_unit: Literal["auto", "s", "ms", "us", "ns", "iso"] = "auto"
+    separator: str = "auto"
+    broken_rows: Literal["stop", "quarantine"] = "stop"
+
+
+class SequenceSettings(Section):
+    """How events become histories."""
+
+    last_events: int = Field(256, ge=1)
+    min_user_events: int = Field(1, ge=1)
+    min_item_events: int = Field(1, ge=1)
+
+
+class ModelSettings(Section):
+    """What is trained, for how long and on what."""
+
+    preset: Literal["default", "paper"] = "default"
+    n_intents: int = Field(0, ge=0)
+    max_epochs: int = Field(30, ge=1)
+    patience: int = Field(5, ge=1)
+    seed: int = Field(42, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(0, ge=0)
+    max_length: int = Field(50, ge=3)
+    overrides: dict[str, Any] = {}
+
+
+class EvaluateSettings(Section):
+    """How a model is judged."""
+
+    cutoffs: tuple[int, ...] = (5, 10, 20)
+
+
+class PromoteSettings(Section):
+    """When a new model may label users."""
+
+    max_ndcg_drop: float = Field(0.10, ge=0, le=1)
+    min_utilisation: float = Field(0.2, ge=0, le=1)
+    max_largest_share: float = Field(0.5, gt=0, le=1)
+    force: bool = False
+
+
+class QualitySettings(Section):
+    """Limits of the data-quality checks; which stop and which warn is written in the suites."""
+
+    min_events: int = Field(1, ge=1)
+    max_duplicate_share: float = Field(0.05, ge=0, le=1)
+    max_quarantined_share: float = Field(0.05, ge=0, le=1)
+    max_label_share: float = Field(0.9, gt=0, le=1)
+    min_label_utilisation: float = Field(0.1, ge=0, le=1)
+
+
+class DuckDBSettings(Section):
+    """What DuckDB may use."""
+
+    memory_limit: str = ""
+    threads: int = Field(0, ge=0)
+    temp_directory: str = ""
+
+
+class AirflowSettings(Section):
+    """When the DAG runs and how often a task is tried again."""
+
+    schedule: str = "@daily"
+    retries: int = Field(2, ge=0)
+    retry_delay_minutes: float = Field(5, ge=0)
+
+
+class Settings(BaseSettings):
+    """Every setting of the pipeline, validated, with absolute paths."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+    )
+
+    lake: LakeSettings = LakeSettings()
+    source: SourceSettings = SourceSettings()
+    sequences: SequenceSettings = SequenceSettings()
+    model: ModelSettings = ModelSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    promote: PromoteSettings = PromoteSettings()
+    quality: QualitySettings = QualitySettings()
+    duckdb: DuckDBSettings = DuckDBSettings()
+    airflow: AirflowSettings = AirflowSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the run's own values, then the environment, then the file."""
+        file = settings_file()
+        layers = (init_settings, env_settings)
+        return (*layers, TomlConfigSettingsSource(settings_cls, file)) if file else layers
+
+
+def settings_file() -> Path | None:
+    """Return the settings file: the one `ELCREC_SETTINGS` names, or `settings.toml` of the repo.
+
+    Raises
+    ------
+    SettingsError
+        `ELCREC_SETTINGS` names a file that does not exist.
+    """
+    named = os.environ.get("ELCREC_SETTINGS")
+    if not named:
+        default = REPO / "settings.toml"
+        return default if default.is_file() else None
+    file = Path(named).resolve()
+    if not file.is_file():
+        raise SettingsError(
+            f"ELCREC_SETTINGS names {named}, which is no file: correct the path, or unset it"
+        )
+    return file
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read and validate all settings; relative paths are taken from the settings file's folder.
+
+    Parameters
+    ----------
+    overrides
+        Values of this run, by section: `load_settings(source={"path": "events/"})`, or by dotted
+        key: `load_settings(**{"source.path": "events/"})`.
+
+    Raises
+    ------
+    SettingsError
+        A key is unknown or a value is not valid; the message names it and says what is.
+    """
+    given = _by_section(overrides)
+    _refuse_unknown_environment()
+    file = settings_file()
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, given, file)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{file} is no valid TOML: {error}") from None
+    except EnvironmentParseError as error:
+        raise SettingsError(
+            f"{error}: a list or table in the environment is written as JSON, "
+            'for example ELCREC_EVALUATE__CUTOFFS="[5, 10]"'
+        ) from None
+    return _with_absolute_paths(settings, file.parent if file else REPO)
+
+
+def known_keys() -> Iterator[str]:
+    """Yield every setting as `section.key`."""
+    for section, field in Settings.model_fields.items():
+        assert isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        for key in field.annotation.model_fields:
+            yield f"{section}.{key}"
+
+
+def _by_section(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    sections: dict[str, Any] = {}
+    for name, value in overrides.items():
+        section, dot, key = name.partition(".")
+        values = {key: value} if dot else value
+        if not isinstance(values, Mapping):
+            raise SettingsError(f"unknown setting {name}{_nearest(name, known_keys())}")
+        sections.setdefault(section, {}).update(values)
+    return sections
+
+
+def _refuse_unknown_environment() -> None:
+    # pydantic-settings ignores names that it does not know; a misspelt one would do nothing.
+    known = {ENV_PREFIX + key.replace(".", "__").upper(): key for key in known_keys()}
+    free = tuple(name + "__" for name in known if name.endswith("__OVERRIDES"))
+    for name in sorted(os.environ):
+        upper = name.upper()
+        if not upper.startswith(ENV_PREFIX) or upper in OTHER_ENV or upper.startswith(free):
+            continue
+        if upper not in known:
+            raise SettingsError(
+                f"unknown setting in the environment: {name}"
+                f"{_nearest(upper, [*known, *OTHER_ENV])}; unset it or correct the name"
+            )
+
+
+def _explain(error: ValidationError, given: Mapping[str, Any], file: Path | None) -> str:
+    """Put the first fault of a validation into one sentence that names its key and its origin."""
+    fault = error.errors()[0]
+    path = [str(part) for part in fault["loc"]]
+    key = ".".join(path)
+    place = _origin(path, given, file)
+    if fault["type"] == "extra_forbidden":
+        return f"unknown setting {key} in {place}{_nearest(key, known_keys())}"
+    return f"setting {key} in {place} is {fault['input']!r}: {fault['msg']}"
+
+
+def _origin(path: list[str], given: Mapping[str, Any], file: Path | None) -> str:
+    section, keys = path[0], path[1:2]
+    if section in given and (not keys or keys[0] in given[section]):
+        return "the values given to this run"
+    name = ENV_PREFIX + "__".join([section, *keys]).upper()
+    if any(known.upper() == name for known in os.environ):
+        return f"the environment ({name})"
+    return str(file)
+
+
+def _nearest(name: str, known: Iterator[str] | list[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f": did you mean {close[0]}?" if close else ""
+
+
+def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
+    root = _absolute(settings.lake.root, base)
+    if "://" in str(settings.lake.root):
+        raise SettingsError(
+            f"lake.root is {settings.lake.root}: object stores are not supported yet, name a folder"
+        )
+    if unusable := sorted(set("%[]^|\\") & set(str(root))):
+        # Delta addresses files by URL; these do not survive the way there and back.
+        raise SettingsError(
+            f"lake.root is {root}: a folder of tables cannot have {' '.join(unusable)} in its path"
+        )
+    temp = settings.duckdb.temp_directory
+    return settings.model_copy(
+        update={
+            "lake": settings.lake.model_copy(update={"root": root}),
+            "source": settings.source.model_copy(
+                update={"path": settings.source.path and str(_absolute(settings.source.path, base))}
+            ),
+            "duckdb": settings.duckdb.model_copy(
+                update={"temp_directory": temp and str(_absolute(temp, base))}
+            ),
+        }
+    )
+
+
+def _absolute(path: str | Path, base: Path) -> Path:
+    # Not resolved: a link named by the settings stays the name that messages show.
+    return Path(os.path.normpath(base / Path(path).expanduser()))

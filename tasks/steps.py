@@ -1,0 +1,141 @@
+"""The steps of a night, in order, and the one way to run any of them.
+
+The command line, the DAG and the tests call `run_step` and nothing else, so a step does the same
+wherever it is started.
+"""
+
+import datetime as dt
+import json
+import logging
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import pyarrow as pa
+
+from tasks import tables
+from tasks.errors import NightError
+from tasks.lake import Lake
+from tasks.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step: its name, what it does in a sentence, and where its function is.
+
+    `target` is "module:function", imported when the step runs, so that parsing a DAG or printing
+    help loads neither torch nor Great Expectations.
+    """
+
+    name: str
+    does: str
+    target: str
+
+    def load(self) -> Callable[[Settings, dt.date], Summary]:
+        """Import the step's function."""
+        module, _, function = self.target.partition(":")
+        loaded: Callable[[Settings, dt.date], Summary] = getattr(import_module(module), function)
+        return loaded
+
+
+STEPS: dict[str, Step] = {
+    step.name: step
+    for step in (
+        Step(
+            "ingest",
+            "read the night's rows of the source into events and quarantine",
+            "tasks.ingest:ingest",
+        ),
+        Step(
+            "check-events",
+            "hold the night's events to their expectations",
+            "tasks.quality:check_events",
+        ),
+        Step(
+            "build-sequences",
+            "build each user's history up to the end of the night",
+            "tasks.sequences:build_sequences",
+        ),
+        Step(
+            "check-sequences",
+            "hold the histories to their expectations",
+            "tasks.quality:check_sequences",
+        ),
+        Step("train", "train ELCRec on the histories", "tasks.train:train"),
+        Step(
+            "evaluate",
+            "measure the model against held-out events and popularity",
+            "tasks.evaluate:evaluate",
+        ),
+        Step(
+            "promote",
+            "let the model label users, or keep the one before",
+            "tasks.promote:promote",
+        ),
+        Step("label", "label every user and profile every intent", "tasks.label:label"),
+        Step(
+            "check-labels",
+            "hold the labels to their expectations",
+            "tasks.quality:check_labels",
+        ),
+    )
+}
+
+
+def run_step(name: str, settings: Settings, night: dt.date) -> Summary:
+    """Run one step of one night and record how it went in the table `steps`.
+
+    Returns the step's own summary. Errors of the step come through as they are; a step that
+    failed leaves no row.
+
+    Raises
+    ------
+    NightError
+        The night is not over yet, in UTC.
+    """
+    check_night(night)
+    function = STEPS[name].load()
+    started = dt.datetime.now(dt.UTC)
+    clock = time.perf_counter()
+    log.info("%s of night %s starts", name, night)
+    summary = function(settings, night)
+    seconds = time.perf_counter() - clock
+    peak_mb = _peak_mb()
+    log.info("%s of night %s done in %.1f s, peak %.0f MB", name, night, seconds, peak_mb)
+    row = {
+        "dt": night,
+        "step": name,
+        "started_at": started,
+        "seconds": seconds,
+        "peak_mb": peak_mb,
+        "summary": json.dumps(summary, sort_keys=True),
+    }
+    Lake(settings.lake.root).replace(
+        tables.STEPS,
+        pa.Table.from_pylist([row], schema=tables.STEPS.schema),
+        nights=[night],
+        within={"step": name},
+    )
+    return summary
+
+
+def check_night(night: dt.date) -> None:
+    """Refuse a night that is not over: the events still to come would never be read."""
+    today = dt.datetime.now(dt.UTC).date()
+    if night >= today:
+        raise NightError(
+            f"night {night} is not over yet (it is {today} in UTC): "
+            f"the latest night that can run is {today - dt.timedelta(days=1)}"
+        )
+
+
+def _peak_mb() -> float:
+    """Return the largest resident memory of this process so far, in MB (10^6 bytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

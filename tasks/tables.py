@@ -1,0 +1,196 @@
+"""The tables of the lake: their grain, columns and partitions.
+
+`dt` is the night (a UTC date) that wrote a row; for `events` it is the date of the event itself.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Delta table: its folder's name in the lake, its columns and its partition columns."""
+
+    name: str
+    schema: pa.Schema
+    partition_by: tuple[str, ...] = ("dt",)
+
+
+DT = ("dt", pa.date32())
+TIME = pa.timestamp("us", tz="UTC")
+
+# One event. `source` and `row_number` say where it was read, and break ties of `ts`.
+EVENTS = Table(
+    "events",
+    pa.schema(
+        [
+            DT,
+            ("user_id", pa.string()),
+            ("item_id", pa.string()),
+            ("event_type", pa.string()),
+            ("ts", TIME),
+            ("weight", pa.float32()),  # null: the source has none
+            ("source", pa.string()),  # path below source.path
+            ("row_number", pa.int64()),  # 1 is the first line (text) or row (Parquet)
+        ]
+    ),
+)
+
+# One row of a source that is no event.
+QUARANTINE = Table(
+    "quarantine",
+    pa.schema(
+        [
+            DT,
+            ("source", pa.string()),
+            ("row_number", pa.int64()),
+            ("raw", pa.string()),  # the line as read; of Parquet and CSV its columns as JSON
+            ("reason", pa.string()),
+        ]
+    ),
+)
+
+# One source file in one night. rows_read is the sum of the four counts after it.
+INGESTS = Table(
+    "ingests",
+    pa.schema(
+        [
+            DT,
+            ("source", pa.string()),
+            ("rows_read", pa.int64()),
+            ("rows_events", pa.int64()),
+            ("rows_quarantined", pa.int64()),
+            ("rows_duplicate", pa.int64()),
+            ("rows_other_nights", pa.int64()),
+            ("bootstrap", pa.bool_()),  # all rows before the end of the night, not the night's only
+        ]
+    ),
+)
+
+# One item ever seen; rows are only ever added.
+ITEMS = Table(
+    "items",
+    pa.schema(
+        [
+            ("item_id", pa.string()),
+            ("item_index", pa.int32()),  # 1..., never reused; 0 is padding
+            ("first_seen", pa.date32()),  # date of its first event
+        ]
+    ),
+    partition_by=(),
+)
+
+# One user a night: the history up to the end of the night.
+SEQUENCES = Table(
+    "sequences",
+    pa.schema(
+        [
+            DT,
+            ("user_id", pa.string()),
+            ("items", pa.list_(pa.int32())),  # item_index, oldest first, the last ones only
+            ("n_events", pa.int32()),  # of the whole history
+            ("last_ts", TIME),
+        ]
+    ),
+)
+
+# One trained model.
+MODELS = Table(
+    "models",
+    pa.schema(
+        [
+            DT,
+            ("model_version", pa.string()),
+            ("path", pa.string()),  # below lake.root
+            ("promoted", pa.bool_()),
+            ("parent_version", pa.string()),  # null: trained from nothing
+            ("settings_fingerprint", pa.string()),
+            ("data_fingerprint", pa.string()),
+        ]
+    ),
+)
+
+# One number about one model.
+METRICS = Table(
+    "metrics",
+    pa.schema(
+        [
+            DT,
+            ("model_version", pa.string()),
+            ("split", pa.string()),
+            ("slice", pa.string()),
+            ("metric", pa.string()),
+            ("value", pa.float64()),
+        ]
+    ),
+)
+
+# One user a night.
+INTENT_LABELS = Table(
+    "intent_labels",
+    pa.schema(
+        [
+            DT,
+            ("user_id", pa.string()),
+            ("intent_id", pa.int32()),  # null: no item of the history is known to the model
+            ("confidence", pa.float32()),
+            ("runner_up_id", pa.int32()),
+            ("runner_up_confidence", pa.float32()),
+            ("n_events", pa.int32()),
+            ("last_ts", TIME),
+            ("model_version", pa.string()),
+        ]
+    ),
+)
+
+# One intent a night.
+INTENT_PROFILES = Table(
+    "intent_profiles",
+    pa.schema(
+        [
+            DT,
+            ("intent_id", pa.int32()),
+            ("users", pa.int64()),
+            ("share", pa.float64()),
+            (
+                "top_items",
+                pa.list_(pa.struct([("item_id", pa.string()), ("lift", pa.float32())])),
+            ),
+            ("born", pa.date32()),
+            ("status", pa.string()),
+        ]
+    ),
+)
+
+# The last run of one step of one night.
+STEPS = Table(
+    "steps",
+    pa.schema(
+        [
+            DT,
+            ("step", pa.string()),
+            ("started_at", TIME),
+            ("seconds", pa.float64()),
+            ("peak_mb", pa.float64()),
+            ("summary", pa.string()),  # JSON
+        ]
+    ),
+    partition_by=("dt", "step"),
+)
+
+TABLES = {
+    table.name: table
+    for table in (
+        EVENTS,
+        QUARANTINE,
+        INGESTS,
+        ITEMS,
+        SEQUENCES,
+        MODELS,
+        METRICS,
+        INTENT_LABELS,
+        INTENT_PROFILES,
+        STEPS,
+    )
+}
