@@ -1,0 +1,72 @@
+# Everything a person runs in this repository. `make` alone prints what there is.
+#
+# The environment: `.venv`, made with Python 3.11 from constraints.txt. The stamp file below is what a second call looks
+# at, so nothing is installed twice; it goes stale when constraints.txt or pyproject.toml changes.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+.NOTPARALLEL:
+
+PYTHON ?= python3.11
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+STAMP := $(VENV)/.installed
+RUFF_ROOMS := dags tasks elcrec tests bench
+
+# Said by the person who calls make; exported so that a value with blanks or quotes reaches the program as it is.
+export EVENTS NIGHT LAKE PORT
+
+.PHONY: help install run up test lint format bench clean
+
+help: ## What there is
+	@echo "Usage: make <target> [NAME=value ...]"
+	echo
+	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	echo
+	echo "  EVENTS=path        event file or folder for run, up (default: generated events with 8 known intents)"
+	echo "  NIGHT=YYYY-MM-DD   the UTC date to run (default: the last night in the events)"
+	echo "  LAKE=folder        where the tables go (default: lake/<name of the events>)"
+	echo "  PORT=8080          the web page of make up"
+	echo
+	echo "  One step without Airflow: $(VENV)/bin/python -m tasks --help"
+
+install: $(STAMP) ## Make .venv and install the constrained packages (the other targets do it when needed)
+
+$(STAMP): constraints.txt pyproject.toml
+	@if ! command -v "$(PYTHON)" >/dev/null || ! "$(PYTHON)" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+	  echo "error: '$(PYTHON)' is not a Python 3.11 that can make virtual environments: install Python 3.11 with its venv module (Debian, Ubuntu: python3.11 and python3.11-venv), or name one with PYTHON=/path/to/python3.11" >&2
+	  exit 2
+	fi
+	test -x $(VENV)/bin/python || "$(PYTHON)" -m venv $(VENV)
+	echo "Installing into $(VENV) (first time: about two minutes)"
+	$(RUN) pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $(STAMP)
+
+run: $(STAMP) ## One night of the DAG through Airflow, then what came out   [EVENTS= NIGHT= LAKE=]
+	@$(RUN) tasks.local run
+
+up: $(STAMP) ## Airflow with its web page on 127.0.0.1, until Ctrl-C        [EVENTS= LAKE= PORT=]
+	@$(RUN) tasks.local up
+
+test: $(STAMP) ## All tests
+	@$(RUN) pytest
+
+lint: $(STAMP) ## ruff, mypy, sqlfluff
+	@$(RUN) ruff check $(RUFF_ROOMS)
+	$(RUN) ruff format --check $(RUFF_ROOMS)
+	$(RUN) mypy
+	$(RUN) sqlfluff lint sql
+
+format: $(STAMP) ## Let ruff and sqlfluff write the format that lint asks for
+	@$(RUN) ruff check --fix-only $(RUFF_ROOMS)
+	$(RUN) ruff format $(RUFF_ROOMS)
+	$(RUN) sqlfluff fix --quiet sql
+
+bench: $(STAMP) ## Wall time and peak memory of each step on Beauty          [EVENTS=]
+	@$(VENV)/bin/python bench/steps.py
+
+clean: ## Remove .venv, Airflow's folder and caches; tables in lake/ stay
+	@rm -rf $(VENV) .airflow build .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
