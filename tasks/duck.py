@@ -35,5 +35,15 @@ def sql(name: str) -> str:
     return (SQL / f"{name}.sql").read_text(encoding="utf-8")
 
 
+def literal(text: str) -> str:
+    """Quote a string as a SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    """Quote a name as a SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def _spill_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"elcrec-duckdb-{os.getpid()}"

@@ -17,6 +17,7 @@ import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import TableNotFoundError
 
+from tasks.duck import identifier, literal
 from tasks.errors import LakeError
 from tasks.tables import Table
 
@@ -58,7 +59,7 @@ class Lake:
             Narrows the replacement to these values of further partition columns.
         """
         where = [_nights_predicate(nights)]
-        where += [f"{column} = {_quoted(value)}" for column, value in (within or {}).items()]
+        where += [f"{column} = {literal(value)}" for column, value in (within or {}).items()]
         self._write(table, data, mode="overwrite", predicate=" AND ".join(where))
 
     def append(self, table: Table, data: Any) -> None:
@@ -127,19 +128,19 @@ class Lake:
         files = self.files(table, first, last)
         if files:
             hive = {column: types[column] for column in table.partition_by}
-            hive_types = ", ".join(f"{_quoted(column)}: {kind}" for column, kind in hive.items())
+            hive_types = ", ".join(f"{literal(column)}: {kind}" for column, kind in hive.items())
             options = (
                 f", hive_partitioning = true, hive_types = {{{hive_types}}}"
                 if hive
                 else ", hive_partitioning = false"
             )
-            names = ", ".join(_quoted(glob.escape(file)) for file in files)
+            names = ", ".join(literal(glob.escape(file)) for file in files)
             columns = ", ".join(types)
             body = f"SELECT {columns} FROM read_parquet([{names}]{options})"
         else:
             columns = ", ".join(f"NULL::{kind} AS {column}" for column, kind in types.items())
             body = f"SELECT {columns} WHERE false"
-        return f'CREATE OR REPLACE VIEW "{name or table.name}" AS {body}'
+        return f"CREATE OR REPLACE VIEW {identifier(name or table.name)} AS {body}"
 
     def _open(self, table: Table) -> DeltaTable | None:
         try:
@@ -190,11 +191,6 @@ def _nights_predicate(nights: Nights) -> str:
 
 def _listed(nights: Iterable[dt.date]) -> str:
     return ", ".join(f"'{night.isoformat()}'" for night in nights)
-
-
-def _quoted(text: str) -> str:
-    """Write a string as a SQL literal."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _duckdb_type(kind: pa.DataType) -> str:

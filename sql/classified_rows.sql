@@ -1,0 +1,53 @@
+-- Makes: the view classified_rows, each row of a source file with its time and its class.
+-- From:  source_rows; the variables unit, us_per_unit, first_ts (null: no beginning), end_ts.
+-- Grain: one row of the file.
+-- class: "event" of this night, "rejected" for quarantine, or "other" night.
+CREATE OR REPLACE TEMP VIEW classified_rows AS
+WITH clocked AS (
+    SELECT
+        *,
+        CASE
+            WHEN getvariable('unit') = 'iso' THEN epoch_us(time_stamp)
+            ELSE round(time_number * getvariable('us_per_unit'))
+        END AS us
+    FROM source_rows
+),
+
+dated AS (
+    SELECT
+        *,
+        -- 1970 to 2199: what lies outside is a wrong unit or a slip, and no night would ever read it.
+        CASE WHEN us >= 0 AND us < 7258118400000000 THEN make_timestamptz(us::BIGINT) END AS ts
+    FROM clocked
+),
+
+judged AS (
+    SELECT
+        *,
+        CASE
+            WHEN broken IS NOT NULL THEN broken
+            WHEN user_id IS NULL THEN 'no user'
+            WHEN item_id IS NULL THEN 'no item'
+            WHEN NOT has_time THEN 'no time'
+            WHEN us IS NULL THEN 'time cannot be read'
+            WHEN ts IS NULL THEN 'time lies outside of 1970 to 2199'
+        END AS reason
+    FROM dated
+)
+
+SELECT
+    row_number,
+    raw,
+    user_id,
+    item_id,
+    event_type,
+    ts,
+    weight,
+    reason,
+    coalesce(has_time AND ts IS NULL, false) AS unusable_time,
+    CASE
+        WHEN ts < getvariable('first_ts') OR ts >= getvariable('end_ts') THEN 'other'
+        WHEN reason IS NULL THEN 'event'
+        ELSE 'rejected'
+    END AS class
+FROM judged

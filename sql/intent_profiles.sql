@@ -1,0 +1,85 @@
+-- Makes:  intent_profiles of one night.
+-- From:   intent_labels, sequences (views: the partition of one night), items (view: all).
+-- Grain:  one intent of the model, whether it has users or not.
+-- lift =  share of the intent's users who have the item / share of all labelled users who have it.
+-- An item that two people have is easily exclusive to an intent, and says nothing about it. So the
+-- top items are those of highest lift among the $pool items that most of the intent's users have,
+-- each held by at least two of them where the intent has two.
+WITH labelled AS (
+    SELECT
+        intent_id,
+        user_id
+    FROM intent_labels
+    WHERE intent_id IS NOT NULL
+),
+
+sizes AS (
+    SELECT
+        intent_id,
+        count(*) AS users
+    FROM labelled
+    GROUP BY intent_id
+),
+
+had AS (
+    SELECT
+        labelled.intent_id,
+        unnest(list_distinct(sequences.items)) AS item_index
+    FROM labelled
+    INNER JOIN sequences ON labelled.user_id = sequences.user_id
+),
+
+holders AS (
+    SELECT
+        intent_id,
+        item_index,
+        count(*) AS in_intent,
+        sum(count(*)) OVER (PARTITION BY item_index) AS in_all
+    FROM had
+    GROUP BY intent_id, item_index
+),
+
+pooled AS (
+    SELECT
+        holders.intent_id,
+        holders.item_index,
+        holders.in_intent,
+        (holders.in_intent / sizes.users)
+        / (holders.in_all / (SELECT sum(all_sizes.users) FROM sizes AS all_sizes)) AS lift
+    FROM holders
+    INNER JOIN sizes ON holders.intent_id = sizes.intent_id
+    WHERE holders.in_intent >= least(2, sizes.users)
+    QUALIFY row_number() OVER (
+        PARTITION BY holders.intent_id
+        ORDER BY holders.in_intent DESC, holders.in_all ASC, holders.item_index ASC
+    ) <= $pool
+),
+
+tops AS (
+    SELECT
+        pooled.intent_id,
+        list_slice(
+            list(
+                { 'item_id': items.item_id, 'lift': pooled.lift::FLOAT }
+                ORDER BY pooled.lift DESC, pooled.in_intent DESC, pooled.item_index ASC
+            ),
+            1,
+            $top
+        ) AS top_items
+    FROM pooled
+    INNER JOIN items ON pooled.item_index = items.item_index
+    GROUP BY pooled.intent_id
+)
+
+SELECT
+    $night::DATE AS dt,
+    intents.intent_id::INTEGER AS intent_id,
+    coalesce(sizes.users, 0) AS users,
+    coalesce(sizes.users / (SELECT sum(all_sizes.users) FROM sizes AS all_sizes), 0.0) AS share,
+    coalesce(tops.top_items, []) AS top_items,
+    $born::DATE AS born,
+    CASE WHEN sizes.users IS NULL THEN 'empty' ELSE 'active' END AS status
+FROM range($n_intents) AS intents (intent_id)
+LEFT JOIN sizes ON intents.intent_id = sizes.intent_id
+LEFT JOIN tops ON intents.intent_id = tops.intent_id
+ORDER BY intents.intent_id;

@@ -1,0 +1,17 @@
+-- Makes: rows of staged, from one source file.
+-- From:  classified_rows; $source, the file's name.
+-- Grain: one row of the file.
+INSERT INTO staged
+SELECT
+    $source AS source,
+    row_number,
+    -- Only a rejected row is kept as it was read.
+    CASE WHEN reason IS NOT NULL THEN raw END AS raw,
+    user_id,
+    item_id,
+    event_type,
+    ts,
+    weight,
+    reason
+FROM classified_rows
+WHERE class <> 'other'

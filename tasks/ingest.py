@@ -1,0 +1,269 @@
+"""Step 1: the night's rows of the source files become `events`, or go to `quarantine`.
+
+The first night ever takes all rows before its end; each later night, and a backfill, takes the
+rows of its own day. Exact duplicates (same user, item, type, time and weight) are dropped and
+counted. For each file, rows read = events + quarantined + duplicates + rows of other nights; each
+of these is counted on its own, and the step stops when they disagree.
+"""
+
+import datetime as dt
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from tasks import duck, tables
+from tasks.errors import NightError, SourceError
+from tasks.lake import Lake
+from tasks.settings import Settings, SourceSettings
+from tasks.sources import SourceFile, find_files, open_source, reading
+
+log = logging.getLogger(__name__)
+
+US_PER_UNIT = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0, "ns": 0.001, "iso": 0.0}
+
+# A number of this size, up to 1000 times 7.26e9, is a time between 1973 and 2199 in one unit only.
+SMALLEST_TIME = {"s": 1e8, "ms": 1e11, "us": 1e14, "ns": 1e17}
+LARGEST_SECONDS = 7_258_118_400  # 2200-01-01
+
+
+@dataclass
+class FileCounts:
+    """What became of the rows of one file."""
+
+    rows_read: int
+    other_nights: int
+    first_day: dt.date | None
+    last_day: dt.date | None
+    events: int = 0
+    quarantined: int = 0
+    duplicates: int = 0
+
+    @property
+    def unaccounted(self) -> int:
+        """Rows read that are in none of the counts."""
+        known = self.events + self.quarantined + self.duplicates + self.other_nights
+        return self.rows_read - known
+
+
+def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
+    """Write the night's partitions of `events`, `quarantine` and `ingests`.
+
+    Nothing is written before every file has been read and the counts agree.
+
+    Raises
+    ------
+    SourceError
+        A file cannot be read as events, or the counts do not agree.
+    NightError
+        The files have no event of the night.
+    """
+    lake = Lake(settings.lake.root)
+    # A backfill of a night before the first one must not read everything anew: the files of
+    # the nights before may be gone by now.
+    others = [known for known in lake.nights(tables.INGESTS) if known != night]
+    bootstrap = not others
+    files = find_files(settings.source)
+    with duck.connect(settings) as con:
+        con.execute(duck.sql("staged_table"))
+        _set_night(con, night, bootstrap)
+        counts = {file.name: _stage(con, file, settings.source) for file in files}
+        con.execute(duck.sql("night_events"))
+        lake.view(con, tables.QUARANTINE, "earlier_quarantine", last=night - dt.timedelta(days=1))
+        con.execute(duck.sql("night_rejects"), {"night": night})
+        _settle(con, counts)
+        if not any(count.events for count in counts.values()):
+            raise NightError(_nothing_to_do(con, settings, night, counts, others))
+        return _write(con, lake, night, counts, bootstrap)
+
+
+def _set_night(con: duckdb.DuckDBPyConnection, night: dt.date, bootstrap: bool) -> None:
+    midnight = dt.datetime.combine(night, dt.time(), dt.UTC)
+    con.execute("SET VARIABLE first_ts = $ts::TIMESTAMPTZ", {"ts": None if bootstrap else midnight})
+    con.execute("SET VARIABLE end_ts = $ts::TIMESTAMPTZ", {"ts": midnight + dt.timedelta(days=1)})
+
+
+def _stage(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> FileCounts:
+    """Put the rows of one file that matter to the night into `staged`."""
+    open_source(con, file, source)
+    with reading(file):
+        profile = _one_row(con, duck.sql("source_profile"))
+        if profile["first_broken"] is not None and source.broken_rows == "stop":
+            raise SourceError(
+                f"{file} line {profile['first_broken']} is {profile['broken']}: correct the line, "
+                'or let such lines go to quarantine with source.broken_rows = "quarantine"'
+            )
+        unit = _time_unit(file, source.time_unit, profile)
+        con.execute("SET VARIABLE unit = $unit", {"unit": unit})
+        con.execute("SET VARIABLE us_per_unit = $us", {"us": US_PER_UNIT[unit]})
+        con.execute(duck.sql("classified_rows"))
+        classes = _one_row(con, duck.sql("class_counts"))
+        _refuse_wrong_unit(file, unit, profile, classes)
+        con.execute(duck.sql("staged"), {"source": file.name})
+        unparsed = _stage_unparsed(con, file)
+    log.info("%s: %d rows, times in %s", file, profile["rows_read"] + unparsed, unit)
+    return FileCounts(
+        rows_read=profile["rows_read"] + unparsed,
+        other_nights=classes["other_nights"],
+        first_day=classes["first_day"],
+        last_day=classes["last_day"],
+    )
+
+
+def _time_unit(file: SourceFile, wanted: str, profile: dict[str, Any]) -> str:
+    """Decide how the times of a file are written: by their size, or as the setting says.
+
+    Raises
+    ------
+    SourceError
+        The size fits no unit, or contradicts the setting.
+    """
+    if profile["numeric_times"] * 2 <= profile["timed"]:
+        return "iso"
+    middle = profile["middle_time"]
+    looks = next(
+        (
+            unit
+            for unit, smallest in SMALLEST_TIME.items()
+            if smallest <= middle < LARGEST_SECONDS * 1e6 / US_PER_UNIT[unit]
+        ),
+        None,
+    )
+    if wanted == "auto":
+        if looks is None:
+            raise SourceError(
+                f"the times of {file} are around {middle:.0f}, which is a date after 1973 in no "
+                'unit: set source.time_unit to "s", "ms", "us" or "ns", or name another column '
+                "in source.time_columns"
+            )
+        return looks
+    if looks is not None and looks != wanted:
+        raise SourceError(
+            f"the times of {file} are around {middle:.0f}, which looks like {looks}, "
+            f'but source.time_unit is "{wanted}": correct it, or set it to "auto"'
+        )
+    return wanted
+
+
+def _refuse_wrong_unit(
+    file: SourceFile, unit: str, profile: dict[str, Any], classes: dict[str, Any]
+) -> None:
+    """Stop when most times are no dates: that is no slip in some rows, but a wrong setting."""
+    if classes["unusable_times"] * 2 > profile["timed"]:
+        raise SourceError(
+            f"{classes['unusable_times']} of {profile['timed']} times of {file} are no dates "
+            f"between 1970 and 2199 when read as {unit}, the first in row "
+            f"{classes['first_unusable_time']}: {_shortened(classes['unusable_sample'])}; "
+            "correct source.time_unit or source.time_columns"
+        )
+
+
+def _stage_unparsed(con: duckdb.DuckDBPyConnection, file: SourceFile) -> int:
+    """Move the lines that DuckDB set aside into `staged`; return how many."""
+    known = con.execute(
+        "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reject_errors'"
+    ).fetchone()
+    if known == (0,):
+        return 0
+    inserted = con.execute(duck.sql("staged_broken_lines"), {"source": file.name}).fetchone()
+    con.execute("DELETE FROM reject_errors")
+    return int(inserted[0]) if inserted else 0
+
+
+def _settle(con: duckdb.DuckDBPyConnection, counts: dict[str, FileCounts]) -> None:
+    """Fill in what is written and what is not, and hold the sum against the rows read."""
+    for name, staged_events, staged_rejects, events, rejects in con.execute(
+        duck.sql("night_counts")
+    ).fetchall():
+        count = counts[name]
+        count.events = events
+        count.quarantined = rejects
+        count.duplicates = staged_events - events
+        # Rejected rows without a time that an earlier night has put into quarantine already.
+        count.other_nights += staged_rejects - rejects
+    for name, count in counts.items():
+        if count.unaccounted:
+            raise SourceError(
+                f"{name}: {count.rows_read} rows were read, but {count.unaccounted} of them are in "
+                "no count; the file changed while it was read: run the step again"
+            )
+
+
+def _nothing_to_do(
+    con: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    night: dt.date,
+    counts: dict[str, FileCounts],
+    others: list[dt.date],
+) -> str:
+    """Say why a night has no events."""
+    days = [day for count in counts.values() for day in (count.first_day, count.last_day) if day]
+    message = f"night {night} has no events in {settings.source.path}"
+    if days:
+        message += f", whose rows lie between {min(days)} and {max(days)}"
+    reject = con.execute("SELECT source, row_number, reason FROM night_rejects LIMIT 1").fetchone()
+    if reject:
+        rejected = sum(count.quarantined for count in counts.values())
+        message += (
+            f"; {rejected} rows are unusable, the first: {reject[0]} row {reject[1]}, {reject[2]}"
+        )
+    message += ": choose another night, or deliver its events"
+    if others:
+        message += (
+            f" (this lake has nights from {others[0]} to {others[-1]} already, so only rows of the "
+            "night itself are read; for another source set another lake.root)"
+        )
+    return message
+
+
+def _write(
+    con: duckdb.DuckDBPyConnection,
+    lake: Lake,
+    night: dt.date,
+    counts: dict[str, FileCounts],
+    bootstrap: bool,
+) -> dict[str, Any]:
+    """Replace the partitions; `ingests` comes last, so a rerun after a crash starts the same."""
+    lake.replace(
+        tables.EVENTS,
+        con.table("night_events"),
+        nights=(dt.date.min, night) if bootstrap else [night],
+    )
+    lake.replace(tables.QUARANTINE, con.table("night_rejects"), nights=[night])
+    rows = [
+        {
+            "dt": night,
+            "source": name,
+            "rows_read": count.rows_read,
+            "rows_events": count.events,
+            "rows_quarantined": count.quarantined,
+            "rows_duplicate": count.duplicates,
+            "rows_other_nights": count.other_nights,
+            "bootstrap": bootstrap,
+        }
+        for name, count in counts.items()
+    ]
+    lake.replace(
+        tables.INGESTS,
+        pa.Table.from_pylist(rows, schema=tables.INGESTS.schema),
+        nights=[night],
+    )
+    summary: dict[str, Any] = {
+        key: sum(row[key] for row in rows) for key in rows[0] if key.startswith("rows_")
+    }
+    return {"files": len(rows), **summary, "bootstrap": bootstrap}
+
+
+def _one_row(con: duckdb.DuckDBPyConnection, statement: str) -> dict[str, Any]:
+    result = con.execute(statement)
+    names = [column[0] for column in result.description or []]
+    row = result.fetchone()
+    assert row is not None
+    return dict(zip(names, row, strict=True))
+
+
+def _shortened(text: str | None, length: int = 200) -> str:
+    text = text or ""
+    return text if len(text) <= length else text[:length] + "..."

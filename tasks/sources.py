@@ -1,0 +1,454 @@
+"""Event files of any supported format, each as the DuckDB view `source_rows`.
+
+The view is lazy: DuckDB reads the file anew, in parallel and in bounded memory, each time it is
+queried. Its columns:
+
+=============  ============  =====================================================================
+`row_number`   BIGINT        line of a text file (with its header), or row of a Parquet file, from 1
+`raw`          VARCHAR       the line as read; of CSV, RecBole and Parquet its columns as JSON
+`user_id`      VARCHAR       null when blank; so is `item_id`
+`event_type`   VARCHAR       "event" when the file has no such column
+`weight`       FLOAT         null when the file has none, or no finite number
+`has_time`     BOOLEAN       whether the time is filled in
+`time_number`  DOUBLE        the time as a number, in a unit that is not known yet
+`time_stamp`   TIMESTAMPTZ   the time as a date and clock; without a zone it is UTC
+`broken`       VARCHAR       why the line cannot be parsed at all, else null
+=============  ============  =====================================================================
+
+Names and paths of the settings never become SQL: they are quoted as literals or identifiers.
+"""
+
+import csv
+import glob
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from tasks.duck import identifier, literal
+from tasks.errors import SourceError
+from tasks.settings import SourceSettings
+
+log = logging.getLogger(__name__)
+
+FORMATS = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".inter": "recbole",
+    ".txt": "sequences",
+}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+SEPARATORS = (",", "\t", ";", "|")
+LONGEST_LINE = 16 * 1024 * 1024  # bytes; a sequence file has one line a user
+SAMPLED_LINES = 1000  # of a JSON lines file, to see which keys there are
+
+# Position p (from 0) of a history without a clock becomes this moment plus p minutes.
+SYNTHETIC_EPOCH = "2000-01-01 00:00:00+00"
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file of events."""
+
+    path: Path
+    name: str  # as `source` of its events: the path below the folder that source.path names
+    format: str
+
+    @property
+    def compression(self) -> str | None:
+        """Name the compression as Arrow does."""
+        return COMPRESSIONS.get(self.path.suffix.lower())
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def find_files(source: SourceSettings) -> list[SourceFile]:
+    """List the event files that `source.path` names, in the order of their names.
+
+    A folder is searched with its subfolders; names that start with a dot or an underscore are
+    left out. A link may not lead out of the folder.
+
+    Raises
+    ------
+    SourceError
+        Nothing is there, nothing is an event file, or a file lies outside of the folder.
+    """
+    if not source.path:
+        raise SourceError(
+            "source.path is not set: name a folder, a file or a glob with events, "
+            "for example ELCREC_SOURCE__PATH=events/"
+        )
+    root, found = _listed(Path(source.path))
+    files = []
+    for path in found:
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise SourceError(
+                f"{path} leads to {path.resolve()}, outside of {root}: put the file itself there"
+            )
+        kind = _format(path, source.format)
+        if kind:
+            name = path.relative_to(root).as_posix()
+            # Readers of events see by the source that such times are made up.
+            marked = f"{name} (synthetic times)" if kind == "sequences" else name
+            files.append(SourceFile(path, marked, kind))
+    if not files:
+        names = ", ".join(path.name for path in found[:5])
+        raise SourceError(
+            f"{source.path} has no event files{f' (but {names})' if names else ''}: "
+            f"known are {', '.join(FORMATS)}, each text also with .gz or .zst; "
+            "for other names set source.format"
+        )
+    if len(files) < len(found):
+        log.info("%d files in %s are no event files by name", len(found) - len(files), root)
+    return files
+
+
+def _listed(path: Path) -> tuple[Path, list[Path]]:
+    """Return the folder that files must stay in, and the files, sorted."""
+    if path.is_file():
+        return path.parent, [path]
+    root, pattern = path, "**/*"
+    if not path.is_dir():
+        root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
+        pattern = str(path.relative_to(root))
+        if pattern == "." or not root.is_dir():
+            raise SourceError(
+                f"source.path is {path}, which does not exist: correct the path, or mount it"
+            )
+    below = (found for found in root.glob(pattern) if found.is_file())
+    return root, sorted(
+        found
+        for found in below
+        if not any(part.startswith((".", "_")) for part in found.relative_to(root).parts)
+    )
+
+
+def _format(path: Path, wanted: str) -> str | None:
+    if wanted != "auto":
+        return wanted
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    return FORMATS.get(suffixes[-1]) if suffixes else None
+
+
+@contextmanager
+def reading(file: SourceFile) -> Iterator[None]:
+    """Turn what DuckDB and Arrow say about a bad file into a sentence for the person on call."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise SourceError(_not_utf8(file)) from error
+    except (duckdb.InvalidInputException, duckdb.IOException, OSError) as error:
+        raise _explained(file, str(error)) or error from error
+
+
+def open_source(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> None:
+    """Create the view `source_rows` over a file.
+
+    Raises
+    ------
+    SourceError
+        The file is empty, cut short, not of its format, not UTF-8, or lacks a needed column.
+    """
+    if file.path.stat().st_size == 0:
+        raise SourceError(f"{file} is empty: remove it, or deliver it again")
+    with reading(file):
+        if file.compression == "zstd":
+            _refuse_cut_zstd(file)
+        rows = {
+            "parquet": _parquet,
+            "csv": _csv,
+            "recbole": _csv,
+            "jsonl": _jsonl,
+            "sequences": _sequences,
+        }[file.format](con, file, source)
+        con.execute(f"CREATE OR REPLACE TEMP VIEW source_rows AS {rows}")
+
+
+def _parquet(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> str:
+    reader = f"read_parquet({_path(file)}, hive_partitioning = false"
+    described = con.execute(f"DESCRIBE SELECT * FROM {reader})").fetchall()
+    types = {name: kind for name, kind, *_ in described}
+    columns = {name: identifier(name) for name in types}
+    # Named apart: a file may have a column of its own by the name file_row_number.
+    numbered = f"{reader}, file_row_number = true)"
+    return _rows(
+        file,
+        source,
+        columns,
+        reader=numbered,
+        row_number="file_row_number + 1",
+        raw=_as_json(columns),
+        types=types,
+    )
+
+
+def _csv(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> str:
+    header = _first_line(file)
+    if file.format == "recbole":
+        separator, quote = "\t", ""
+        names = [name.partition(":")[0] for name in header.split("\t")]
+    else:
+        separator, quote = _separator(header, source.separator), '"'
+        names = next(csv.reader([header], delimiter=separator))
+    # DuckDB is told positions; the names stay in Python but for the JSON of a rejected row.
+    positions = [f"c{i}" for i in range(len(names))]
+    columns = dict(zip(names, positions, strict=True))
+    if len(columns) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise SourceError(f"{file} has two columns named {twice}: rename one in its first line")
+    reader = _text_reader(file, source, positions, separator, quote, header=True)
+    return _rows(
+        file,
+        source,
+        columns,
+        reader=f"(SELECT *, row_number() OVER () + 1 AS line_number FROM {reader})",
+        row_number="line_number",
+        raw=_as_json(columns),
+    )
+
+
+def _jsonl(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> str:
+    lines = _lines(file, source)
+    sampled = con.execute(
+        "SELECT list_distinct(flatten(list(json_keys(line)))) "
+        f"FROM (SELECT line FROM {lines} LIMIT {SAMPLED_LINES}) WHERE json_valid(line)"
+    ).fetchone()
+    if not sampled or not sampled[0]:
+        raise SourceError(
+            f"{file} has no JSON object from line 1 on: correct it, or set source.format"
+        )
+    columns = {
+        name: f"(object ->> {literal('/' + name.replace('~', '~0').replace('/', '~1'))})"
+        for name in sorted(sampled[0])
+    }
+    # A line that is no JSON gets no object, so that looking into it does not fail.
+    objects = f"(SELECT *, CASE WHEN json_valid(line) THEN line::JSON END AS object FROM {lines})"
+    return _rows(
+        file,
+        source,
+        columns,
+        reader=objects,
+        row_number="line_number",
+        raw="line",
+        broken="CASE WHEN object IS NULL THEN 'no valid JSON' END",
+    )
+
+
+def _sequences(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> str:
+    log.info(
+        "%s has an order but no clock: its events get synthetic times, "
+        "one a minute from %s on for each user",
+        file,
+        SYNTHETIC_EPOCH,
+    )
+    return f"""
+        SELECT
+            line_number AS row_number,
+            line AS raw,
+            words[1] AS user_id,
+            item_id,
+            'event' AS event_type,
+            NULL::FLOAT AS weight,
+            true AS has_time,
+            NULL::DOUBLE AS time_number,
+            TIMESTAMPTZ {literal(SYNTHETIC_EPOCH)} + to_minutes(position - 1) AS time_stamp,
+            NULL::VARCHAR AS broken
+        FROM (
+            SELECT
+                line_number,
+                line,
+                words,
+                unnest(items) AS item_id,
+                generate_subscripts(items, 1) AS position
+            FROM (
+                SELECT *, CASE WHEN len(words) > 1 THEN words[2:] ELSE [NULL] END AS items
+                FROM (
+                    SELECT *, string_split_regex(trim(line), '\\s+') AS words
+                    FROM {_lines(file, source)}
+                )
+            )
+        )
+    """
+
+
+def _rows(
+    file: SourceFile,
+    source: SourceSettings,
+    columns: dict[str, str],
+    *,
+    reader: str,
+    row_number: str,
+    raw: str,
+    broken: str = "NULL::VARCHAR",
+    types: dict[str, str] | None = None,
+) -> str:
+    """Write the SELECT of `source_rows` over a reader whose columns are these expressions."""
+    user = _needed(file, columns, source.user_columns, "source.user_columns")
+    item = _needed(file, columns, source.item_columns, "source.item_columns")
+    time = _needed(file, columns, source.time_columns, "source.time_columns")
+    kind = _first_of(columns, source.type_columns)
+    weight = _first_of(columns, source.weight_columns)
+    time_type = types[time] if types else "VARCHAR"
+    moment = columns[time]
+    if time_type.startswith(("TIMESTAMP", "DATE")):
+        number, stamp = "NULL::DOUBLE", f"{moment}::TIMESTAMPTZ"
+    else:
+        number, stamp = (
+            f"TRY_CAST({moment} AS DOUBLE)",
+            f"TRY_CAST({moment}::VARCHAR AS TIMESTAMPTZ)",
+        )
+    strength = f"TRY_CAST({columns[weight]} AS FLOAT)" if weight else "NULL::FLOAT"
+    return f"""
+        SELECT
+            {row_number} AS row_number,
+            {raw} AS raw,
+            {_filled(columns[user])} AS user_id,
+            {_filled(columns[item])} AS item_id,
+            {f"coalesce({_filled(columns[kind])}, 'event')" if kind else "'event'"} AS event_type,
+            CASE WHEN isfinite({strength}) THEN {strength} END AS weight,
+            {_filled(moment)} IS NOT NULL AS has_time,
+            {number} AS time_number,
+            {stamp} AS time_stamp,
+            {broken} AS broken
+        FROM {reader}
+    """
+
+
+def _needed(
+    file: SourceFile, columns: dict[str, str], wanted: tuple[str, ...], setting: str
+) -> str:
+    name = _first_of(columns, wanted)
+    if name is None:
+        raise SourceError(
+            f"{file} has no column {' or '.join(wanted)}; it has {', '.join(columns)}: "
+            f"name the right one in {setting}"
+        )
+    return name
+
+
+def _first_of(columns: dict[str, str], wanted: tuple[str, ...]) -> str | None:
+    return next((name for name in wanted if name in columns), None)
+
+
+def _filled(expression: str) -> str:
+    """Null for a value that is blank."""
+    text = f"{expression}::VARCHAR"
+    return f"CASE WHEN trim({text}) <> '' THEN {text} END"
+
+
+def _as_json(columns: dict[str, str]) -> str:
+    pairs = (f"{literal(name)}, {column}::VARCHAR" for name, column in columns.items())
+    return f"json_object({', '.join(pairs)})::VARCHAR"
+
+
+def _lines(file: SourceFile, source: SourceSettings) -> str:
+    """Write the FROM of a file's lines that are not blank, each with its number."""
+    # One column that no separator ends; not strict, for a file may mix its line ends.
+    reader = _text_reader(file, source, ["line"], "\x01", "", header=False, strict=False)
+    numbered = f"SELECT line, row_number() OVER () AS line_number FROM {reader}"
+    return f"(SELECT * FROM ({numbered}) WHERE trim(line) <> '')"
+
+
+def _text_reader(
+    file: SourceFile,
+    source: SourceSettings,
+    columns: list[str],
+    separator: str,
+    quote: str,
+    *,
+    header: bool,
+    strict: bool = True,
+) -> str:
+    """Write the FROM of a text file whose columns are all read as text."""
+    types = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in columns)
+    options = {
+        "columns": f"{{{types}}}",
+        "auto_detect": "false",
+        "header": str(header).lower(),
+        "delim": literal(separator),
+        "quote": literal(quote),
+        "escape": literal(quote),
+        "max_line_size": str(LONGEST_LINE),
+        "strict_mode": str(strict).lower(),
+        # What cannot be parsed goes to the tables reject_errors and reject_scans.
+        "store_rejects": str(source.broken_rows == "quarantine").lower(),
+    }
+    listed = ", ".join(f"{name} = {value}" for name, value in options.items())
+    # DuckDB checks only the columns that a query uses. Using all of them always makes every query
+    # see the same rows: a line that is broken in a column nobody asked for stays broken.
+    return (
+        f"(SELECT * FROM read_csv({_path(file)}, {listed}) "
+        f"WHERE hash({', '.join(columns)}) IS NOT NULL)"
+    )
+
+
+def _first_line(file: SourceFile) -> str:
+    with pa.input_stream(str(file.path), compression=file.compression) as stream:
+        start = bytes(stream.read(LONGEST_LINE))
+    line = start.decode("utf-8-sig", errors="strict" if len(start) < LONGEST_LINE else "ignore")
+    if not line.strip():
+        raise SourceError(f"{file} is empty: remove it, or deliver it again")
+    return line.splitlines()[0]
+
+
+def _separator(header: str, wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    return max(SEPARATORS, key=header.count)
+
+
+def _refuse_cut_zstd(file: SourceFile) -> None:
+    """Read a .zst to its end: DuckDB takes one that is cut short for a shorter one."""
+    with pa.input_stream(str(file.path), compression="zstd") as stream:
+        while stream.read(1 << 20):
+            pass
+
+
+def _path(file: SourceFile) -> str:
+    return literal(glob.escape(str(file.path)))
+
+
+def _not_utf8(file: SourceFile, where: str = "") -> str:
+    return (
+        f"{file}{where} is not UTF-8: convert the file, for example with iconv -f latin1 -t utf-8"
+    )
+
+
+def _explained(file: SourceFile, message: str) -> SourceError | None:
+    """Say in one sentence what is wrong with a file; None if it is not the file."""
+    line = re.search(r"CSV Error on Line: (\d+)", message)
+    where = f" line {line[1]}" if line else ""
+    if "unicode" in message or "utf-8" in message.lower():
+        return SourceError(_not_utf8(file, where))
+    if line:
+        reason = next(
+            (text for text in message.splitlines()[2:] if text.strip()), "not as its header says"
+        )
+        return SourceError(
+            f"{file}{where} cannot be parsed ({reason.strip().rstrip('.')}): correct the line, "
+            'or let such lines go to quarantine with source.broken_rows = "quarantine"'
+        )
+    if "state machine" in message:
+        return SourceError(
+            f"{file} mixes line ends or has a stray quote: write it anew with one kind of line end"
+        )
+    if "end of GZIP" in message or "Truncated compressed" in message:
+        return SourceError(f"{file} is cut short: deliver it again")
+    if "GZIP" in message or "compressed" in message or "ZSTD" in message:
+        return SourceError(f"{file} is not compressed as its name says: rename it")
+    if file.format == "parquet":
+        reason = message.splitlines()[0].rstrip(".")
+        return SourceError(f"{file} is no readable Parquet file ({reason}): deliver it again")
+    return None
