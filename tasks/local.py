@@ -1,12 +1,14 @@
-"""Airflow on this machine, for trying the pipeline out: `make run` (one night, then a report) and `make up`.
+"""Airflow on this machine, to try the pipeline out: `make run` (one night, a report), `make up`.
 
-`make run` starts what a deployment has, a scheduler with LocalExecutor and the API server its tasks speak to, on free
-ports of the loopback interface, triggers the DAG over the public REST API and waits. Not `dag.test()`: that runs every
-task in one process with no scheduler, so neither retries nor the executor nor the task logs on disk would be what they
-are in production, and the peak memory of a step could not be told. It costs about fifteen seconds.
-Of the other services `make run` needs none: the DAG files are parsed once, up front (`airflow dags reserialize`).
+`make run` starts what a deployment has, a scheduler with LocalExecutor and the API server that
+its tasks speak to, on a free port of the loopback interface, triggers the DAG over the public
+REST API and waits. `dag.test()` would start faster, by some fifteen seconds, but it runs every
+task in one process without a scheduler: retries, executor, task logs on disk and the peak memory
+of a step would not be what they are in production. `make run` needs no DAG processor: the DAG
+files are parsed once, up front (`airflow dags reserialize`).
 
-All that Airflow keeps is in `.airflow/` of the checkout. One Airflow at a time runs there, guarded by a lock file.
+All that Airflow keeps is in `.airflow/` of the checkout; a lock file sees to it that one Airflow
+at a time runs there.
 """
 
 import argparse
@@ -49,7 +51,7 @@ POLL = 0.5  # seconds between two looks at the run
 out = Console(highlight=False, soft_wrap=True)
 
 
-class RunFailed(PipelineError):
+class NightFailedError(PipelineError):
     """The DAG run ended without success; the message is the failed task's own sentence."""
 
 
@@ -84,7 +86,9 @@ class Airflow:
         assert self.client is not None
         reply = self.client.request(method, f"/api/v2/dags/{DAG_ID}{path}", json=body)
         if reply.is_error:
-            raise PipelineError(f"Airflow refused {method} {path}: {reply.status_code} {reply.text[:500]}")
+            raise PipelineError(
+                f"Airflow refused {method} {path}: {reply.status_code} {reply.text[:500]}"
+            )
         answer: dict[str, Any] = reply.json()
         return answer
 
@@ -93,15 +97,16 @@ class Airflow:
         for name, process in self.processes.items():
             if process.poll() is not None:
                 raise PipelineError(
-                    f"Airflow's {name} ended with code {process.returncode}: see {self.home / 'logs' / name}.log"
+                    f"Airflow's {name} ended with code {process.returncode}: "
+                    f"see {self.home / 'logs' / name}.log"
                 )
 
 
-# ---- what to run -------------------------------------------------------------------------------------------------
+# ---- what to run -------------------------------------------------------------------------------
 
 
 def choose_source(events: str | None, lake: str | None, last_night: date) -> Source:
-    """Settle the source: what the person named, else the settings' own, else generated events up to `last_night`."""
+    """Settle the source: the one named, else the settings' own, else generated events."""
     settings = load_settings()
     overrides: dict[str, Any] = {"lake.root": str(Path(lake).absolute())} if lake else {}
     truth = None
@@ -130,13 +135,23 @@ def _yesterday() -> date:
 
 
 def generated_events(last_night: date) -> tuple[Path, Path]:
-    """Return the folder of generated events that end with a night, and the file of their true intents."""
+    """Return a folder of generated events that end with a night, and their true intents."""
     from tasks.generator import generate
 
     folder = GENERATED / last_night.isoformat()
     if not (folder / "truth.parquet").exists():
-        out.print(f"Generating events with {GENERATED_INTENTS} known intents, last night {last_night}")
-        generate(folder, users=2000, items=800, intents=GENERATED_INTENTS, nights=30, last_night=last_night, seed=42)
+        out.print(
+            f"Generating events with {GENERATED_INTENTS} known intents, last night {last_night}"
+        )
+        generate(
+            folder,
+            users=2000,
+            items=800,
+            intents=GENERATED_INTENTS,
+            nights=30,
+            last_night=last_night,
+            seed=42,
+        )
     return folder / "events", folder / "truth.parquet"
 
 
@@ -146,7 +161,9 @@ def _as_night(text: str | None) -> date | None:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise NightError(f"{text!r} is no date: write the night as YYYY-MM-DD, for example 1998-04-22") from None
+        raise NightError(
+            f"{text!r} is no date: write the night as YYYY-MM-DD, for example 1998-04-22"
+        ) from None
 
 
 def _existing(events: str) -> Path:
@@ -157,13 +174,14 @@ def _existing(events: str) -> Path:
 
 
 def _own_lake(source: Path) -> Path:
-    """Return the lake of a source: its own, so that events of two sources never become one history."""
+    """Return the source's own lake: events of two sources must not become one history."""
     name = re.sub(r"[^\w.-]+", "-", source.name.split(".")[0]).strip("-.") or "events"
     root = LAKES / name
     owner = root / "source.txt"
     if owner.exists() and owner.read_text().strip() != str(source):
         raise PipelineError(
-            f"{root} holds the tables of another source of that name ({owner.read_text().strip()}): "
+            f"{root} holds the tables of another source of that name "
+            f"({owner.read_text().strip()}): "
             f"give this one a lake of its own with LAKE=folder, or delete {root}"
         )
     root.mkdir(parents=True, exist_ok=True)
@@ -171,15 +189,18 @@ def _own_lake(source: Path) -> Path:
     return root
 
 
-# ---- Airflow, started and stopped --------------------------------------------------------------------------------
+# ---- Airflow, started and stopped --------------------------------------------------------------
 
 
 def environment(home: Path, port: int, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return the environment of every Airflow process: loopback only, SQLite, no examples, no telemetry."""
+    """Return the environment of all Airflow processes: loopback, SQLite, nothing sent out."""
     url = f"http://127.0.0.1:{port}"
     return {
         **os.environ,
-        **{f"ELCREC_{key.replace('.', '__').upper()}": str(value) for key, value in settings.items()},
+        **{
+            f"ELCREC_{key.replace('.', '__').upper()}": str(value)
+            for key, value in settings.items()
+        },
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONPATH": str(REPO),
         "AIRFLOW_HOME": str(home),
@@ -191,6 +212,7 @@ def environment(home: Path, port: int, settings: Mapping[str, Any]) -> dict[str,
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(_password_file(home)),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+        "AIRFLOW__API_AUTH__JWT_SECRET": _token_key(home),
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(port),
@@ -202,7 +224,9 @@ def environment(home: Path, port: int, settings: Mapping[str, Any]) -> dict[str,
 
 
 @contextlib.contextmanager
-def airflow(home: Path, port: int, services: Mapping[str, list[str]], settings: Mapping[str, Any]) -> Iterator[Airflow]:
+def airflow(
+    home: Path, port: int, services: Mapping[str, list[str]], settings: Mapping[str, Any]
+) -> Iterator[Airflow]:
     """Run Airflow services until the block is left; one Airflow at a time in a home."""
     home.mkdir(parents=True, exist_ok=True)
     (home / "logs").mkdir(exist_ok=True)
@@ -231,7 +255,8 @@ def _lock(path: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise PipelineError(
-                f"Airflow already runs in {path.parent} ({file.read().strip()}): stop it first, or use its web page"
+                f"Airflow already runs in {path.parent} ({file.read().strip()}): "
+                "stop it first, or use its web page"
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()}")
@@ -244,13 +269,25 @@ def _password_file(home: Path) -> Path:
 
 
 def password(home: Path) -> str:
-    """Return the password of the web page's only user, made up at the first start and readable by its owner alone."""
+    """Return the password of the web page's only user, made up at the first start."""
     file = _password_file(home)
     if not file.exists():
-        with open(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600), "w") as stream:
-            json.dump({USER: secrets.token_urlsafe(12)}, stream)
+        _write_private(file, json.dumps({USER: secrets.token_urlsafe(12)}))
     word: str = json.loads(file.read_text())[USER]
     return word
+
+
+def _token_key(home: Path) -> str:
+    """Return the key that Airflow's processes sign their tokens with, the same at every start."""
+    file = home / "token-key"
+    if not file.exists():
+        _write_private(file, secrets.token_urlsafe(64))
+    return file.read_text()
+
+
+def _write_private(file: Path, text: str) -> None:
+    file.touch(mode=0o600)
+    file.write_text(text)
 
 
 def _prepare_database(home: Path, env: Mapping[str, str]) -> None:
@@ -265,15 +302,24 @@ def _prepare_database(home: Path, env: Mapping[str, str]) -> None:
 
 def _airflow(arguments: list[str], home: Path, env: Mapping[str, str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "airflow", *arguments], env=env, cwd=home, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "airflow", *arguments],
+        env=env,
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         log = home / "logs" / f"{'-'.join(arguments)}.log"
         log.write_text(done.stdout + done.stderr)
-        raise PipelineError(f"airflow {' '.join(arguments)} ended with code {done.returncode}: see {log}")
+        raise PipelineError(
+            f"airflow {' '.join(arguments)} ended with code {done.returncode}: see {log}"
+        )
 
 
-def _start(name: str, arguments: list[str], home: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start(
+    name: str, arguments: list[str], home: Path, env: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
     with (home / "logs" / f"{name}.log").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "airflow", *arguments],
@@ -320,7 +366,8 @@ def _wait_until_ready(running: Airflow) -> None:
                     return
             time.sleep(0.2)
     raise PipelineError(
-        f"Airflow's web server did not answer within {READY_WITHIN} s: see {running.home / 'logs' / 'api-server.log'}"
+        f"Airflow's web server did not answer within {READY_WITHIN} s: "
+        f"see {running.home / 'logs' / 'api-server.log'}"
     )
 
 
@@ -331,14 +378,17 @@ def _free_port() -> int:
         return port
 
 
-# ---- one night ---------------------------------------------------------------------------------------------------
+# ---- one night ---------------------------------------------------------------------------------
 
 
 def run_night(night: date, source: Source, home: Path) -> None:
-    """Run the DAG once for a night and follow it; raise RunFailed with the failed task's sentence."""
+    """Run the DAG once for a night and follow it.
+
+    Raises NightFailedError with the failed task's own sentence.
+    """
     out.print(f"Night {night} of {source.settings.source.path}")
     out.print("Starting Airflow (scheduler with LocalExecutor, API server)")
-    # The night asked for is the only run: no scheduled one beside it, and a retry comes within seconds.
+    # No scheduled run beside the one asked for, and a retry within seconds.
     local = {"airflow.schedule": "", "airflow.retry_delay_minutes": 0.1}
     services = {"api-server": ["api-server"], "scheduler": ["scheduler", "--skip-serve-logs"]}
     with airflow(home, _free_port(), services, local) as running:
@@ -347,7 +397,9 @@ def run_night(night: date, source: Source, home: Path) -> None:
         conf = {"night": night.isoformat(), **source.overrides}
         running.call("PATCH", "", {"is_paused": False})
         try:
-            running.call("POST", "/dagRuns", {"dag_run_id": run_id, "logical_date": None, "conf": conf})
+            running.call(
+                "POST", "/dagRuns", {"dag_run_id": run_id, "logical_date": None, "conf": conf}
+            )
             _follow(running, run_id)
         finally:
             with contextlib.suppress(PipelineError, httpx.HTTPError):
@@ -367,7 +419,7 @@ def _follow(running: Airflow, run_id: str) -> None:
     reported: set[tuple[str, int, str]] = set()
     while True:
         running.check_alive()
-        # The run's state is read first: when it says "ended", the tasks read after it have ended too.
+        # The run's state first: when it has ended, so have the tasks that are read after it.
         state = running.call("GET", f"/dagRuns/{run_id}")["state"]
         tasks = running.call("GET", f"/dagRuns/{run_id}/taskInstances?limit=100")["task_instances"]
         for line in logs.new_lines():
@@ -378,7 +430,9 @@ def _follow(running: Airflow, run_id: str) -> None:
                 continue
             reported.add(key)
             if task["state"] == "success":
-                out.print(f"[green]done[/green]    {task['task_id']} ({task['duration'] or 0:.1f} s)")
+                out.print(
+                    f"[green]done[/green]    {task['task_id']} ({task['duration'] or 0:.1f} s)"
+                )
             elif task["state"] == "up_for_retry":
                 why = logs.failure(task["task_id"])
                 out.print(f"[yellow]again[/yellow]   {task['task_id']} is tried again: {why}")
@@ -387,7 +441,9 @@ def _follow(running: Airflow, run_id: str) -> None:
             if state == "success":
                 return
             names = ", ".join(task["task_id"] for task in failed) or "no task"
-            raise RunFailed(f"{names} failed: {' '.join(logs.failure(task['task_id']) for task in failed)}")
+            raise NightFailedError(
+                f"{names} failed: {' '.join(logs.failure(task['task_id']) for task in failed)}"
+            )
         time.sleep(POLL)
 
 
@@ -400,8 +456,10 @@ class _TaskLogs:
         self.errors: dict[str, str] = {}
 
     def new_lines(self) -> Iterator[str]:
-        """Yield what the pipeline itself has logged since the last call, warnings and worse marked as such."""
-        for file in sorted(self.folder.glob("task_id=*/attempt=*.log"), key=lambda path: path.stat().st_mtime):
+        """Yield what the pipeline itself has logged since the last call."""
+        for file in sorted(
+            self.folder.glob("task_id=*/attempt=*.log"), key=lambda path: path.stat().st_mtime
+        ):
             task = file.parent.name.removeprefix("task_id=")
             with file.open("rb") as stream:
                 stream.seek(self.read.get(file, 0))
@@ -422,18 +480,22 @@ class _TaskLogs:
         for _ in self.new_lines():
             pass
         log = self.folder / f"task_id={task}"
-        return self.errors.get(task, f"it left no message, its process may have been killed: see {log}")
+        return self.errors.get(
+            task, f"it left no message, its process may have been killed: see {log}"
+        )
 
     def _note_error(self, task: str, record: Mapping[str, Any]) -> None:
         for error in record.get("error_detail") or []:
             kind, value = error["exc_type"], error["exc_value"]
-            # The sentence is complete as it is; of any other exception the kind says what the message may not.
+            # A sentence is complete as it is; another exception is nothing without its kind.
             log = self.folder / f"task_id={task}"
-            self.errors[task] = value if kind == "AirflowFailException" else f"{kind}: {value} (log: {log})"
+            self.errors[task] = (
+                value if kind == "AirflowFailException" else f"{kind}: {value} (log: {log})"
+            )
             return
 
 
-# ---- commands ----------------------------------------------------------------------------------------------------
+# ---- commands ----------------------------------------------------------------------------------
 
 
 def run(events: str | None, night: str | None, lake: str | None, home: Path) -> None:
@@ -456,7 +518,9 @@ def up(events: str | None, lake: str | None, port: int, home: Path) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            raise PipelineError(f"port {port} of this machine is taken: choose another with PORT=number") from None
+            raise PipelineError(
+                f"port {port} of this machine is taken: choose another with PORT=number"
+            ) from None
     services = {
         "api-server": ["api-server"],
         "scheduler": ["scheduler", "--skip-serve-logs"],
@@ -478,12 +542,16 @@ def up(events: str | None, lake: str | None, port: int, home: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; what a person can mend is one line on stderr and exit code 2."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.local", description="Airflow on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.local", description="Airflow on this machine."
+    )
     parser.add_argument("command", choices=["run", "up"])
     parser.add_argument("--events", default=os.environ.get("EVENTS"), help="event file or folder")
     parser.add_argument("--night", default=os.environ.get("NIGHT"), help="YYYY-MM-DD, a UTC date")
     parser.add_argument("--lake", default=os.environ.get("LAKE"), help="folder of the tables")
-    parser.add_argument("--port", default=os.environ.get("PORT") or "8080", help="of the web page of up")
+    parser.add_argument(
+        "--port", default=os.environ.get("PORT") or "8080", help="of the web page of up"
+    )
     parser.add_argument("--home", type=Path, default=REPO / ".airflow", help="AIRFLOW_HOME")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

@@ -28,7 +28,7 @@ Summary = dict[str, Any]
 
 @dataclass(frozen=True)
 class Step:
-    """A step: its name, what it does in a sentence, and where its function is.
+    """A step: its name, what it does in a sentence, the tables it reads and writes, its function.
 
     `target` is "module:function", imported when the step runs, so that parsing a DAG or printing
     help loads neither torch nor Great Expectations.
@@ -37,6 +37,19 @@ class Step:
     name: str
     does: str
     target: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+
+    @property
+    def doc(self) -> str:
+        """What the step does, for a person in front of Airflow's web page (Markdown)."""
+        writes = ", ".join(f"`{name}`" for name in self.writes) or "no table"
+        return (
+            f"{self.does[0].upper()}{self.does[1:]}.\n\n"
+            f"* reads {', '.join(f'`{name}`' for name in self.reads)}\n"
+            f"* writes {writes}; running it again replaces what it wrote for the night\n"
+            f"* by hand: `python -m tasks {self.name} --night YYYY-MM-DD`\n"
+        )
 
     def load(self) -> Callable[[Settings, dt.date], Summary]:
         """Import the step's function."""
@@ -52,38 +65,64 @@ STEPS: dict[str, Step] = {
             "ingest",
             "read the night's rows of the source into events and quarantine",
             "tasks.ingest:ingest",
+            ("source.path",),
+            ("events", "quarantine", "ingests"),
         ),
         Step(
             "check-events",
             "hold the night's events to their expectations",
             "tasks.quality:check_events",
+            ("events", "quarantine", "ingests"),
+            (),
         ),
         Step(
             "build-sequences",
             "build each user's history up to the end of the night",
             "tasks.sequences:build_sequences",
+            ("events", "items"),
+            ("sequences", "items"),
         ),
         Step(
             "check-sequences",
             "hold the histories to their expectations",
             "tasks.quality:check_sequences",
+            ("sequences", "items"),
+            (),
         ),
-        Step("train", "train ELCRec on the histories", "tasks.train:train"),
+        Step(
+            "train",
+            "train ELCRec on the histories",
+            "tasks.train:train",
+            ("sequences", "models"),
+            ("models",),
+        ),
         Step(
             "evaluate",
             "measure the model against held-out events and popularity",
             "tasks.evaluate:evaluate",
+            ("sequences", "models"),
+            ("metrics",),
         ),
         Step(
             "promote",
             "let the model label users, or keep the one before",
             "tasks.promote:promote",
+            ("metrics", "models"),
+            ("models",),
         ),
-        Step("label", "label every user and profile every intent", "tasks.label:label"),
+        Step(
+            "label",
+            "label every user and profile every intent",
+            "tasks.label:label",
+            ("sequences", "models", "items"),
+            ("intent_labels", "intent_profiles"),
+        ),
         Step(
             "check-labels",
             "hold the labels to their expectations",
             "tasks.quality:check_labels",
+            ("intent_labels", "intent_profiles", "sequences"),
+            (),
         ),
     )
 }

@@ -1,0 +1,206 @@
+"""The command line: every step by itself, a whole night, and what is around them.
+
+A step prints its summary as JSON on stdout and logs to stderr. What a person can mend ends in
+one line `error: ...` on stderr and exit code 2.
+"""
+
+import datetime as dt
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from tasks.errors import NightError, PipelineError, SettingsError
+from tasks.settings import Settings, load_settings
+from tasks.steps import STEPS, run_step
+
+STEP_PANEL = "Steps of a night, in order"
+OTHER_PANEL = "Around them"
+
+app = typer.Typer(
+    help="Turn an event log into one intent label a user, night by night.",
+    epilog="Example: python -m tasks run --events ../shared/data/ml-100k.inter --night 1998-04-22",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Night = Annotated[
+    str, typer.Option(help="The UTC date to work on; yesterday if not given.", metavar="YYYY-MM-DD")
+]
+Events = Annotated[
+    Path | None, typer.Option(help="Event file, folder or glob: the setting source.path.")
+]
+LakeRoot = Annotated[Path | None, typer.Option(help="Folder of the tables: the setting lake.root.")]
+Changes = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        help="A setting for this call only, for example model.n_intents=64; may be repeated. "
+        "Lists and tables as JSON. `python -m tasks settings` shows them all.",
+        metavar="SECTION.KEY=VALUE",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Log warnings and errors only.")]
+
+
+def settings_from(events: Path | None, lake: Path | None, changes: list[str]) -> Settings:
+    """Load the settings with what the command line changes."""
+    overrides: dict[str, Any] = {}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals or "." not in key:
+            raise SettingsError(f"--set {change} is no setting: write --set section.key=value")
+        overrides[key.strip()] = _value(key, value)
+    if events is not None:
+        overrides["source.path"] = str(events.expanduser().absolute())
+    if lake is not None:
+        overrides["lake.root"] = str(lake.expanduser().absolute())
+    return load_settings(**overrides)
+
+
+def _value(key: str, text: str) -> Any:
+    if not text.lstrip().startswith(("[", "{")):
+        return text  # the settings turn it into their type
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise SettingsError(f"--set {key}={text} is no valid JSON: {error}") from None
+
+
+def night_from(text: str) -> dt.date:
+    """Read a night as a person writes it; yesterday (UTC) when it is empty."""
+    if not text:
+        return dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        raise NightError(f"--night {text} is no date: write it as YYYY-MM-DD") from None
+
+
+def _log(quiet: bool) -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)-7s %(message)s"
+    )
+    for room in ("tasks", "elcrec"):
+        logging.getLogger(room).setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def _command_of(name: str) -> Callable[..., None]:
+    def command(
+        night: Night = "",
+        events: Events = None,
+        lake: LakeRoot = None,
+        changes: Changes = [],  # noqa: B006 - typer copies it
+        quiet: Quiet = False,
+    ) -> None:
+        _log(quiet)
+        summary = run_step(name, settings_from(events, lake, changes), night_from(night))
+        typer.echo(json.dumps(summary, indent=2, default=str))
+
+    return command
+
+
+for _step in STEPS.values():
+    app.command(
+        _step.name, help=f"{_step.does[0].upper()}{_step.does[1:]}.", rich_help_panel=STEP_PANEL
+    )(_command_of(_step.name))
+
+
+@app.command("run", rich_help_panel=OTHER_PANEL)
+def run_all(
+    night: Night = "",
+    events: Events = None,
+    lake: LakeRoot = None,
+    changes: Changes = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """All steps of a night in order, without Airflow, then the report."""
+    from tasks import report
+
+    _log(quiet)
+    settings, date = settings_from(events, lake, changes), night_from(night)
+    for name in STEPS:
+        run_step(name, settings, date)
+    report.show(settings, date, console=_console())
+
+
+@app.command(rich_help_panel=OTHER_PANEL)
+def report(
+    night: Annotated[
+        str, typer.Option(help="The night; the last one with labels if not given.")
+    ] = "",
+    lake: LakeRoot = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="truth.parquet of generated events: adds NMI and ARI.")
+    ] = None,
+    changes: Changes = [],  # noqa: B006
+) -> None:
+    """Print what a night left behind: intents, evaluation, data quality, time, and where it is."""
+    from tasks import report as reports
+
+    settings = settings_from(None, lake, changes)
+    date = night_from(night) if night else reports.latest_night(settings)
+    reports.show(settings, date, truth=truth, console=_console())
+
+
+@app.command(rich_help_panel=OTHER_PANEL)
+def generate(
+    out: Annotated[Path, typer.Option(help="Folder for events/ and truth.parquet.")],
+    night: Annotated[
+        str, typer.Option(help="The last night of the events; yesterday if not given.")
+    ] = "",
+    users: Annotated[int, typer.Option(min=1)] = 2000,
+    items: Annotated[int, typer.Option(min=1)] = 800,
+    intents: Annotated[int, typer.Option(min=1)] = 8,
+    nights: Annotated[int, typer.Option(min=1)] = 30,
+    seed: Annotated[int, typer.Option(min=0)] = 42,
+) -> None:
+    """Write realistic events whose users have known intents, to try the pipeline and to test it."""
+    from tasks.generator import generate as write
+
+    written = write(
+        out,
+        users=users,
+        items=items,
+        intents=intents,
+        nights=nights,
+        last_night=night_from(night),
+        seed=seed,
+    )
+    typer.echo(
+        f"{written.rows:,} rows ({written.duplicates:,} written twice, {written.broken:,} broken) "
+        f"in {written.events}, true intents in {written.truth}"
+    )
+
+
+@app.command("settings", rich_help_panel=OTHER_PANEL)
+def show_settings(changes: Changes = []) -> None:  # noqa: B006
+    """Print every setting as it is in effect: file, then environment, then --set."""
+    in_effect = settings_from(None, None, changes).model_dump(mode="json")
+    for section, values in in_effect.items():
+        for key, value in values.items():
+            typer.echo(f"{section}.{key} = {json.dumps(value)}")
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app(prog_name="python -m tasks")
+    except PipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
