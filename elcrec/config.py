@@ -1,0 +1,179 @@
+"""Every choice the method leaves open, in one object, and the presets that fix them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from elcrec.errors import ELCRecError
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the encoder, the losses, the intents and the training.
+
+    The defaults are the `default` preset; `Config.preset("paper", dataset="beauty")` is the paper's.
+    """
+
+    # Encoder (SASRec)
+    dim: int = 64  # width d of items, positions, behaviours and intent centres
+    layers: int = 2  # transformer blocks N
+    heads: int = 2  # attention heads a block
+    max_length: int = 50  # newest events of a history the encoder sees, L
+    positions: Literal["relative", "absolute"] = "relative"  # absolute: the paper's, aligned right
+    dropout: float = 0.5  # on embeddings, attention outputs and feed-forward outputs
+    attention_dropout: float = 0.5  # on attention weights
+    norm_eps: float = 1e-12  # of every LayerNorm
+    init_std: float = 0.02  # of the normal initialisation of every weight matrix
+
+    # Next item (loss 1)
+    next_item: Literal["softmax", "bce"] = "softmax"  # bce: one sampled negative a position (paper)
+    negatives: int = 0  # sampled softmax over this many shared negatives; 0: over every item
+
+    # Intents
+    n_intents: int = 256  # k
+    intent_loss: Literal["mixture", "elcm", "none"] = "elcm"  # elcm: the paper's loss 2
+    intent_loss_weight: float = 0.1  # α
+    pooling: Literal["items", "outputs", "padded_outputs"] = "items"  # what h is the mean of
+    intent_temperature: float = 1.0  # of the assignment that gives confidences
+
+    # Intent-assisted contrast (loss 3)
+    sequence_contrast_weight: float = 0.0  # of 3a
+    intent_contrast_weight: float = 0.0  # of 3b
+    fusion: Literal["shift", "concat"] = "shift"  # how 3a joins an output and its nearest centre
+    contrast_temperature: float = 1.0
+    mask_same_intent: bool = False  # 3b: users of the same intent are no negatives
+    crop_ratio: float = 0.2  # of a history kept by crop
+    mask_ratio: float = 0.7  # of a history dropped by mask
+    reorder_ratio: float = 0.2  # of a history shuffled by reorder
+
+    # Training
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    batch_users: int = 32
+    long_histories: Literal["windows", "newest"] = (
+        "windows"  # newest: only the last L events (paper)
+    )
+    average_decay: float = 0.0  # exponential moving average of the weights; 0: off
+    max_epochs: int = 60
+    patience: int = 8  # epochs without a better validation NDCG@20 before training stops
+    seed: int = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 0  # CPU threads; 0: as torch finds them
+
+    @classmethod
+    def preset(cls, name: str, dataset: str | None = None, **changes: Any) -> Config:
+        """The preset `default` or `paper`, with `changes` to single fields.
+
+        dataset: for `paper` one of beauty, sports, toys, yelp (table in section 5 of the paper).
+        Raises ELCRecError for an unknown preset, data set or field.
+        """
+        if name not in PRESETS:
+            raise ELCRecError(f"unknown preset {name!r}: it is one of {', '.join(PRESETS)}")
+        values = dict(PRESETS[name])
+        if dataset is not None:
+            if name != "paper" or dataset.lower() not in PAPER_DATASETS:
+                raise ELCRecError(
+                    f"preset {name!r} has no data set {dataset!r}: "
+                    f"'paper' has {', '.join(PAPER_DATASETS)}, 'default' is one for all"
+                )
+            values |= PAPER_DATASETS[dataset.lower()]
+        return cls.from_dict(values | changes)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Config:
+        """A config from field names and values; an unknown name is an ELCRecError."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ELCRecError(
+                f"unknown config field {unknown[0]!r}; known: {', '.join(sorted(known))}"
+            )
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by field name, fit for JSON."""
+        return asdict(self)
+
+    def ablation(self, name: str) -> Config:
+        """The paper's ablations of this config: `B`, `B+ICL`, `B+ELCM` or `full`."""
+        no_icl = {"sequence_contrast_weight": 0.0, "intent_contrast_weight": 0.0}
+        changes: dict[str, dict[str, Any]] = {
+            "B": no_icl | {"intent_loss": "none"},
+            "B+ICL": {"intent_loss": "none"},
+            "B+ELCM": no_icl,
+            "full": {},
+        }
+        if name not in changes:
+            raise ELCRecError(f"unknown ablation {name!r}: it is one of {', '.join(changes)}")
+        return replace(self, **changes[name])
+
+    def __post_init__(self) -> None:
+        at_least_one = (
+            "dim",
+            "layers",
+            "heads",
+            "max_length",
+            "n_intents",
+            "batch_users",
+            "max_epochs",
+            "patience",
+        )
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                raise ELCRecError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.dim % self.heads:
+            raise ELCRecError(f"dim ({self.dim}) must be a multiple of heads ({self.heads})")
+        for name in (
+            "dropout",
+            "attention_dropout",
+            "crop_ratio",
+            "mask_ratio",
+            "reorder_ratio",
+            "average_decay",
+        ):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ELCRecError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        for name in ("learning_rate", "contrast_temperature", "intent_temperature"):
+            if getattr(self, name) <= 0:
+                raise ELCRecError(f"{name} must be above 0, not {getattr(self, name)}")
+        choices = {
+            "positions": ("relative", "absolute"),
+            "next_item": ("softmax", "bce"),
+            "intent_loss": ("mixture", "elcm", "none"),
+            "pooling": ("items", "outputs", "padded_outputs"),
+            "fusion": ("shift", "concat"),
+            "long_histories": ("windows", "newest"),
+            "device": ("auto", "cpu", "cuda"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ELCRecError(
+                    f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}"
+                )
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "layers": 1,
+        "positions": "absolute",
+        "next_item": "bce",
+        "intent_loss": "elcm",
+        "intent_loss_weight": 10.0,
+        "pooling": "outputs",
+        "sequence_contrast_weight": 0.1,
+        "intent_contrast_weight": 0.1,
+        "batch_users": 256,
+        "long_histories": "newest",
+        "max_epochs": 300,
+        "patience": 40,
+    },
+}
+
+PAPER_DATASETS: dict[str, dict[str, Any]] = {
+    "beauty": {"layers": 1, "n_intents": 256, "intent_loss_weight": 10.0, "fusion": "shift"},
+    "sports": {"layers": 2, "n_intents": 512, "intent_loss_weight": 1.0, "fusion": "concat"},
+    "toys": {"layers": 3, "n_intents": 512, "intent_loss_weight": 1.0, "fusion": "concat"},
+    "yelp": {"layers": 2, "n_intents": 256, "intent_loss_weight": 0.1, "fusion": "concat"},
+}

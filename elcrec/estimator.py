@@ -1,0 +1,358 @@
+"""ELCRec as one object: fit, transform to labels, recommend, evaluate, save, load."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from elcrec import checkpoint
+from elcrec.config import Config
+from elcrec.errors import ELCRecError
+from elcrec.evaluation import behaviours, hit_rate_and_ndcg, newest_outputs, target_ranks
+from elcrec.histories import Histories, Split, leave_one_out, ragged_arange
+from elcrec.intents import Labels, spherical_kmeans
+from elcrec.model import Network
+from elcrec.training import EpochReport, Trainer
+
+SAVED = "model"
+RESUMABLE = "training"
+# Users whose behaviours are held at once when labelling; bounds the memory, whatever their number.
+BLOCK_USERS = 16_384
+# k-means on more users than this many an intent moves the starting centres no further.
+KMEANS_USERS_PER_INTENT = 256
+
+
+class ELCRec:
+    """End-to-end learnable clustering for intent learning in recommendation (arXiv 2401.05975).
+
+    Items are integers 1 … n_items; histories are `Histories`, oldest event first.
+    """
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = config or Config()
+        self.network: Network | None = None
+        self.n_items = 0
+        self.history: list[EpochReport] = []
+
+    def fit(
+        self,
+        histories: Histories,
+        n_items: int | None = None,
+        *,
+        initial: ELCRec | None = None,
+        checkpoint_dir: Path | None = None,
+        on_epoch: Callable[[EpochReport], None] | None = None,
+    ) -> ELCRec:
+        """Learn encoder and intents together; the newest two events of every history are held out.
+
+        The epoch with the best NDCG@20 on `s_{T−1}` is kept. Histories of fewer than three events
+        teach nothing here and are left out.
+
+        n_items: V, by default the largest item number seen.
+        initial: a fitted model to start from; its items keep their numbers, larger ones are new.
+        checkpoint_dir: where every epoch's state goes; a fit that finds one there goes on from it
+            and, on a CPU, ends with the same weights as one that was never stopped.
+        on_epoch: called after every epoch.
+        Raises ELCRecError for items beyond n_items, too few users for the intents, a loss that is
+        not finite, or a checkpoint of another config or other histories.
+        """
+        config = self.config
+        n_items = n_items or int(histories.items.max(initial=0))
+        self._check_items(histories, n_items)
+        usable = histories.take(np.flatnonzero(histories.lengths >= 3))
+        if len(usable) < config.n_intents:
+            raise ELCRecError(
+                f"{config.n_intents} intents need at least as many users with 3 events, there are {len(usable)}: "
+                "lower n_intents"
+            )
+        self._use_threads()
+        torch.manual_seed(config.seed)
+        network = Network(config, n_items).to(self._device())
+        if initial is not None:
+            _copy_overlap(initial._fitted(), network)
+        trainer = Trainer(network, usable, config)
+        best = _Best()
+        first_epoch = 1
+        facts: dict[str, Any] = {
+            "config": config.to_dict(),
+            "n_items": n_items,
+            "histories": _digest(usable),
+        }
+        self.history = []
+        if checkpoint_dir is not None and (checkpoint_dir / f"{RESUMABLE}.json").exists():
+            tensors, found = checkpoint.read(checkpoint_dir, RESUMABLE)
+            for name, value in facts.items():
+                if found[name] != value:
+                    raise ELCRecError(
+                        f"the checkpoint in {checkpoint_dir} has another {name}; remove it to train from the start"
+                    )
+            trainer.restore(tensors)
+            best_state = {
+                name.removeprefix("best."): t
+                for name, t in tensors.items()
+                if name.startswith("best.")
+            }
+            best.offer(found["best_epoch"], found["best_score"], best_state)
+            self.history = [EpochReport(**report) for report in found["reports"]]
+            first_epoch = found["epoch"] + 1
+        elif initial is None and config.intent_loss != "none":
+            self._initialise_centers(network, trainer)
+
+        for number in range(first_epoch, config.max_epochs + 1):
+            if number - 1 - best.epoch >= config.patience:
+                break
+            started = time.perf_counter()
+            epoch_losses = trainer.epoch(number)
+            metrics, state = trainer.validate()
+            best.offer(number, metrics["NDCG@20"], state)
+            seconds = time.perf_counter() - started
+            epochs_left = min(config.max_epochs - number, config.patience - (number - best.epoch))
+            report = EpochReport(
+                number,
+                config.max_epochs,
+                epoch_losses,
+                metrics,
+                best.epoch,
+                seconds,
+                seconds * epochs_left,
+            )
+            self.history.append(report)
+            if checkpoint_dir is not None:
+                best_tensors = {f"best.{name}": tensor for name, tensor in best.state.items()}
+                progress = {
+                    "epoch": number,
+                    "best_epoch": best.epoch,
+                    "best_score": best.score,
+                    "reports": [vars(r) for r in self.history],
+                }
+                checkpoint.write(
+                    checkpoint_dir, RESUMABLE, trainer.state() | best_tensors, facts | progress
+                )
+            if on_epoch is not None:
+                on_epoch(report)
+        network.load_state_dict(best.state)
+        self.network, self.n_items = network.eval(), n_items
+        return self
+
+    @torch.no_grad()
+    def transform(self, histories: Histories) -> Labels:
+        """The intent of every user, how sure it is, and the runner-up.
+
+        A user with one known item gets a label; one without any gets −1 and NaN. Items beyond
+        n_items, which the model has not learned, are left out.
+        """
+        network = self._fitted()
+        parts = []
+        for first in range(0, len(histories), BLOCK_USERS):
+            block = self._known(histories.slice(first, min(first + BLOCK_USERS, len(histories))))
+            parts.append(_labels(network, block))
+        joined = (
+            [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+            if parts
+            else [np.empty(0)] * 4
+        )
+        return Labels(
+            joined[0].astype(np.int32),
+            joined[1].astype(np.float32),
+            joined[2].astype(np.int32),
+            joined[3].astype(np.float32),
+        )
+
+    @torch.no_grad()
+    def recommend(
+        self, histories: Histories, k: int = 20, exclude_seen: bool = True
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The k best next items of every user and their scores, `[n, k]` each, best first.
+
+        A user without a known item gets item 0 with score NaN.
+        """
+        network = self._fitted()
+        if not 1 <= k <= self.n_items:
+            raise ELCRecError(f"k must be from 1 to the number of items ({self.n_items}), not {k}")
+        items = np.zeros((len(histories), k), np.int32)
+        scores = np.full((len(histories), k), np.nan, np.float32)
+        block = max(1, 16_000_000 // self.n_items)
+        for first in range(0, len(histories), block):
+            part = self._known(histories.slice(first, min(first + block, len(histories))))
+            users = np.flatnonzero(part.lengths)
+            if not users.size:
+                continue
+            known = part.take(users)
+            logits = newest_outputs(network, known) @ network.items.weight[1:].T  # [b, V]
+            if exclude_seen:
+                rows = np.repeat(np.arange(users.size), known.lengths)
+                logits[
+                    torch.from_numpy(rows), torch.from_numpy(known.items.astype(np.int64) - 1)
+                ] = -torch.inf
+            best = logits.topk(k, dim=1)
+            items[first + users] = (best.indices + 1).cpu().numpy()
+            scores[first + users] = best.values.cpu().numpy()
+        return items, scores
+
+    def evaluate(
+        self, histories: Histories, split: str = "test", cutoffs: Iterable[int] = (5, 10, 20)
+    ) -> dict[str, float]:
+        """HR@K and NDCG@K by leave-one-out with full ranking; histories of fewer than 3 events are left out.
+
+        Items beyond n_items are left out of histories; as a target such an item is a miss.
+        """
+        network = self._fitted()
+        usable = histories.take(np.flatnonzero(histories.lengths >= 3))
+        side = leave_one_out(usable, split)
+        seen = _without_items_beyond(side.histories, self.n_items)
+        rankable = np.flatnonzero((side.targets <= self.n_items) & (seen.lengths > 0))
+        ranks = np.full(len(usable), self.n_items, np.int64)
+        ranks[rankable] = target_ranks(network, Split(seen.take(rankable), side.targets[rankable]))
+        return hit_rate_and_ndcg(ranks, cutoffs)
+
+    def save(self, folder: Path | str) -> None:
+        """Write weights (safetensors) and facts (JSON) into `folder`."""
+        facts = {
+            "config": self.config.to_dict(),
+            "n_items": self.n_items,
+            "epoch": len(self.history),
+        }
+        checkpoint.write(Path(folder), SAVED, self._fitted().state_dict(), facts)
+
+    @classmethod
+    def load(cls, folder: Path | str, device: str | None = None) -> ELCRec:
+        """A model that `save` wrote; `device` overrides the one it was trained for."""
+        tensors, facts = checkpoint.read(Path(folder), SAVED)
+        config = Config.from_dict(facts["config"] | ({"device": device} if device else {}))
+        model = cls(config)
+        model.n_items = facts["n_items"]
+        network = Network(config, model.n_items)
+        expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+        found = {name: tuple(value.shape) for name, value in tensors.items()}
+        if expected != found:
+            name = sorted(expected.items() ^ found.items())[0][0]
+            raise ELCRecError(
+                f"{folder}: {name} has shape {found.get(name)}, the config asks for {expected.get(name)}"
+            )
+        network.load_state_dict(tensors)
+        model.network = network.to(model._device()).eval()
+        return model
+
+    def _fitted(self) -> Network:
+        if self.network is None:
+            raise ELCRecError("the model is not fitted yet: call fit or load")
+        return self.network
+
+    def _device(self) -> torch.device:
+        name = self.config.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cuda" and not torch.cuda.is_available():
+            raise ELCRecError("device is 'cuda', but torch finds no GPU: set it to 'cpu' or 'auto'")
+        return torch.device(name)
+
+    def _use_threads(self) -> None:
+        if self.config.threads:
+            torch.set_num_threads(self.config.threads)
+
+    def _known(self, histories: Histories) -> Histories:
+        """The newest L known items of every user; what the model has not learned is left out."""
+        known = _without_items_beyond(histories, self.n_items)
+        kept = np.minimum(known.lengths, self.config.max_length)
+        rows = ragged_arange(known.offsets[1:] - kept, kept)
+        return Histories(known.items[rows], np.concatenate([[0], np.cumsum(kept)]))
+
+    def _check_items(self, histories: Histories, n_items: int) -> None:
+        largest = int(histories.items.max(initial=0))
+        if largest > n_items:
+            raise ELCRecError(f"a history holds item {largest}, but n_items is {n_items}")
+
+    @torch.no_grad()
+    def _initialise_centers(self, network: Network, trainer: Trainer) -> None:
+        """k-means on the untrained behaviours, as the paper starts its centres."""
+        network.eval()
+        known = trainer.known
+        most = KMEANS_USERS_PER_INTENT * self.config.n_intents
+        if len(known) > most:
+            rng = np.random.default_rng(self.config.seed)
+            known = known.take(np.sort(rng.choice(len(known), most, replace=False)))
+        blocks = (
+            known.slice(i, min(i + BLOCK_USERS, len(known)))
+            for i in range(0, len(known), BLOCK_USERS)
+        )
+        h = torch.cat([behaviours(network, block) for block in blocks])
+        centers, _ = spherical_kmeans(h, self.config.n_intents, seed=self.config.seed)
+        network.centers.copy_(centers)
+
+
+@dataclass
+class _Best:
+    """The best epoch so far and its weights."""
+
+    epoch: int = 0
+    score: float = -1.0
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+    def offer(self, epoch: int, score: float, state: dict[str, Tensor]) -> None:
+        if score > self.score:
+            self.epoch, self.score, self.state = (
+                epoch,
+                score,
+                {k: v.clone() for k, v in state.items()},
+            )
+
+
+def _copy_overlap(source: Network, target: Network) -> None:
+    """Start `target` from `source`: all weights, and of the items those that both know."""
+    with torch.no_grad():
+        own = target.state_dict()
+        for name, value in source.state_dict().items():
+            if name == "items.weight":
+                rows = min(value.shape[0], own[name].shape[0])
+                own[name][:rows].copy_(value[:rows])
+            elif own.get(name) is None or own[name].shape != value.shape:
+                shape = tuple(own[name].shape) if name in own else None
+                raise ELCRecError(
+                    f"cannot start from a model whose {name} has shape {tuple(value.shape)}; this config asks for {shape}"
+                )
+            else:
+                own[name].copy_(value)
+
+
+def _digest(histories: Histories) -> str:
+    digest = hashlib.sha256(histories.offsets.tobytes())
+    digest.update(np.ascontiguousarray(histories.items).tobytes())
+    return digest.hexdigest()
+
+
+def _without_items_beyond(histories: Histories, n_items: int) -> Histories:
+    if not histories.items.size or histories.items.max() <= n_items:
+        return histories
+    keep = histories.items <= n_items
+    owners = np.repeat(np.arange(len(histories)), histories.lengths)
+    lengths = np.bincount(owners[keep], minlength=len(histories))
+    return Histories(histories.items[keep], np.concatenate([[0], np.cumsum(lengths)]))
+
+
+def _labels(network: Network, histories: Histories) -> tuple[NDArray[np.number], ...]:
+    """(intent, confidence, runner-up, its confidence) of every user of one block."""
+    n = len(histories)
+    intent, runner_up = np.full(n, -1, np.int32), np.full(n, -1, np.int32)
+    confidence, runner_up_confidence = (
+        np.full(n, np.nan, np.float32),
+        np.full(n, np.nan, np.float32),
+    )
+    users = np.flatnonzero(histories.lengths)
+    if users.size:
+        h = behaviours(network, histories.take(users))
+        probabilities = network.intent_probabilities(h)  # [b, k]
+        top = probabilities.topk(min(2, probabilities.shape[1]), dim=1)
+        values, indices = top.values.cpu().numpy(), top.indices.cpu().numpy()
+        intent[users], confidence[users] = indices[:, 0], values[:, 0]
+        if indices.shape[1] > 1:
+            runner_up[users], runner_up_confidence[users] = indices[:, 1], values[:, 1]
+    return intent, confidence, runner_up, runner_up_confidence

@@ -1,0 +1,130 @@
+"""Full ranking by leave-one-out: hit rate and NDCG of a model and of popularity.
+
+Every real item is a candidate but those the user has had (never the target itself). An item with
+the target's own score counts as ranked before it, so that a model which scores all alike gets nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from elcrec.histories import Histories, Split, leave_one_out, ragged_arange
+from elcrec.model import Network
+from elcrec.packing import Packed, pack
+
+# Scores of one block of users against all items; bounds the memory, whatever the number of users.
+BLOCK_CELLS = 16_000_000
+
+
+def hit_rate_and_ndcg(ranks: NDArray[np.integer], cutoffs: Iterable[int]) -> dict[str, float]:
+    """`HR@K` and `NDCG@K`, averaged over users, from each target's rank (0 is first)."""
+    metrics = {}
+    for k in cutoffs:
+        hit = ranks < k
+        metrics[f"HR@{k}"] = float(hit.mean())
+        metrics[f"NDCG@{k}"] = float(np.where(hit, 1 / np.log2(ranks + 2.0), 0.0).mean())
+    return metrics
+
+
+def distinct_seen(split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(user, item) of every item a user has had, once each and without the target; sorted by user."""
+    users = np.repeat(np.arange(len(split.histories)), split.histories.lengths)
+    items = split.histories.items.astype(np.int64)
+    other = items != split.targets[users]
+    width = int(items.max(initial=0)) + 1
+    keys = np.unique(users[other] * width + items[other])
+    return keys // width, keys % width
+
+
+@torch.no_grad()
+def target_ranks(
+    network: Network, split: Split, block_cells: int = BLOCK_CELLS
+) -> NDArray[np.int64]:
+    """Rank of every target among all items by the network's scores, int64 `[n]`, 0 is first."""
+    ranks = np.empty(len(split.histories), np.int64)
+    seen_users, seen_items = distinct_seen(split)
+    table = network.items.weight[1:]  # [V, d]: padding is no candidate
+    by_length = np.argsort(split.histories.lengths, kind="stable")
+    block = max(1, block_cells // table.shape[0])
+    for first in range(0, by_length.size, block):
+        users = by_length[first : first + block]
+        states = newest_outputs(network, split.histories.take(users))  # [b, d]
+        scores = states @ table.T  # [b, V]
+        targets = torch.from_numpy(split.targets[users].astype(np.int64) - 1).to(scores.device)
+        target_scores = scores.gather(1, targets[:, None])  # [b, 1]
+        before = (scores >= target_scores).sum(1) - 1
+        lows, highs = (
+            np.searchsorted(seen_users, users),
+            np.searchsorted(seen_users, users, side="right"),
+        )
+        rows = np.repeat(np.arange(users.size), highs - lows)
+        items = seen_items[ragged_arange(lows, highs - lows)] - 1
+        row_index = torch.from_numpy(rows).to(scores.device)
+        excluded = (
+            scores[row_index, torch.from_numpy(items).to(scores.device)]
+            >= target_scores[row_index, 0]
+        )
+        before -= torch.zeros_like(before).index_add_(0, row_index, excluded.to(before.dtype))
+        ranks[users] = before.cpu().numpy()
+    return ranks
+
+
+def newest_outputs(network: Network, histories: Histories) -> Tensor:
+    """The encoder's output at every history's newest event, `[n, d]`; no history may be empty."""
+    batch = _newest_events(network, histories)
+    return _in_callers_order(batch, network(batch)[batch.last_rows])
+
+
+def behaviours(network: Network, histories: Histories) -> Tensor:
+    """The behaviour embedding `h` of every history, `[n, d]`; no history may be empty."""
+    batch = _newest_events(network, histories)
+    outputs = network(batch) if network.config.pooling != "items" else None
+    return _in_callers_order(batch, network.behaviours(batch, outputs))
+
+
+def _newest_events(network: Network, histories: Histories) -> Packed:
+    L = network.config.max_length
+    lengths = np.minimum(histories.lengths, L)
+    items = histories.items[ragged_arange(histories.offsets[1:] - lengths, lengths)]
+    if network.config.pooling == "padded_outputs":
+        items, lengths = padded(items, lengths, L)
+    return pack(items, lengths, L, network.centers.device)
+
+
+def _in_callers_order(batch: Packed, rows: Tensor) -> Tensor:
+    ordered = torch.empty_like(rows)
+    ordered[torch.from_numpy(batch.order).to(rows.device)] = rows
+    return ordered
+
+
+def padded(
+    items: NDArray[np.integer], lengths: NDArray[np.int64], width: int
+) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
+    """Sequences filled with item 0 on the left up to `width`, as the published code feeds its encoder."""
+    full = np.zeros((lengths.size, width), items.dtype)
+    owners = np.repeat(np.arange(lengths.size), lengths)
+    full[owners, ragged_arange(width - lengths, lengths)] = items
+    return full.ravel(), np.full(lengths.size, width, np.int64)
+
+
+def popularity_ranks(split: Split, counts: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Rank of every target by `counts` (of items 0 … V), int64 `[n]`, 0 is first."""
+    descending = np.sort(-counts[1:])
+    before = np.searchsorted(descending, -counts[split.targets], side="right") - 1
+    users, items = distinct_seen(split)
+    excluded = counts[items] >= counts[split.targets[users]]
+    return before - np.bincount(users[excluded], minlength=before.size)
+
+
+def popularity_baseline(
+    histories: Histories, n_items: int, split: str = "test", cutoffs: Iterable[int] = (5, 10, 20)
+) -> dict[str, float]:
+    """The metrics of recommending everyone the most frequent items of the histories before the cut."""
+    side = leave_one_out(histories, split)
+    counts = np.bincount(side.histories.items, minlength=n_items + 1)
+    return hit_rate_and_ndcg(popularity_ranks(side, counts), cutoffs)

@@ -1,0 +1,142 @@
+"""Users' histories as two flat arrays, and the cuts that leave-one-out makes in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elcrec.errors import ELCRecError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Items of `n` users, oldest first, without padding.
+
+    items: int32 `[N]`, every user's items one after the other; 1 is the first item, 0 is padding
+        and must not occur.
+    offsets: int64 `[n + 1]`; user u owns `items[offsets[u]:offsets[u + 1]]`, which may be empty.
+    """
+
+    items: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        items, offsets = np.asarray(self.items), np.asarray(self.offsets)
+        if not np.issubdtype(items.dtype, np.integer) and items.size:
+            raise ELCRecError(f"items must be integers, not {items.dtype}")
+        if offsets.ndim != 1 or offsets.size == 0 or offsets[0] != 0 or offsets[-1] != items.size:
+            raise ELCRecError(
+                f"offsets must run from 0 to the number of items ({items.size}), "
+                f"got {offsets[:1].tolist()} … {offsets[-1:].tolist()}"
+            )
+        if (np.diff(offsets) < 0).any():
+            raise ELCRecError("offsets must not decrease")
+        if items.size and items.min() < 1:
+            at = int(np.argmin(items))
+            user = int(np.searchsorted(offsets, at, side="right") - 1)
+            raise ELCRecError(
+                f"user {user} has item {int(items[at])} at event {at - int(offsets[user])}: "
+                "items are numbered from 1, 0 is padding"
+            )
+        object.__setattr__(self, "items", items.astype(np.int32, copy=False))
+        object.__setattr__(self, "offsets", offsets.astype(np.int64, copy=False))
+
+    @classmethod
+    def from_lists(cls, histories: Iterable[Sequence[int]]) -> Histories:
+        """Histories given as one sequence of item numbers a user."""
+        lists = [np.asarray(h, dtype=np.int64) for h in histories]
+        offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+        return cls(np.concatenate(lists) if lists else np.empty(0, np.int32), offsets)
+
+    @classmethod
+    def from_arrow(cls, lists: pa.ListArray | pa.LargeListArray | pa.ChunkedArray) -> Histories:
+        """Histories from an Arrow column of lists, without a copy of the items where it has one chunk."""
+        if hasattr(lists, "combine_chunks"):
+            combined = lists.combine_chunks()
+            lists = combined
+        if lists.null_count:
+            raise ELCRecError(f"{lists.null_count} histories are null; give an empty list instead")
+        offsets = lists.offsets.to_numpy().astype(np.int64)
+        items = lists.flatten().to_numpy(zero_copy_only=False)
+        return cls(items, offsets - offsets[0])
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Events a user, int64 `[n]`."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return self.offsets.size - 1
+
+    def __getitem__(self, user: int) -> NDArray[np.int32]:
+        return self.items[self.offsets[user] : self.offsets[user + 1]]
+
+    def take(self, users: NDArray[np.integer]) -> Histories:
+        """The histories of `users`, in that order."""
+        starts, lengths = self.offsets[users], self.lengths[users]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return Histories(self.items[ragged_arange(starts, lengths)], offsets)
+
+    def slice(self, first: int, last: int) -> Histories:
+        """The histories of users `first … last - 1`, as a view."""
+        offsets = self.offsets[first : last + 1]
+        return Histories(self.items[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+    def drop_last(self, count: int) -> Histories:
+        """Every history without its newest `count` items; shorter ones become empty."""
+        lengths = np.maximum(self.lengths - count, 0)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return Histories(self.items[ragged_arange(self.offsets[:-1], lengths)], offsets)
+
+    def drop_first(self, count: int) -> Histories:
+        """Every history without its oldest `count` items; shorter ones become empty."""
+        lengths = np.maximum(self.lengths - count, 0)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return Histories(self.items[ragged_arange(self.offsets[1:] - lengths, lengths)], offsets)
+
+    def last(self, back: int) -> NDArray[np.int32]:
+        """Item `back` places from the end of every history (1 is the newest), int32 `[n]`."""
+        if len(self) and self.lengths.min() < back:
+            raise ELCRecError(
+                f"a history of {int(self.lengths.min())} items has no item {back} from its end"
+            )
+        return self.items[self.offsets[1:] - back]
+
+
+def ragged_arange(starts: NDArray[np.integer], lengths: NDArray[np.integer]) -> NDArray[np.int64]:
+    """`[s, s + 1, …, s + l - 1]` for each start `s` and length `l`, one after the other."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if ends.size else 0
+    return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One side of leave-one-out: what the model may see, and the item it must find.
+
+    histories: `n` histories that end before the target.
+    targets: int32 `[n]`.
+    """
+
+    histories: Histories
+    targets: NDArray[np.int32]
+
+
+def leave_one_out(histories: Histories, split: str) -> Split:
+    """Validation (`s_{T-1}` after `s_1 … s_{T-2}`) or test (`s_T` after `s_1 … s_{T-1}`).
+
+    Every history needs three items; the caller leaves shorter ones out.
+    """
+    back = {"validation": 2, "test": 1}.get(split)
+    if back is None:
+        raise ELCRecError(f"unknown split {split!r}: it is 'validation' or 'test'")
+    if len(histories) == 0 or histories.lengths.min() < 3:
+        raise ELCRecError("leave-one-out needs histories of at least 3 items")
+    return Split(histories.drop_last(back), histories.last(back))

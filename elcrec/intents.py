@@ -1,0 +1,136 @@
+"""Intents: assignment, k-means, and the metrics that say what a label is worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from elcrec.errors import ELCRecError
+from elcrec.evaluation import distinct_seen, popularity_ranks
+from elcrec.histories import Histories, Split, leave_one_out
+
+
+@dataclass(frozen=True)
+class Labels:
+    """One intent a user: ids int32 `[n]` (−1 for a user without a known item), confidences f32 `[n]` (then NaN)."""
+
+    intent: NDArray[np.int32]
+    confidence: NDArray[np.float32]
+    runner_up: NDArray[np.int32]
+    runner_up_confidence: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return self.intent.size
+
+
+def spherical_kmeans(
+    points: Tensor, k: int, iterations: int = 20, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Unit centres `[k, d]` and the nearest centre of each point, int64 `[n]`, by cosine.
+
+    points: `[n, d]`, n ≥ k. Starts from k random points; a centre that loses all its points moves
+    to the point that fits its own centre worst.
+    """
+    n = points.shape[0]
+    if n < k:
+        raise ELCRecError(f"{k} centres need at least as many users, there are {n}")
+    unit = F.normalize(points, dim=-1)
+    generator = torch.Generator().manual_seed(seed)
+    centers = unit[torch.randperm(n, generator=generator)[:k].to(unit.device)].clone()
+    nearest, similarity = _nearest(unit, centers)
+    for _ in range(iterations):
+        sums = torch.zeros_like(centers).index_add_(0, nearest, unit)
+        empty = (torch.bincount(nearest, minlength=k) == 0).nonzero().squeeze(1)
+        if empty.numel():
+            sums[empty] = unit[similarity.argsort()[: empty.numel()]]
+        centers = F.normalize(sums, dim=-1)
+        nearest, similarity = _nearest(unit, centers)
+    return centers, nearest
+
+
+def _nearest(unit: Tensor, centers: Tensor, block: int = 65_536) -> tuple[Tensor, Tensor]:
+    pairs = [(rows @ centers.T).max(1) for rows in unit.split(block)]
+    return torch.cat([p.indices for p in pairs]), torch.cat([p.values for p in pairs])
+
+
+def perplexity(labels: NDArray[np.integer]) -> float:
+    """`exp(−Σ_j p_j ln p_j)`, p_j the share of users labelled j; users without a label are left out."""
+    counts = np.bincount(labels[labels >= 0])
+    shares = counts[counts > 0] / counts.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum())) if shares.size else 0.0
+
+
+def utilisation(labels: NDArray[np.integer], k: int) -> float:
+    """Perplexity as a share of the number of intents."""
+    return perplexity(labels) / k
+
+
+def largest_share(labels: NDArray[np.integer]) -> float:
+    """Share of the labelled users that the largest intent holds."""
+    known = labels[labels >= 0]
+    return float(np.bincount(known).max() / known.size) if known.size else 0.0
+
+
+def intent_lift(
+    labels: NDArray[np.integer], histories: Histories, n_items: int, cutoff: int = 20
+) -> float:
+    """How much better a user's intent predicts the newest item than popularity does: a ratio of HR@cutoff.
+
+    histories: whole ones, `s_1 … s_T` with T ≥ 3; labels: int `[n]`, made from `s_1 … s_{T−2}` alone.
+    Items are scored by their count in the histories `s_1 … s_{T−2}` of the users with the same
+    label (the user's own left out), ties broken by popularity; `s_1 … s_{T−1}` are no candidates.
+    """
+    split = leave_one_out(histories, "test")
+    known = histories.drop_last(2)
+    popularity = np.bincount(known.items, minlength=n_items + 1)
+    baseline = (popularity_ranks(split, popularity) < cutoff).mean()
+    if baseline == 0:
+        raise ELCRecError(
+            f"popularity finds no target among its first {cutoff}: there is nothing to compare with"
+        )
+    hits = intent_ranks(labels, known, split, popularity) < cutoff
+    return float(hits.mean() / baseline)
+
+
+def intent_ranks(
+    labels: NDArray[np.integer], known: Histories, split: Split, popularity: NDArray[np.integer]
+) -> NDArray[np.int64]:
+    """Rank of every target by the item counts of the user's intent, int64 `[n]`, 0 is first."""
+    # Users without a label are one intent of their own: only what they have in common is known.
+    labels = np.where(labels < 0, labels.max(initial=-1) + 1, labels)
+    tie_break = 1e-3 * popularity / popularity.max()
+    owners = np.repeat(np.arange(len(known)), known.lengths)
+    own_target = np.bincount(owners[known.items == split.targets[owners]], minlength=len(known))
+    seen_users, seen_items = distinct_seen(split)
+    ranks, target_scores = np.empty(len(known), np.int64), np.empty(len(known))
+    excluded = np.empty(seen_users.size, bool)
+    of_users, of_events, of_seen = (
+        _ByLabel(labels[i]) for i in (np.arange(len(known)), owners, seen_users)
+    )
+    for label in np.unique(labels):
+        users, seen = of_users[label], of_seen[label]
+        scores = np.bincount(known.items[of_events[label]], minlength=popularity.size) + tie_break
+        target_scores[users] = scores[split.targets[users]] - own_target[users]
+        # Less one: the target is among those that score at least as high, with its owner's count or without.
+        ranks[users] = (
+            np.searchsorted(np.sort(-scores[1:]), -target_scores[users], side="right") - 1
+        )
+        excluded[seen] = scores[seen_items[seen]] >= target_scores[seen_users[seen]]
+    return ranks - np.bincount(seen_users[excluded], minlength=len(known))
+
+
+class _ByLabel:
+    """Where each label stands in an array of labels, found by one sort."""
+
+    def __init__(self, labels: NDArray[np.integer]) -> None:
+        self._order = np.argsort(labels, kind="stable")
+        self._sorted = labels[self._order]
+
+    def __getitem__(self, label: int) -> NDArray[np.int64]:
+        low, high = np.searchsorted(self._sorted, [label, label + 1])
+        return self._order[low:high]

@@ -1,0 +1,164 @@
+"""The losses, each a function of tensors. Symbols as in the paper (arXiv 2401.05975).
+
+M predicted positions, B sequences, V items, k intents, d width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def next_item_bce(outputs: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+    """Loss 1 of the paper: `-mean[log σ(e·v⁺) + log(1 − σ(e·v⁻))]`, one sampled negative a position.
+
+    outputs, positives, negatives: `[M, d]`. Scalar out.
+    """
+    positive, negative = (outputs * positives).sum(-1), (outputs * negatives).sum(-1)  # [M]
+    return (F.softplus(-positive) + F.softplus(negative)).mean()
+
+
+def next_item_softmax(outputs: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of the next item against every item.
+
+    outputs: `[M, d]`; items: `[V, d]`; targets: int64 `[M]`, rows of `items`. Scalar out.
+    """
+    return _LinearCrossEntropy.apply(outputs, items, targets)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of `outputs @ items.T` whose gradients are made in the forward pass.
+
+    The softmax is the gradient up to the target's −1, so one `[rows, V]` buffer that fits the cache,
+    overwritten in place, does for logits, probabilities and gradient; autograd's own way keeps and
+    passes over four of them.
+    """
+
+    BUFFER = 500_000  # numbers
+
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+        count = outputs.shape[0]
+        loss = outputs.new_zeros(())
+        outputs_gradient, items_gradient = torch.empty_like(outputs), torch.zeros_like(items)
+        rows = (
+            max(1, _LinearCrossEntropy.BUFFER // items.shape[0])
+            if outputs.device.type == "cpu"
+            else count
+        )
+        for first in range(0, count, rows):
+            x, y = outputs[first : first + rows], targets[first : first + rows, None]
+            scores = x @ items.T  # [rows, V]
+            highest = scores.amax(1, keepdim=True)
+            target_scores = scores.gather(1, y) - highest
+            total = scores.sub_(highest).exp_().sum(1, keepdim=True)
+            loss += (total.log() - target_scores).sum()
+            scores.div_(total * count).scatter_add_(1, y, scores.new_full(y.shape, -1 / count))
+            torch.mm(scores, items, out=outputs_gradient[first : first + rows])
+            items_gradient.addmm_(scores.T, x)
+        ctx.save_for_backward(outputs_gradient, items_gradient)
+        return loss / count
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        outputs_gradient, items_gradient = ctx.saved_tensors
+        return gradients[0] * outputs_gradient, gradients[0] * items_gradient, None
+
+
+def next_item_sampled_softmax(
+    outputs: Tensor, positives: Tensor, negatives: Tensor, collisions: Tensor, log_expected: Tensor
+) -> Tensor:
+    """Cross-entropy of the next item against negatives that the batch shares.
+
+    A logit is lowered by the log of how often its item is expected among the negatives, which makes
+    the loss an estimate of the full softmax (Jean et al. 2015); the target itself is always present.
+
+    outputs, positives: `[M, d]`; negatives: `[S, d]`; collisions: bool `[M, S]`, true where a
+    negative is the position's target; log_expected: `[S]`. Scalar out.
+    """
+    positive = (outputs * positives).sum(-1, keepdim=True)  # [M, 1]
+    negative = outputs @ negatives.T - log_expected  # [M, S]
+    logits = torch.cat([positive, negative.masked_fill(collisions, float("-inf"))], dim=1)
+    return (logits.logsumexp(1) - positive.squeeze(1)).mean()
+
+
+def elcm(behaviours: Tensor, centers: Tensor) -> Tensor:
+    """Loss 2 of the paper, learnable clustering: push centres apart, pull behaviours to centres.
+
+    `−1/(k(k−1)) Σ_{i≠j} ‖ĉ_i−ĉ_j‖² + 1/(B·k) Σ_i Σ_j ‖ĥ_i−ĉ_j‖²`, hats meaning unit length.
+
+    behaviours: `[B, d]`; centers: `[k, d]`, k ≥ 2. Scalar out. With unit vectors a mean of squared
+    distances is 2 − 2·(mean of cosines), so no `[B, k]` matrix is needed.
+    """
+    h, c = F.normalize(behaviours, dim=-1), F.normalize(centers, dim=-1)
+    k = c.shape[0]
+    total = c.sum(0)  # Σ_i Σ_j ĉ_i·ĉ_j = ‖Σ ĉ‖², of which k are i = j
+    apart = 2 - 2 * (total @ total - c.square().sum()) / (k * (k - 1))
+    pull = 2 - 2 * (h.mean(0) @ c.mean(0))
+    return pull - apart
+
+
+def intent_mixture(scores: Tensor, log_prior: Tensor | None = None) -> Tensor:
+    """Negative log-likelihood of each history under the mixture of intents, per event.
+
+    scores: `[B, k]`, the sum over a history's events of `log p(item | intent)`, divided by a
+    temperature; log_prior: `[k]`, uniform when not given. Scalar out.
+    """
+    prior = log_prior if log_prior is not None else -torch.log(torch.tensor(float(scores.shape[1])))
+    return -(scores + prior).logsumexp(1).mean()
+
+
+def info_nce(
+    first: Tensor, second: Tensor, temperature: float = 1.0, same: Tensor | None = None
+) -> Tensor:
+    """Contrast of B pairs: row i of one side must find row i of the other among both sides' rows.
+
+    first, second: `[B, d]`, compared by dot product; same: bool `[B, B]`, pairs that are no
+    negatives of each other (besides a row and itself). Scalar out.
+    """
+    return info_nce_of_similarities(
+        first @ first.T, second @ second.T, first @ second.T, temperature, same
+    )
+
+
+def info_nce_of_similarities(
+    first: Tensor,
+    second: Tensor,
+    across: Tensor,
+    temperature: float = 1.0,
+    same: Tensor | None = None,
+) -> Tensor:
+    """`info_nce` from the three `[B, B]` similarity matrices within and between the sides."""
+    own = torch.eye(across.shape[0], dtype=torch.bool, device=across.device)
+    within = own if same is None else own | same
+    across_hidden = torch.zeros_like(own) if same is None else same & ~own
+    minus_infinity = float("-inf")
+    across = (across / temperature).masked_fill(across_hidden, minus_infinity)
+    rows = torch.cat(
+        [
+            torch.cat([across, (first / temperature).masked_fill(within, minus_infinity)], dim=1),
+            torch.cat(
+                [across.T, (second / temperature).masked_fill(within, minus_infinity)], dim=1
+            ),
+        ]
+    )  # [2B, 2B]: a row's partner stands on the diagonal of the left half
+    targets = torch.arange(across.shape[0], device=across.device).repeat(2)
+    return F.cross_entropy(rows, targets)
+
+
+def intent_contrast(
+    behaviours: Tensor, centers: Tensor, temperature: float = 1.0, same: Tensor | None = None
+) -> Tensor:
+    """Loss 3b: a view must find its user's intent centre among the centres of the batch's users.
+
+    behaviours: `[B, d]` of one view; centers: `[B, d]`, the (unit) centre of each user's intent;
+    same: bool `[B, B]`, users of the same intent, when those are no negatives. Scalar out.
+    """
+    logits = behaviours @ centers.T / temperature  # [B, B]
+    if same is not None:
+        own = torch.eye(logits.shape[0], dtype=torch.bool, device=logits.device)
+        logits = logits.masked_fill(same & ~own, float("-inf"))
+    return F.cross_entropy(logits, torch.arange(logits.shape[0], device=logits.device))

@@ -1,0 +1,157 @@
+"""The network: SASRec's encoder, the intent centres, and what is read off both.
+
+Shapes: N packed events, B sequences, V items, L positions, d width, h heads, k intents.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from elcrec.config import Config
+from elcrec.packing import Group, Packed
+
+# What the published code adds to the score of a key that must not be seen: large enough to hide it,
+# and, unlike -inf, harmless in a row that hides every key.
+HIDDEN = -10_000.0
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention with a post-LayerNorm residual."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        d = config.dim
+        self.heads = config.heads
+        self.dropout = config.attention_dropout
+        self.query_key_value = nn.Linear(d, 3 * d)
+        self.output = nn.Linear(d, d)
+        self.norm = nn.LayerNorm(d, eps=config.norm_eps)
+        self.output_dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, groups: tuple[Group, ...], masks: list[Tensor]) -> Tensor:
+        qkv = self.query_key_value(x)  # [N, 3d]
+        mixed = [
+            self._attend(qkv[g.tokens], g, mask) for g, mask in zip(groups, masks, strict=True)
+        ]
+        attended = mixed[0] if len(mixed) == 1 else torch.cat(mixed)  # [N, d]
+        return self.norm(x + self.output_dropout(self.output(attended)))
+
+    def _attend(self, qkv: Tensor, group: Group, mask: Tensor) -> Tensor:
+        d = qkv.shape[1] // 3
+        cells = qkv.index_select(0, group.rectangle)  # [count * width, 3d]
+        q, k, v = cells.view(group.count, group.width, 3, self.heads, d // self.heads).permute(
+            2, 0, 3, 1, 4
+        )
+        scores = (
+            q @ k.transpose(-1, -2) / math.sqrt(d // self.heads) + mask
+        )  # [count, h, width, width]
+        weights = F.dropout(scores.softmax(-1), self.dropout, self.training)
+        mixed = (weights @ v).transpose(1, 2).reshape(group.count * group.width, d)
+        return mixed.index_select(0, group.cells)  # [rows, d]
+
+
+class Block(nn.Module):
+    """Attention, then a GELU feed-forward of width 4d, each with its residual and LayerNorm after it."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        d = config.dim
+        self.attention = Attention(config)
+        self.expand = nn.Linear(d, 4 * d)
+        self.contract = nn.Linear(4 * d, d)
+        self.norm = nn.LayerNorm(d, eps=config.norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, groups: tuple[Group, ...], masks: list[Tensor]) -> Tensor:
+        x = self.attention(x, groups, masks)
+        return self.norm(x + self.dropout(self.contract(F.gelu(self.expand(x)))))  # exact GELU
+
+
+class Network(nn.Module):
+    """Encoder f, item embeddings (shared by input and output) and intent centres C.
+
+    Positions are either learned vectors added to the items (`absolute`, the paper) or a learned bias
+    of attention by distance (`relative`). With the latter every position of one pass sees exactly
+    what a pass over its prefix would, so that a history trains as all its prefixes at once.
+    """
+
+    def __init__(self, config: Config, n_items: int) -> None:
+        super().__init__()
+        d, L = config.dim, config.max_length
+        self.config = config
+        self.n_items = n_items
+        self.items = nn.Embedding(n_items + 1, d, padding_idx=0)
+        if config.positions == "absolute":
+            self.positions = nn.Embedding(L, d)
+        else:
+            self.distance_bias = nn.Parameter(torch.zeros(config.layers, config.heads, L))
+        self.norm = nn.LayerNorm(d, eps=config.norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.centers = nn.Parameter(torch.empty(config.n_intents, d))
+        self._initialise()
+
+    def _initialise(self) -> None:
+        std = self.config.init_std
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=std)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.centers, std=std)
+        with torch.no_grad():
+            self.items.weight[0].zero_()
+
+    def forward(self, batch: Packed) -> Tensor:
+        """Outputs `E`, `[N, d]`: row t of a sequence has seen its events up to t."""
+        x = self.items(batch.items)  # [N, d]
+        if self.config.positions == "absolute":
+            x = x + self.positions(batch.positions)
+        x = self.dropout(self.norm(x))
+        for layer, block in enumerate(self.blocks):
+            x = block(x, batch.groups, [self._mask(layer, g) for g in batch.groups])
+        return x
+
+    def _mask(self, layer: int, group: Group) -> Tensor:
+        """What is added to the attention scores of a group, broadcast to `[count, h, width, width]`."""
+        width, device = group.width, self.centers.device
+        future = torch.ones(width, width, dtype=torch.bool, device=device).triu(1)
+        if group.keys_hidden is not None:
+            return HIDDEN * (future | group.keys_hidden[:, None, None, :]).to(self.centers.dtype)
+        if self.config.positions == "absolute":
+            return HIDDEN * future.to(self.centers.dtype)
+        steps = torch.arange(width, device=device)
+        distance = (steps[:, None] - steps[None, :]).clamp(min=0)
+        return self.distance_bias[layer][:, distance].masked_fill(
+            future, HIDDEN
+        )  # [h, width, width]
+
+    def behaviours(self, batch: Packed, outputs: Tensor | None) -> Tensor:
+        """Behaviour embeddings `h`, `[B, d]`, as the config pools them; outputs: `[N, d]`, unless it pools items."""
+        return batch.mean(
+            self.items(batch.items)
+            if outputs is None or self.config.pooling == "items"
+            else outputs
+        )
+
+    def intent_probabilities(self, behaviours: Tensor) -> Tensor:
+        """How sure each user's assignment to each intent is: `[B, d]` to `[B, k]`, rows summing to 1."""
+        cosines = F.normalize(behaviours, dim=-1) @ F.normalize(self.centers, dim=-1).T
+        return (cosines / self.config.intent_temperature).softmax(-1)
+
+    def nearest_centers(self, rows: Tensor) -> Tensor:
+        """The centre with the highest cosine to each row, int64: `[M, d]` to `[M]`."""
+        return (rows.detach() @ F.normalize(self.centers.detach(), dim=-1).T).argmax(1)
+
+    def fuse(self, outputs: Tensor) -> Tensor:
+        """Outputs joined with the centre nearest to each: `[N, d]` (shift) or `[N, 2d]` (concat)."""
+        nearest = self.centers[self.nearest_centers(outputs)]  # [N, d]
+        return (
+            outputs + nearest
+            if self.config.fusion == "shift"
+            else torch.cat([outputs, nearest], dim=1)
+        )

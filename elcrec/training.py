@@ -1,0 +1,341 @@
+"""Training: mini-batches of histories, the three losses together, early stopping, checkpoints."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from elcrec import losses
+from elcrec.config import Config
+from elcrec.errors import ELCRecError
+from elcrec.evaluation import hit_rate_and_ndcg, padded, target_ranks
+from elcrec.histories import Histories, leave_one_out, ragged_arange
+from elcrec.model import Network
+from elcrec.packing import Packed, pack
+from elcrec.views import View, random_view
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What one epoch did: mean losses, validation metrics, and the time it and the rest take."""
+
+    epoch: int  # from 1
+    max_epochs: int
+    losses: dict[str, float]
+    metrics: dict[str, float]
+    best_epoch: int
+    seconds: float
+    seconds_left: float  # at most, if training runs to max_epochs
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Stretches of histories to train on: window w predicts the events after its first.
+
+    A history longer than L + 1 is cut into windows that overlap by half, and only the newer half of
+    a later window is predicted, so that every event but the first is predicted once, from at least
+    L/2 events before it.
+    """
+
+    starts: NDArray[np.int64]  # [W], into Histories.items
+    lengths: NDArray[np.int64]  # [W], inputs and the last target: 2 … L + 1
+    skipped: NDArray[np.int64]  # [W], leading positions that are not predicted here
+
+    def __len__(self) -> int:
+        return self.starts.size
+
+
+def training_windows(histories: Histories, config: Config) -> Windows:
+    """The windows of every history with at least two events."""
+    L, lengths = config.max_length, histories.lengths
+    users = np.flatnonzero(lengths >= 2)
+    ends, lengths = histories.offsets[1:][users], lengths[users]
+    if config.long_histories == "newest":
+        kept = np.minimum(lengths, L + 1)
+        return Windows(ends - kept, kept, np.zeros_like(kept))
+    step = max(L // 2, 1)
+    windows = 1 + np.maximum(-(-(lengths - (L + 1)) // step), 0)
+    owner = np.repeat(np.arange(users.size), windows)
+    place = ragged_arange(np.zeros_like(windows), windows)  # 0 is a history's oldest window
+    end = np.minimum(L + 1 + place * step, lengths[owner])
+    begin = np.maximum(end - (L + 1), 0)
+    predicted_before = np.where(place > 0, L + 1 + (place - 1) * step, 1)
+    return Windows(
+        histories.offsets[users][owner] + begin, end - begin, predicted_before - begin - 1
+    )
+
+
+class Trainer:
+    """Trains a network in place on all but the last two events of every history.
+
+    histories: users with at least three events; `s_1 … s_{T−2}` is trained on, `s_{T−1}` validates.
+    """
+
+    def __init__(self, network: Network, histories: Histories, config: Config) -> None:
+        self.network = network
+        self.config = config
+        self.device = network.centers.device
+        self.known = histories.drop_last(2)
+        self.validation = leave_one_out(histories, "validation")
+        self.windows = training_windows(self.known, config)
+        if not len(self.windows):
+            raise ELCRecError(
+                "no history has the four events it takes to train on: two, and two held out"
+            )
+        users = np.repeat(np.arange(len(self.known)), self.known.lengths)
+        self._had = np.unique(users * (network.n_items + 1) + self.known.items)
+        self._event_user = users
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.average = (
+            [p.detach().clone() for p in network.parameters()] if config.average_decay else []
+        )
+        self.steps = 0
+
+    def epoch(self, number: int) -> dict[str, float]:
+        """One pass over all windows in random order; mean losses by name."""
+        # Seeded by epoch, so that training that goes on from a checkpoint draws what it would have drawn.
+        rng = np.random.default_rng([self.config.seed, number])
+        torch.manual_seed(int(rng.integers(2**62)))
+        self.network.train()
+        order = rng.permutation(len(self.windows))
+        totals: dict[str, float] = {}
+        batches = 0
+        for first in range(0, order.size, self.config.batch_users):
+            parts = self.step(order[first : first + self.config.batch_users], rng)
+            batches += 1
+            for name, value in parts.items():
+                totals[name] = totals.get(name, 0.0) + value
+        return {name: total / batches for name, total in totals.items()}
+
+    def step(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> dict[str, float]:
+        """One optimiser step on the windows `chosen`; the losses by name."""
+        parts = self.losses(chosen, rng)
+        total = torch.stack(list(parts.values())).sum()
+        values = {name: value.item() for name, value in parts.items()}
+        if not np.isfinite(sum(values.values())):
+            raise ELCRecError(
+                f"a loss is not finite at step {self.steps}: {values}; lower learning_rate"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        self.optimizer.step()
+        self.steps += 1
+        if self.average:
+            # Early averages follow the weights closely, so that the untrained start is forgotten.
+            decay = min(self.config.average_decay, (1 + self.steps) / (10 + self.steps))
+            torch._foreach_lerp_(
+                self.average, [p.detach() for p in self.network.parameters()], 1 - decay
+            )
+        return values
+
+    def losses(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> dict[str, Tensor]:
+        """Every loss of the config on the windows `chosen`, weighted, by name."""
+        config, network = self.config, self.network
+        starts, inputs = self.windows.starts[chosen], self.windows.lengths[chosen] - 1
+        rows = ragged_arange(starts, inputs)
+        items = self.known.items[rows]
+        lengths = inputs
+        if config.pooling == "padded_outputs":
+            batch_items, batch_lengths = padded(items, lengths, config.max_length)
+            batch = pack(batch_items, batch_lengths, config.max_length, self.device)
+        else:
+            batch = pack(items, lengths, config.max_length, self.device)
+        outputs = network(batch)  # [N, d]
+
+        skipped = self.windows.skipped[chosen]
+        within = ragged_arange(np.zeros_like(inputs), inputs)
+        predicted = within >= np.repeat(skipped, inputs)
+        parts = {"next_item": self._next_item(batch, outputs, rows, lengths, predicted, rng)}
+        if config.intent_loss == "elcm":
+            behaviours = network.behaviours(batch, outputs)
+            parts["clustering"] = config.intent_loss_weight * losses.elcm(
+                behaviours, network.centers
+            )
+        if config.sequence_contrast_weight or config.intent_contrast_weight:
+            intents = network.nearest_centers(network.behaviours(batch, outputs))[
+                torch.from_numpy(_inverse(batch.order))
+            ]
+            parts |= self._contrasts(items, lengths, intents, rng)
+        return parts
+
+    def _contrasts(
+        self,
+        items: NDArray[np.int32],
+        lengths: NDArray[np.int64],
+        intents: Tensor,
+        rng: np.random.Generator,
+    ) -> dict[str, Tensor]:
+        """Losses 3a and 3b from one encoder pass over both views of every history."""
+        config, network = self.config, self.network
+        both = [random_view(items, lengths, config, rng) for _ in range(2)]
+        if config.pooling == "padded_outputs":
+            both = [padded_view(view, config.max_length) for view in both]
+        views = pack(
+            np.concatenate([v.items for v in both]),
+            np.concatenate([v.lengths for v in both]),
+            config.max_length,
+            self.device,
+            np.concatenate([v.positions for v in both]),
+        )
+        outputs = network(views)
+        parts = {}
+        if config.sequence_contrast_weight:
+            similarities = sequence_similarities(network.fuse(outputs), views)  # [2B, 2B]
+            B = lengths.size
+            parts["sequence_contrast"] = (
+                config.sequence_contrast_weight
+                * losses.info_nce_of_similarities(
+                    similarities[:B, :B],
+                    similarities[B:, B:],
+                    similarities[:B, B:],
+                    config.contrast_temperature,
+                )
+            )
+        if config.intent_contrast_weight:
+            h = network.behaviours(views, outputs)[
+                torch.from_numpy(_inverse(views.order))
+            ]  # [2B, d]
+            centers = F.normalize(network.centers, dim=-1)[intents]  # [B, d]
+            same = intents[:, None] == intents[None, :] if config.mask_same_intent else None
+            temperature = config.contrast_temperature
+            contrast = sum(
+                losses.intent_contrast(view, centers, temperature, same)
+                for view in h.split(lengths.size)
+            )
+            parts["intent_contrast"] = config.intent_contrast_weight * contrast / 2
+        return parts
+
+    def _next_item(
+        self,
+        batch: Packed,
+        outputs: Tensor,
+        rows: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        predicted: NDArray[np.bool_],
+        rng: np.random.Generator,
+    ) -> Tensor:
+        # Packing sorts sequences by length: where did each row of the caller's go?
+        ends = np.cumsum(batch.lengths.cpu().numpy())[_inverse(batch.order)]
+        where = ragged_arange(ends - lengths, lengths)[predicted]
+        targets = self.known.items[rows[predicted] + 1].astype(np.int64)
+        states = outputs.index_select(0, torch.from_numpy(where).to(self.device))  # [M, d]
+        target_items = torch.from_numpy(targets).to(self.device)
+        if self.config.next_item == "softmax":
+            return losses.next_item_softmax(states, self.network.items.weight[1:], target_items - 1)
+        users = self._event_user[rows[predicted]]
+        negatives = torch.from_numpy(self._unseen(users, rng)).to(self.device)
+        return losses.next_item_bce(
+            states, self.network.items(target_items), self.network.items(negatives)
+        )
+
+    def _unseen(self, users: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """One uniform item a user that is not in the user's history, int64 like `users`."""
+        V = self.network.n_items
+        drawn = rng.integers(1, V + 1, users.size)
+        for _ in range(20):  # a user who has had nearly every item keeps a random one
+            keys = users * (V + 1) + drawn
+            at = np.minimum(np.searchsorted(self._had, keys), self._had.size - 1)
+            again = np.flatnonzero(self._had[at] == keys)
+            if not again.size:
+                break
+            drawn[again] = rng.integers(1, V + 1, again.size)
+        return drawn
+
+    @torch.no_grad()
+    def validate(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Metrics on the validation split and the weights they belong to (the average, where one is kept)."""
+        parameters = list(self.network.parameters())
+        trained = [p.detach().clone() for p in parameters] if self.average else []
+        if self.average:
+            torch._foreach_copy_(parameters, self.average)
+        self.network.eval()
+        metrics = hit_rate_and_ndcg(target_ranks(self.network, self.validation), (5, 10, 20))
+        state = {name: value.clone() for name, value in self.network.state_dict().items()}
+        if self.average:
+            torch._foreach_copy_(parameters, trained)
+        return metrics, state
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything the next epoch depends on, by name."""
+        tensors = {"steps": torch.tensor(self.steps)}
+        for i, (name, parameter) in enumerate(self.network.named_parameters()):
+            tensors[f"weight.{name}"] = parameter.detach()
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{name}.{key}"] = value
+            if self.average:
+                tensors[f"average.{name}"] = self.average[i]
+        return tensors
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self.steps = int(tensors["steps"])
+        for i, (name, parameter) in enumerate(self.network.named_parameters()):
+            parameter.copy_(tensors[f"weight.{name}"])
+            prefix = f"optimizer.{name}."
+            moments = {
+                key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)
+            }
+            if moments:
+                self.optimizer.state[parameter] = moments
+            if self.average:
+                self.average[i].copy_(tensors[f"average.{name}"])
+
+
+def _inverse(permutation: NDArray[np.int64]) -> NDArray[np.int64]:
+    inverse = np.empty_like(permutation)
+    inverse[permutation] = np.arange(permutation.size)
+    return inverse
+
+
+def padded_view(view: View, width: int) -> View:
+    """A view with item 0 at every position of `width` that it has no event at."""
+    full = np.zeros((view.lengths.size, width), view.items.dtype)
+    full[np.repeat(np.arange(view.lengths.size), view.lengths), view.positions] = view.items
+    lengths = np.full(view.lengths.size, width, np.int64)
+    return View(full.ravel(), ragged_arange(np.zeros_like(lengths), lengths), lengths)
+
+
+def sequence_similarities(rows: Tensor, batch: Packed) -> Tensor:
+    """Dot products of sequences flattened over positions, `[B, B]` in the caller's order.
+
+    rows: `[N, d]`. A position counts where both sequences have an event. Sequences are aligned
+    right, so few reach far back: positions are taken in stretches that double in length, each with
+    only the sequences that reach it.
+    """
+    count, d = batch.lengths.numel(), rows.shape[1]
+    newest = int(batch.positions.max()) + 1
+    age = newest - 1 - batch.positions  # [N], 0 is the newest
+    reach = torch.zeros(count, dtype=torch.long, device=rows.device).scatter_reduce_(
+        0, batch.owners, age, "amax"
+    )
+    by_reach = reach.argsort(descending=True)
+    place = torch.empty_like(by_reach)
+    place[by_reach] = torch.arange(count, device=rows.device)
+    similarities = rows.new_zeros(count, count)
+    low, high = 0, 4
+    while low < newest:
+        inside = ((age >= low) & (age < high)).nonzero().squeeze(1)
+        reaching = int((reach >= low).sum())
+        width = min(high, newest) - low
+        cells = place[batch.owners[inside]] * width + age[inside] - low
+        flat = rows.new_zeros(reaching * width, d).index_copy(
+            0, cells, rows.index_select(0, inside)
+        )
+        flat = flat.view(reaching, width * d)
+        rest = count - reaching
+        similarities = similarities + F.pad(flat @ flat.T, (0, rest, 0, rest))
+        low, high = high, 2 * high
+    where = place[torch.from_numpy(_inverse(batch.order)).to(rows.device)]
+    return similarities[where][:, where]
