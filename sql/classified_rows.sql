@@ -44,7 +44,7 @@ SELECT
     ts,
     weight,
     reason,
-    coalesce(has_time AND ts IS NULL, false) AS unusable_time,
+    coalesce(has_time AND ts IS NULL, FALSE) AS unusable_time,
     CASE
         WHEN ts < getvariable('first_ts') OR ts >= getvariable('end_ts') THEN 'other'
         WHEN reason IS NULL THEN 'event'

@@ -31,5 +31,5 @@ FROM (
         0 AS events,
         1 AS rejects
     FROM night_rejects
-)
+) AS marked_rows
 GROUP BY source
