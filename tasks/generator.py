@@ -254,7 +254,8 @@ def _draw_rows(weights: Floats, row: Ints, rng: np.random.Generator) -> Ints:
     cumulative[:, -1] = 1.0
     stacked = (cumulative + np.arange(len(weights))[:, None]).ravel()
     drawn: Ints = np.searchsorted(stacked, row + rng.random(len(row)), side="right")
-    return drawn - row * weights.shape[1]
+    width: int = weights.shape[1]
+    return drawn - row * width
 
 
 def _draw_seconds(length: Ints, rng: np.random.Generator) -> Floats:

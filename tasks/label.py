@@ -1,0 +1,164 @@
+"""Label every user with the promoted model, and profile the intents.
+
+Both tables are written as whole partitions of the night, each in one transaction: a reader sees
+the state before or after. A run killed between the two is completed by running it again.
+"""
+
+import datetime as dt
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from elcrec import ELCRec, Histories
+from elcrec.errors import ELCRecError
+from tasks import tables
+from tasks.duck import connect, sql
+from tasks.errors import LakeError, ModelError, PipelineError
+from tasks.lake import Lake
+from tasks.models import load, promoted
+from tasks.settings import Settings
+
+log = logging.getLogger(__name__)
+
+USERS_A_BATCH = 65_536  # bounds the memory, whatever the number of users
+TOP_ITEMS = 10  # in a profile
+TOP_ITEMS_POOL = 3 * TOP_ITEMS  # the most frequent items of an intent, of which its top is chosen
+
+
+def label(settings: Settings, night: dt.date) -> dict[str, Any]:
+    """Label every user of `sequences` and profile every intent of the model, for one night.
+
+    A user none of whose items the model knows gets a row with intent null.
+
+    Raises ModelError when no model is promoted or its files are damaged, LakeError without
+    histories for the night.
+    """
+    lake = Lake(settings.lake.root)
+    chosen = promoted(lake, until=night)
+    if chosen is None:
+        raise ModelError(
+            f"no model is promoted on night {night} or before: "
+            f"run train, evaluate and promote --night {night} first"
+        )
+    version, born = chosen
+    model = load(settings, version)
+    labelling = _Labelling(settings, night, model, version)
+    labelling.write()
+    # Read back from the lake, so that the profiles are of the labels as they stand.
+    with connect(settings) as con:
+        for table in (tables.INTENT_LABELS, tables.SEQUENCES):
+            lake.view(con, table, first=night, last=night)
+        lake.view(con, tables.ITEMS)
+        values = {
+            "night": night,
+            "born": born,
+            "n_intents": model.config.n_intents,
+            "pool": TOP_ITEMS_POOL,
+            "top": TOP_ITEMS,
+        }
+        profiles = con.sql(sql("intent_profiles"), params=values).to_arrow_table()
+    lake.replace(tables.INTENT_PROFILES, profiles, nights=[night])
+    in_use = int(np.count_nonzero(profiles.column("users").to_numpy()))
+    log.info(
+        "%d users labelled by model %s, %d without a known item, %d of %d intents in use",
+        labelling.users,
+        version,
+        labelling.without_intent,
+        in_use,
+        model.config.n_intents,
+    )
+    return {
+        "model_version": version,
+        "users": labelling.users,
+        "users_without_intent": labelling.without_intent,
+        "intents": model.config.n_intents,
+        "intents_in_use": in_use,
+    }
+
+
+class _Labelling:
+    """The stream of a night's histories through the model into `intent_labels`."""
+
+    def __init__(self, settings: Settings, night: dt.date, model: ELCRec, version: str) -> None:
+        self.settings, self.night, self.model, self.version = settings, night, model, version
+        self.lake = Lake(settings.lake.root)
+        self.users = 0
+        self.without_intent = 0
+        self._fault: PipelineError | None = None
+
+    def write(self) -> None:
+        """Replace the night's partition; raises LakeError when there are no histories."""
+        if not self.lake.files(tables.SEQUENCES, self.night, self.night):
+            raise LakeError(
+                f"table sequences has no rows for night {self.night}: "
+                "run build-sequences for it first"
+            )
+        with connect(self.settings) as con:
+            # Before the write begins: a Delta table cannot be opened while another is written.
+            self.lake.view(con, tables.SEQUENCES, first=self.night, last=self.night)
+            histories = con.sql("SELECT user_id, items, n_events, last_ts FROM sequences")
+            stream = pa.RecordBatchReader.from_batches(
+                tables.INTENT_LABELS.schema,
+                self._labelled(histories.to_arrow_reader(USERS_A_BATCH)),
+            )
+            try:
+                self.lake.replace(tables.INTENT_LABELS, stream, nights=[self.night])
+            except Exception:
+                # Arrow hands on an error of its own in place of the one that stopped the stream.
+                if self._fault is not None:
+                    raise self._fault from None
+                raise
+
+    def _labelled(self, histories: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in histories:
+            try:
+                labels = label_batch(batch, self.model, self.night, self.version)
+            except PipelineError as error:
+                self._fault = error
+                raise
+            self.users += labels.num_rows
+            self.without_intent += labels.column("intent_id").null_count
+            yield labels
+
+
+def label_batch(
+    histories: pa.RecordBatch, model: ELCRec, night: dt.date, version: str
+) -> pa.RecordBatch:
+    """Label one batch of `sequences`; rows keep their order.
+
+    Raises ModelError when the model cannot be applied or gives confidences that are no numbers.
+    """
+    try:
+        labels = model.transform(Histories.from_arrow(histories.column("items")))
+    except ELCRecError as error:
+        raise ModelError(f"model {version} cannot label night {night}: {error}") from error
+    known = labels.intent >= 0
+    if not np.isfinite(labels.confidence[known]).all():
+        raise ModelError(
+            f"model {version} gives confidences that are no numbers on night {night}: "
+            "its weights are damaged; delete its folder, and train and promote it again"
+        )
+    rows = histories.num_rows
+    columns = {
+        "dt": pa.repeat(pa.scalar(night), rows),
+        "user_id": histories.column("user_id"),
+        "intent_id": _nullable(labels.intent, known),
+        "confidence": _nullable(labels.confidence, known),
+        "runner_up_id": _nullable(labels.runner_up, labels.runner_up >= 0),
+        "runner_up_confidence": _nullable(labels.runner_up_confidence, labels.runner_up >= 0),
+        "n_events": histories.column("n_events"),
+        "last_ts": histories.column("last_ts"),
+        "model_version": pa.repeat(pa.scalar(version), rows),
+    }
+    schema = tables.INTENT_LABELS.schema
+    return pa.RecordBatch.from_arrays(
+        [columns[field.name].cast(field.type) for field in schema], schema=schema
+    )
+
+
+def _nullable(values: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> pa.Array:
+    return pa.array(values, mask=~valid)

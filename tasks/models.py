@@ -1,0 +1,172 @@
+"""The registry of trained models: how a version is named, what is registered, and who may label.
+
+A version is named after its night, its settings and its data, so a rerun finds or overwrites its
+own model and a change of either makes another. Which model labels a night is a question of dates
+alone: the newest promoted one of that night or before it, whatever was trained since.
+"""
+
+import datetime as dt
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+import elcrec
+from elcrec import ELCRec, Histories
+from elcrec.errors import ELCRecError
+from tasks import tables
+from tasks.duck import connect, sql
+from tasks.errors import LakeError, ModelError
+from tasks.lake import Lake
+from tasks.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Leave-one-out takes two events of a history and trains on what is left.
+MIN_EVENTS = 3
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a night's model is made of, and the name that follows from it."""
+
+    version: str
+    settings_fingerprint: str
+    data_fingerprint: str
+    users: int  # in `sequences` of the night, trainable or not
+    n_items: int  # the largest item_index in use
+
+
+def identify(settings: Settings, night: dt.date) -> Identity:
+    """Name the model that these settings train on the night's histories, trained or not.
+
+    Raises LakeError when the night has no histories.
+    """
+    lake = Lake(settings.lake.root)
+    with connect(settings) as con:
+        lake.view(con, tables.SEQUENCES, first=night, last=night)
+        lake.view(con, tables.ITEMS)
+        row = con.execute(sql("training_fingerprint")).fetchone()
+    users, n_items, content = row if row else (0, 0, "")
+    if not users:
+        raise LakeError(
+            f"table sequences has no rows for night {night}: run build-sequences for it first"
+        )
+    data = _digest(content)
+    # How fast a model is computed does not change which model it is.
+    chosen = {
+        "model": settings.model.model_dump(mode="json", exclude={"device", "threads"}),
+        "sequences": settings.sequences.model_dump(mode="json"),
+        "elcrec": elcrec.__version__,
+    }
+    made = _digest(json.dumps(chosen, sort_keys=True))
+    return Identity(
+        version=f"{night:%Y%m%d}-{_digest(made + data)[:8]}",
+        settings_fingerprint=made,
+        data_fingerprint=data,
+        users=users,
+        n_items=n_items,
+    )
+
+
+def trainable_histories(settings: Settings, night: dt.date) -> Histories:
+    """Read the histories of at least MIN_EVENTS items, in the order of user_id.
+
+    Raises ModelError when no user has as many.
+    """
+    with connect(settings) as con:
+        Lake(settings.lake.root).view(con, tables.SEQUENCES, first=night, last=night)
+        found = con.sql(sql("trainable_histories"), params={"min_events": MIN_EVENTS})
+        histories = Histories.from_arrow(found.to_arrow_table().column("items"))
+    if len(histories) == 0:
+        raise ModelError(
+            f"no user of night {night} has {MIN_EVENTS} events or more, so there is nothing to "
+            "train on: wait for more events, or loosen sequences.last_events and the k-core"
+        )
+    return histories
+
+
+def registered(lake: Lake, night: dt.date) -> pl.DataFrame:
+    """Return the models of one night."""
+    return lake.scan(tables.MODELS, first=night, last=night).collect().sort("model_version")
+
+
+def register(lake: Lake, night: dt.date, identity: Identity) -> None:
+    """Add a model to those of its night, not promoted; one that is there already stays as it is."""
+    rows = registered(lake, night)
+    if identity.version in rows["model_version"]:
+        return
+    added = pl.DataFrame(
+        {
+            "dt": night,
+            "model_version": identity.version,
+            "path": str(lake.model_dir(identity.version).relative_to(lake.root)),
+            "promoted": False,
+            "parent_version": None,
+            "settings_fingerprint": identity.settings_fingerprint,
+            "data_fingerprint": identity.data_fingerprint,
+        },
+        schema=rows.schema,
+    )
+    lake.replace(tables.MODELS, pl.concat([rows, added]), nights=[night])
+
+
+def model_of_night(settings: Settings, night: dt.date) -> str:
+    """Return the version that `train` registered for this night, these settings and this data."""
+    version = identify(settings, night).version
+    if version not in registered(Lake(settings.lake.root), night)["model_version"]:
+        raise ModelError(
+            f"model {version} (night {night}, present settings and data) is not trained: "
+            f"run train --night {night} first"
+        )
+    return version
+
+
+def promoted(lake: Lake, *, until: dt.date) -> tuple[str, dt.date] | None:
+    """Return the version and night of the newest promoted model of `until` or before it."""
+    newest = (
+        lake.scan(tables.MODELS, last=until)
+        .filter("promoted")
+        .sort("dt", "model_version")
+        .select("model_version", "dt")
+        .tail(1)
+        .collect()
+    )
+    return newest.row(0) if newest.height else None
+
+
+def is_complete(folder: Path) -> bool:
+    """Tell whether a model's folder holds a model that loads."""
+    if not folder.is_dir():
+        return False
+    try:
+        ELCRec.load(folder)
+    except (ELCRecError, OSError) as error:
+        log.warning("model %s cannot be read and is trained again: %s", folder.name, error)
+        return False
+    return True
+
+
+def load(settings: Settings, version: str) -> ELCRec:
+    """Load a registered model onto the device of the settings.
+
+    Raises ModelError when its folder is missing or damaged.
+    """
+    folder = Lake(settings.lake.root).model_dir(version)
+    try:
+        if not folder.is_dir():
+            raise ELCRecError("the folder is missing")
+        return ELCRec.load(folder, device=settings.model.device)
+    except (ELCRecError, OSError) as error:
+        trained = dt.datetime.strptime(version[:8], "%Y%m%d").date()
+        raise ModelError(
+            f"model {version} in {folder} cannot be read ({error}): restore the folder from a "
+            f"backup, or delete it and run train --night {trained} again"
+        ) from error
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,123 @@
+"""Train ELCRec on a night's histories and register the model.
+
+The model is written to a folder of its own and moved into place when it is whole. A training that
+was killed goes on from its last checkpoint; a model that is already there is not trained again.
+"""
+
+import datetime as dt
+import logging
+import shutil
+from typing import Any
+
+from elcrec import Config, ELCRec, EpochReport
+from elcrec.errors import ELCRecError
+from tasks.errors import ModelError, SettingsError
+from tasks.lake import Lake
+from tasks.models import identify, is_complete, register, trainable_histories
+from tasks.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# n_intents = 0: one intent for every so many users, within limits that people can look through.
+USERS_AN_INTENT, FEWEST_INTENTS, MOST_INTENTS = 80, 8, 256
+
+
+def train(settings: Settings, night: dt.date) -> dict[str, Any]:
+    """Train on the histories of a night and register the model, not yet promoted.
+
+    Only users with three events or more are trained on; the others are labelled all the same.
+
+    Raises LakeError without histories, ModelError when they are too few or too short or the
+    training fails, SettingsError for a setting that the model does not know.
+    """
+    lake = Lake(settings.lake.root)
+    identity = identify(settings, night)
+    folder = lake.model_dir(identity.version)
+    summary: dict[str, Any] = {"model_version": identity.version, "n_items": identity.n_items}
+    if is_complete(folder):
+        log.info("model %s is already trained on the same data and settings", identity.version)
+        register(lake, night, identity)
+        return summary | {"trained": False}
+
+    histories = trainable_histories(settings, night)
+    config = configure(settings, len(histories))
+    log.info(
+        "model %s: %d users with 3 events or more, %d events, %d items, %d intents",
+        identity.version,
+        len(histories),
+        len(histories.items),
+        identity.n_items,
+        config.n_intents,
+    )
+    scratch = folder.parent / ".training" / identity.version
+    reports: list[EpochReport] = []
+
+    def on_epoch(report: EpochReport) -> None:
+        reports.append(report)
+        log.info("%s", epoch_line(report))
+
+    try:
+        model = ELCRec(config).fit(
+            histories,
+            n_items=identity.n_items,
+            checkpoint_dir=scratch / "checkpoints",
+            on_epoch=on_epoch,
+        )
+    except ELCRecError as error:
+        raise ModelError(f"training on night {night} failed: {error}") from error
+    finished = scratch / "model"
+    shutil.rmtree(finished, ignore_errors=True)
+    model.save(finished)
+    shutil.rmtree(folder, ignore_errors=True)  # only ever a damaged one
+    finished.rename(folder)
+    register(lake, night, identity)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return summary | {
+        "trained": True,
+        "users": len(histories),
+        "intents": config.n_intents,
+        "epochs": reports[-1].epoch if reports else 0,
+    }
+
+
+def configure(settings: Settings, users: int) -> Config:
+    """Make the model's config out of the settings, for so many trainable users.
+
+    Raises ModelError for more intents than users, SettingsError for an unknown or wrong override.
+    """
+    chosen = settings.model
+    automatic = min(max(users // USERS_AN_INTENT, FEWEST_INTENTS), MOST_INTENTS, users)
+    intents = chosen.n_intents or automatic
+    if intents > users:
+        raise ModelError(
+            f"model.n_intents is {intents}, but only {users} users have 3 events or more: "
+            "set it lower, or to 0 for a number that follows the users"
+        )
+    values = {
+        "n_intents": intents,
+        "max_epochs": chosen.max_epochs,
+        "patience": chosen.patience,
+        "seed": chosen.seed,
+        "device": chosen.device,
+        "threads": chosen.threads,
+        "max_length": chosen.max_length,
+    }
+    try:
+        return Config.preset(chosen.preset, **(values | chosen.overrides))
+    except (ELCRecError, TypeError) as error:
+        raise SettingsError(f"model.overrides or another setting of model: {error}") from error
+
+
+def epoch_line(report: EpochReport) -> str:
+    """Say in one line how an epoch went: losses, validation, time taken and time left."""
+    losses = "  ".join(f"{name} {value:.4f}" for name, value in report.losses.items())
+    validation = report.metrics.get("NDCG@20", float("nan"))
+    return (
+        f"epoch {report.epoch}/{report.max_epochs}  {losses}  validation NDCG@20 {validation:.4f}"
+        f"  {report.seconds:.1f} s  at most {_duration(report.seconds_left)} left"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
