@@ -1,0 +1,42 @@
+"""Lakes on which the model steps have run, for the tests of single steps."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tasks.generator import generate
+from tasks.settings import Settings
+from tests.tasks.nights import NIGHT, histories_of, small_settings, write_histories
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Give settings on an empty lake."""
+    return small_settings(tmp_path / "lake")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Run the model steps once on generated events: a lake that tests copy, and the truth."""
+    from tasks.evaluate import evaluate
+    from tasks.label import label
+    from tasks.promote import promote
+    from tasks.train import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    generated = generate(
+        folder, users=640, items=240, intents=8, nights=14, last_night=NIGHT, seed=3
+    )
+    settings = small_settings(folder / "lake")
+    write_histories(settings, NIGHT, histories_of(generated.events, NIGHT))
+    for step in (train, evaluate, promote, label):
+        step(settings, NIGHT)
+    return folder / "lake", generated.truth
+
+
+@pytest.fixture
+def night_done(trained: tuple[Path, Path], tmp_path: Path) -> Settings:
+    """Give settings on a private copy of the lake after NIGHT."""
+    shutil.copytree(trained[0], tmp_path / "lake")
+    return small_settings(tmp_path / "lake")
