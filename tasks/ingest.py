@@ -85,31 +85,66 @@ def _set_night(con: duckdb.DuckDBPyConnection, night: dt.date, bootstrap: bool) 
     con.execute("SET VARIABLE end_ts = $ts::TIMESTAMPTZ", {"ts": midnight + dt.timedelta(days=1)})
 
 
+def latest_night(settings: Settings) -> dt.date:
+    """Return the UTC date of the last event in the source, of those that are over by now.
+
+    Raises
+    ------
+    SourceError
+        A file cannot be read as events.
+    NightError
+        The files have no event of a day that is over.
+    """
+    yesterday = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
+    with duck.connect(settings) as con:
+        _set_night(con, yesterday, bootstrap=True)
+        days = []
+        for file in find_files(settings.source):
+            open_source(con, file, settings.source)
+            with reading(file):
+                _classify(con, file, settings.source)
+                days.append(_one_row(con, duck.sql("last_event"))["last_day"])
+    if not any(days):
+        raise NightError(
+            f"{settings.source.path} has no usable event of {yesterday} or before: "
+            "no night can be run on it"
+        )
+    return max(day for day in days if day)
+
+
 def _stage(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> FileCounts:
     """Put the rows of one file that matter to the night into `staged`."""
     open_source(con, file, source)
     with reading(file):
-        profile = _one_row(con, duck.sql("source_profile"))
-        if profile["first_broken"] is not None and source.broken_rows == "stop":
-            raise SourceError(
-                f"{file} line {profile['first_broken']} is {profile['broken']}: correct the line, "
-                'or let such lines go to quarantine with source.broken_rows = "quarantine"'
-            )
-        unit = _time_unit(file, source.time_unit, profile)
-        con.execute("SET VARIABLE unit = $unit", {"unit": unit})
-        con.execute("SET VARIABLE us_per_unit = $us", {"us": US_PER_UNIT[unit]})
-        con.execute(duck.sql("classified_rows"))
-        classes = _one_row(con, duck.sql("class_counts"))
-        _refuse_wrong_unit(file, unit, profile, classes)
+        rows_read, unit, classes = _classify(con, file, source)
         con.execute(duck.sql("staged"), {"source": file.name})
         unparsed = _stage_unparsed(con, file)
-    log.info("%s: %d rows, times in %s", file, profile["rows_read"] + unparsed, unit)
+    log.info("%s: %d rows, times in %s", file, rows_read + unparsed, unit)
     return FileCounts(
-        rows_read=profile["rows_read"] + unparsed,
+        rows_read=rows_read + unparsed,
         other_nights=classes["other_nights"],
         first_day=classes["first_day"],
         last_day=classes["last_day"],
     )
+
+
+def _classify(
+    con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings
+) -> tuple[int, str, dict[str, Any]]:
+    """Tell the rows of the file that is open apart; return their number, time unit and classes."""
+    profile = _one_row(con, duck.sql("source_profile"))
+    if profile["first_broken"] is not None and source.broken_rows == "stop":
+        raise SourceError(
+            f"{file} line {profile['first_broken']} is {profile['broken']}: correct the line, "
+            'or let such lines go to quarantine with source.broken_rows = "quarantine"'
+        )
+    unit = _time_unit(file, source.time_unit, profile)
+    con.execute("SET VARIABLE unit = $unit", {"unit": unit})
+    con.execute("SET VARIABLE us_per_unit = $us", {"us": US_PER_UNIT[unit]})
+    con.execute(duck.sql("classified_rows"))
+    classes = _one_row(con, duck.sql("class_counts"))
+    _refuse_wrong_unit(file, unit, profile, classes)
+    return profile["rows_read"], unit, classes
 
 
 def _time_unit(file: SourceFile, wanted: str, profile: dict[str, Any]) -> str:
