@@ -38,19 +38,17 @@ OUTLETS = {"check-labels": Asset("intent_labels", group="intents")}
 
 
 def param(title: str, kind: str, description: str, **schema: Any) -> Param:
-    """Describe a field of the trigger form; empty leaves the night or the setting as it is."""
-    return Param(
-        None, f"{description} Empty: as usual.", title=title, type=["null", kind], **schema
-    )
+    """Describe a field of the trigger form that may be left empty."""
+    return Param(None, description, title=title, type=["null", kind], **schema)
 
 
-PARAMS = {  # a name with a dot is a setting, changed for this run only
-    "night": param("Night", "string", "UTC date to run.", format="date"),
-    "source.path": param("Source", "string", "Event file, folder or glob."),
-    "lake.root": param("Lake", "string", "Folder of the tables."),
+PARAMS = {  # a name with a dot is a setting, changed for this run only when the field is not empty
+    "night": param("Night", "string", "UTC date. Empty: the last night over.", format="date"),
+    "source.path": param("Source", "string", "Event file, folder or glob, not the settings' one."),
+    "lake.root": param("Lake", "string", "Folder of the tables, not the settings' one."),
     "model.n_intents": param("Intents", "integer", "How many; 0: from the users.", minimum=0),
-    "model.max_epochs": param("Epochs", "integer", "Longest training.", minimum=1),
-    "promote.force": param("Force promotion", "boolean", "Promote against the rules."),
+    "model.max_epochs": param("Epochs", "integer", "Train no longer than this.", minimum=1),
+    "promote.force": param("Force promotion", "boolean", "Promote whatever the rules say."),
 }
 
 
