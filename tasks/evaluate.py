@@ -42,13 +42,13 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
     be read and so nothing protects the labels (unless promote.force is set).
     """
     lake = Lake(settings.lake.root)
-    version = model_of_night(settings, night)
+    identity = model_of_night(settings, night)
+    version, n_items = identity.version, identity.n_items
     histories = trainable_histories(settings, night)
     # NDCG@20 decides what is promoted, whatever cutoffs are asked for.
     cutoffs = sorted({*settings.evaluate.cutoffs, LIFT_CUTOFF})
 
     model = load(settings, version)
-    n_items = int(histories.items.max())
     measured = {
         version: judge(model, histories, n_items, cutoffs),
         POPULARITY: popularity_baseline(histories, n_items, SPLIT, cutoffs),

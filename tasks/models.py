@@ -114,15 +114,15 @@ def register(lake: Lake, night: dt.date, identity: Identity) -> None:
     lake.replace(tables.MODELS, pl.concat([rows, added]), nights=[night])
 
 
-def model_of_night(settings: Settings, night: dt.date) -> str:
-    """Return the version that `train` registered for this night, these settings and this data."""
-    version = identify(settings, night).version
-    if version not in registered(Lake(settings.lake.root), night)["model_version"]:
+def model_of_night(settings: Settings, night: dt.date) -> Identity:
+    """Return the model that `train` registered for this night, these settings and this data."""
+    identity = identify(settings, night)
+    if identity.version not in registered(Lake(settings.lake.root), night)["model_version"]:
         raise ModelError(
-            f"model {version} (night {night}, present settings and data) is not trained: "
+            f"model {identity.version} (night {night}, present settings and data) is not trained: "
             f"run train --night {night} first"
         )
-    return version
+    return identity
 
 
 def promoted(lake: Lake, *, until: dt.date) -> tuple[str, dt.date] | None:
@@ -163,8 +163,9 @@ def load(settings: Settings, version: str) -> ELCRec:
     except (ELCRecError, OSError) as error:
         trained = dt.datetime.strptime(version[:8], "%Y%m%d").date()
         raise ModelError(
-            f"model {version} in {folder} cannot be read ({error}): restore the folder from a "
-            f"backup, or delete it and run train --night {trained} again"
+            f"model {version} in {folder} cannot be used ({error}): if files are missing or "
+            "damaged, restore them from a backup, or delete the folder and, with the settings of "
+            f"that night, run train --night {trained}"
         ) from error
 
 

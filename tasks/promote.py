@@ -32,7 +32,7 @@ def promote(settings: Settings, night: dt.date) -> dict[str, Any]:
     there to label instead.
     """
     lake = Lake(settings.lake.root)
-    version = model_of_night(settings, night)
+    version = model_of_night(settings, night).version
     before = promoted(lake, until=night - dt.timedelta(days=1))
     measured = _measured(lake, night)
     if version not in measured:

@@ -40,7 +40,7 @@ def test_labels_recover_the_planted_intents(
 def test_the_model_beats_popularity_and_its_labels_are_worth_something(
     night_done: Settings,
 ) -> None:
-    measured, version = figures(night_done, NIGHT), model_of_night(night_done, NIGHT)
+    measured, version = figures(night_done, NIGHT), model_of_night(night_done, NIGHT).version
     names = {f"{m}@{k}" for m in ("HR", "NDCG") for k in (5, 10, 20)}
     assert {m for v, m in measured if v == "popularity"} == names
     assert {m for v, m in measured if v == version} == names | {
@@ -79,7 +79,7 @@ def next_night(settings: Settings) -> Settings:
 
 
 def test_the_last_promoted_model_is_measured_on_the_same_users(night_done: Settings) -> None:
-    last = model_of_night(night_done, NIGHT)
+    last = model_of_night(night_done, NIGHT).version
     weaker = next_night(night_done)
     new = train(weaker, NEXT_NIGHT)["model_version"]
     evaluate(weaker, NEXT_NIGHT)
@@ -93,11 +93,11 @@ def test_the_last_promoted_model_is_measured_on_the_same_users(night_done: Setti
 def test_a_promoted_model_that_is_gone_stops_the_comparison_unless_forced(
     night_done: Settings,
 ) -> None:
-    last = model_of_night(night_done, NIGHT)
+    last = model_of_night(night_done, NIGHT).version
     weaker = next_night(night_done)
     new = train(weaker, NEXT_NIGHT)["model_version"]
     shutil.rmtree(Lake(weaker.lake.root).model_dir(last))
-    with pytest.raises(ModelError, match=rf"{last} .* cannot be read .*the folder is missing"):
+    with pytest.raises(ModelError, match=rf"{last} .* cannot be used .*the folder is missing"):
         evaluate(weaker, NEXT_NIGHT)
     assert table(weaker, tables.METRICS, NEXT_NIGHT).is_empty()
     forced = small_settings(weaker.lake.root, model=WEAKER_MODEL, promote={"force": True})

@@ -37,7 +37,7 @@ def test_every_user_has_one_label_with_a_runner_up(night_done: Settings) -> None
     assert (labels["intent_id"] != labels["runner_up_id"]).all()
     assert (labels["confidence"] >= labels["runner_up_confidence"]).all()
     assert labels["confidence"].is_between(0, 1).all()
-    assert set(labels["model_version"]) == {model_of_night(night_done, NIGHT)}
+    assert set(labels["model_version"]) == {model_of_night(night_done, NIGHT).version}
 
 
 def test_profiles_add_up_to_the_labels(night_done: Settings) -> None:
@@ -183,7 +183,7 @@ def test_bad_states_end_in_one_sentence_and_leave_the_tables_readable(
             label(night_done, NIGHT)
         assert "\n" not in str(caught.value)
 
-    version = model_of_night(night_done, NIGHT)
+    version = model_of_night(night_done, NIGHT).version
     shutil.rmtree(Lake(night_done.lake.root).model_dir(version))
     with pytest.raises(ModelError, match=rf"{version} .*the folder is missing.*run train"):
         label(night_done, NIGHT)
@@ -192,6 +192,6 @@ def test_bad_states_end_in_one_sentence_and_leave_the_tables_readable(
 
 def test_settings_of_another_model_label_with_the_promoted_one(night_done: Settings) -> None:
     """Labelling reads the registry, not the settings: a relabel needs no training."""
-    promoted_version = model_of_night(night_done, NIGHT)
+    promoted_version = model_of_night(night_done, NIGHT).version
     other = small_settings(night_done.lake.root, model=SMALL_MODEL | {"seed": 9})
     assert label(other, NIGHT)["model_version"] == promoted_version

@@ -138,11 +138,11 @@ def test_a_model_that_is_not_trained_is_named_with_the_mend(settings: Settings) 
 
 
 def test_a_damaged_model_is_no_complete_one_and_says_what_to_do(night_done: Settings) -> None:
-    version = model_of_night(night_done, NIGHT)
+    version = model_of_night(night_done, NIGHT).version
     folder = Lake(night_done.lake.root).model_dir(version)
     assert is_complete(folder)
     [weights] = folder.glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:1000])
     assert not is_complete(folder)
-    with pytest.raises(ModelError, match=rf"model {version} in .* cannot be read .*run train"):
+    with pytest.raises(ModelError, match=rf"model {version} in .* cannot be used .*run train"):
         load(night_done, version)
