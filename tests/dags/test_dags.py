@@ -1,0 +1,170 @@
+"""House rules: what every DAG file of this repository keeps to."""
+
+import datetime as dt
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowFailException
+
+from tasks.errors import SourceError
+from tasks.steps import STEPS
+
+REPO = Path(__file__).resolve().parents[2]
+FILES = sorted((REPO / "dags").glob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def bag() -> Any:
+    from airflow.dag_processing.dagbag import DagBag
+
+    return DagBag(dag_folder=str(REPO / "dags"))
+
+
+@pytest.fixture
+def nightly(bag: Any) -> DAG:
+    dag: DAG = bag.dags["nightly_intents"]
+    return dag
+
+
+def test_every_dag_file_loads_without_an_error(bag: Any) -> None:
+    assert bag.import_errors == {}
+    assert {Path(dag.fileloc) for dag in bag.dags.values()} == set(FILES)
+
+
+def test_every_dag_explains_itself(bag: Any) -> None:
+    for dag in bag.dags.values():
+        assert dag.doc_md and len(dag.doc_md) > 200, dag.dag_id
+        assert dag.description and dag.tags, dag.dag_id
+        for name in dag.params:
+            param = dag.params.get_param(name)
+            assert param.description and param.schema["type"], f"{dag.dag_id}: param {name}"
+        for task in dag.tasks:
+            assert task.doc_md, f"{dag.dag_id}.{task.task_id} has no doc"
+
+
+def test_every_task_has_an_owner_and_is_tried_again_after_a_pause(bag: Any) -> None:
+    for dag in bag.dags.values():
+        for task in dag.tasks:
+            where = f"{dag.dag_id}.{task.task_id}"
+            assert task.owner and task.owner != "airflow", where
+            assert task.retries >= 1, where
+            assert task.retry_delay >= dt.timedelta(minutes=1), where
+
+
+def test_no_dag_catches_up_or_runs_two_nights_at_once(bag: Any) -> None:
+    for dag in bag.dags.values():
+        assert dag.catchup is False
+        assert dag.max_active_runs == 1
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_dag_file_is_short_and_parses_within_two_seconds(file: Path) -> None:
+    assert len(file.read_text().splitlines()) < 100
+    # CPU time of a fresh process, Airflow itself not counted: what a busy machine does not change.
+    code = (
+        "import runpy, sys, time, airflow.sdk; start = time.process_time();"
+        f"runpy.run_path({str(file)!r}); print(time.process_time() - start);"
+        "print(*sorted({'torch', 'great_expectations', 'duckdb', 'sklearn'} & set(sys.modules)))"
+    )
+    seconds, _, heavy = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPO
+    ).stdout.partition("\n")
+    assert float(seconds) < 2
+    assert heavy.strip() in ("", "duckdb")
+
+
+def test_the_night_runs_every_step_in_order(nightly: DAG) -> None:
+    order = [task.task_id for task in nightly.topological_sort()]
+    assert order == [name.replace("-", "_") for name in STEPS]
+    for task, following in itertools.pairwise(order):
+        assert nightly.get_task(task).downstream_task_ids == {following}
+    assert set(nightly.task_group.children) == {"events", "sequences", "model", "labels"}
+
+
+def test_the_last_check_announces_the_labels(nightly: DAG) -> None:
+    assert [outlet.name for outlet in nightly.get_task("check_labels").outlets] == ["intent_labels"]
+    assert not any(task.outlets for task in nightly.tasks if task.task_id != "check_labels")
+
+
+@pytest.mark.parametrize(
+    ("context", "night"),
+    [
+        ({"data_interval_start": dt.datetime(2026, 3, 1, tzinfo=dt.UTC)}, "2026-03-01"),
+        (
+            {
+                "data_interval_start": dt.datetime(2026, 3, 1, tzinfo=dt.UTC),
+                "params": {"night": "1998-04-22"},
+            },
+            "1998-04-22",
+        ),
+        ({}, "2026-03-04"),
+    ],
+    ids=["scheduled", "night given by hand", "by hand without a logical date"],
+)
+def test_the_night_of_a_run(nightly: DAG, context: dict[str, Any], night: str) -> None:
+    class Run:
+        run_after = dt.datetime(2026, 3, 5, 4, 0, tzinfo=dt.UTC)
+
+    from airflow.sdk import macros
+
+    task = nightly.get_task("train")
+    full = {"params": {"night": None}, "dag_run": Run, "macros": macros, **context}
+    assert task.render_template(task.op_args[0], full) == night
+
+
+def test_a_scheduled_run_takes_the_day_that_has_just_ended(nightly: DAG) -> None:
+    from airflow.serialization.encoders import coerce_to_core_timetable
+
+    timetable = coerce_to_core_timetable(nightly.timetable)
+    interval = timetable.infer_manual_data_interval(
+        run_after=_pendulum(dt.datetime(2026, 3, 5, 4, 0, tzinfo=dt.UTC))
+    )
+    assert interval.start.date() == dt.date(2026, 3, 4)
+
+
+def _pendulum(moment: dt.datetime) -> Any:
+    import pendulum
+
+    return pendulum.instance(moment)
+
+
+def test_what_a_person_can_mend_fails_the_task_at_once_with_its_sentence(
+    nightly: DAG, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise SourceError("events.csv row 3 has no user: correct it")
+
+    run = nightly.get_task("train").python_callable
+    monkeypatch.setitem(run.__globals__, "run_step", broken)
+    with pytest.raises(AirflowFailException, match=r"^events\.csv row 3 has no user: correct it$"):
+        run("2026-03-01", params={"night": None})
+
+
+def test_params_with_a_dot_change_the_settings_of_the_run(
+    nightly: DAG, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    run = nightly.get_task("train").python_callable
+    monkeypatch.setitem(run.__globals__, "run_step", lambda *given: seen.append(given) or {})
+    given = {
+        "night": "2026-03-01",
+        "model.n_intents": 7,
+        "promote.force": True,
+        "source.path": None,
+    }
+    run("2026-03-01", params=given)
+    name, settings, night = seen[0]
+    assert (name, night) == ("train", dt.date(2026, 3, 1))
+    assert settings.model.n_intents == 7
+    assert settings.promote.force is True
+
+
+def test_every_param_with_a_dot_is_a_setting(nightly: DAG) -> None:
+    from tasks.settings import known_keys
+
+    assert {name for name in nightly.params if "." in name} <= set(known_keys())
