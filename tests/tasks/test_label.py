@@ -2,6 +2,9 @@
 
 import datetime as dt
 import shutil
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,7 @@ from tasks.errors import LakeError, ModelError
 from tasks.label import TOP_ITEMS, label
 from tasks.lake import Lake
 from tasks.models import model_of_night
-from tasks.settings import Settings
+from tasks.settings import REPO, Settings
 from tests.tasks.nights import NIGHT, SMALL_MODEL, small_settings, table, write_histories
 
 NEXT_NIGHT = NIGHT + dt.timedelta(days=1)
@@ -117,44 +120,53 @@ def test_lift_is_the_share_of_the_intent_over_the_share_of_all(settings: Setting
     assert list(tops[0]) == ["i2", "i1"]
 
 
-def test_a_run_killed_while_labelling_leaves_the_old_partition_and_a_rerun_one(
-    night_done: Settings, monkeypatch: pytest.MonkeyPatch
+# Runs label in a process of its own, which kills itself at the given place.
+KILLED_RUN = """
+import datetime, os, pathlib, signal, sys
+import tasks.label
+from elcrec import ELCRec
+from tests.tasks.nights import small_settings
+
+place, root, night = sys.argv[1:]
+tasks.label.USERS_A_BATCH = 100
+transform, open_statement, batches = ELCRec.transform, tasks.label.sql, []
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def transform_and_die(self, histories):
+    batches.append(histories)
+    return die() if len(batches) == 3 else transform(self, histories)
+
+if place == "third batch":
+    ELCRec.transform = transform_and_die
+else:
+    tasks.label.sql = lambda name: die()
+tasks.label.label(small_settings(pathlib.Path(root)), datetime.date.fromisoformat(night))
+"""
+
+
+@pytest.mark.parametrize("place", ["third batch", "between labels and profiles"])
+def test_a_run_killed_in_the_middle_leaves_whole_partitions_and_a_rerun_completes_it(
+    night_done: Settings, place: str
 ) -> None:
-    before = labels_and_profiles(night_done)
-    monkeypatch.setattr("tasks.label.USERS_A_BATCH", 100)
-    transform, calls = ELCRec.transform, []
-
-    def killed_in_the_third_batch(self: ELCRec, histories: Histories) -> Labels:
-        calls.append(len(histories))
-        if len(calls) == 3:
-            raise MemoryError("killed")
-        return transform(self, histories)
-
-    monkeypatch.setattr(ELCRec, "transform", killed_in_the_third_batch)
-    with pytest.raises(Exception, match="killed"):
-        label(night_done, NIGHT)
-    monkeypatch.undo()
-    assert labels_and_profiles(night_done) == before
-    label(night_done, NIGHT)
-    assert labels_and_profiles(night_done) == before
-
-
-def test_a_run_killed_between_labels_and_profiles_is_completed_by_a_rerun(
-    night_done: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_histories(night_done, NEXT_NIGHT, {"a": [1, 2, 3], "b": [4, 5]})
-
-    def killed(name: str) -> str:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("tasks.label.sql", killed)
-    with pytest.raises(KeyboardInterrupt):
-        label(night_done, NEXT_NIGHT)
-    monkeypatch.undo()
-    assert table(night_done, tables.INTENT_PROFILES, NEXT_NIGHT).is_empty()
+    histories = {f"u{user}": [1 + user % 50, 60] for user in range(250)}
+    write_histories(night_done, NEXT_NIGHT, dict(list(histories.items())[:10]))
     label(night_done, NEXT_NIGHT)
-    assert table(night_done, tables.INTENT_LABELS, NEXT_NIGHT).height == 2
-    assert table(night_done, tables.INTENT_PROFILES, NEXT_NIGHT)["users"].sum() == 2
+    write_histories(night_done, NEXT_NIGHT, histories)
+
+    def users() -> tuple[int, int, int]:
+        labels = table(night_done, tables.INTENT_LABELS, NEXT_NIGHT)["user_id"]
+        profiles = table(night_done, tables.INTENT_PROFILES, NEXT_NIGHT)
+        assert profiles.height == 8
+        return labels.len(), labels.n_unique(), profiles["users"].sum()
+
+    arguments = [place, str(night_done.lake.root), NEXT_NIGHT.isoformat()]
+    killed = subprocess.run([sys.executable, "-c", KILLED_RUN, *arguments], cwd=REPO, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert users() == ((10, 10, 10) if place == "third batch" else (250, 250, 10))
+    label(night_done, NEXT_NIGHT)
+    assert users() == (250, 250, 250)
 
 
 def test_a_night_is_labelled_by_no_model_of_a_later_night(night_done: Settings) -> None:
