@@ -16,7 +16,7 @@ WITH clocked AS (
 dated AS (
     SELECT
         *,
-        -- 1970 to 2199: what lies outside is a wrong unit or a slip, and no night would ever read it.
+        -- Outside of 1970 to 2199 it is a wrong unit or a slip, and no night would ever read it.
         CASE WHEN us >= 0 AND us < 7258118400000000 THEN make_timestamptz(us::BIGINT) END AS ts
     FROM clocked
 ),

@@ -24,4 +24,4 @@ SELECT
 FROM first_days
 CROSS JOIN taken
 ANTI JOIN items ON first_days.item_id = items.item_id
-ORDER BY 2
+ORDER BY first_days.first_seen, first_days.item_id

@@ -3,7 +3,7 @@
 -- Grain: one row of the file.
 INSERT INTO staged
 SELECT
-    $source,
+    $source AS source_name,
     row_number,
     -- Only a rejected row is kept as it was read.
     CASE WHEN reason IS NOT NULL THEN raw END AS raw,

@@ -3,7 +3,7 @@
 -- Grain: one line; each scan of the file has reported it anew.
 INSERT INTO staged
 SELECT
-    $source,
+    $source AS source_name,
     line AS row_number,
     any_value(csv_line) AS raw,
     NULL AS user_id,

@@ -12,9 +12,17 @@ from tasks.settings import REPO, Settings
 SQL = REPO / "sql"
 
 
-def connect(settings: Settings) -> duckdb.DuckDBPyConnection:
-    """Open an in-memory DuckDB that spills to disk, works in UTC and downloads nothing."""
-    config: dict[str, str | bool | int | float | list[str]] = {
+def connect(settings: Settings, database: Path | str = ":memory:") -> duckdb.DuckDBPyConnection:
+    """Open a DuckDB, in memory by default, that spills to disk, works in UTC, downloads nothing."""
+    con = duckdb.connect(str(database), config=config(settings))
+    con.execute("SET TimeZone = 'UTC'")
+    con.execute("SET enable_progress_bar = false")
+    return con
+
+
+def config(settings: Settings) -> dict[str, str | bool | int | float | list[str]]:
+    """Return DuckDB's options for these settings."""
+    options: dict[str, str | bool | int | float | list[str]] = {
         # Parquet, JSON and ICU are built in; any other extension would be a download at run time.
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
@@ -22,11 +30,8 @@ def connect(settings: Settings) -> duckdb.DuckDBPyConnection:
         "temp_directory": settings.duckdb.temp_directory or str(_spill_folder()),
     }
     if settings.duckdb.memory_limit:
-        config["memory_limit"] = settings.duckdb.memory_limit
-    con = duckdb.connect(":memory:", config=config)
-    con.execute("SET TimeZone = 'UTC'")
-    con.execute("SET enable_progress_bar = false")
-    return con
+        options["memory_limit"] = settings.duckdb.memory_limit
+    return options
 
 
 @cache

@@ -1,0 +1,20 @@
+-- Makes: the view checked_label_totals, what the suite of that name looks at.
+-- From:  intent_labels, sequences and intent_profiles of the night.
+-- Grain: one row. utilisation: exp(-sum p ln p) over the intents' shares p, by their number.
+CREATE OR REPLACE VIEW checked_label_totals AS
+WITH shares AS (
+    SELECT count(*) / sum(count(*)) OVER () AS share
+    FROM intent_labels
+    WHERE intent_id IS NOT NULL
+    GROUP BY intent_id
+)
+
+SELECT
+    (
+        SELECT count(*)
+        FROM sequences
+        ANTI JOIN intent_labels ON sequences.user_id = intent_labels.user_id
+    ) AS users_without_label,
+    max(share) AS largest_share,
+    exp(-sum(share * ln(share))) / (SELECT count(*) FROM intent_profiles) AS utilisation
+FROM shares
