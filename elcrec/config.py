@@ -32,10 +32,16 @@ class Config:
 
     # Intents
     n_intents: int = 256  # k
-    intent_loss: Literal["mixture", "elcm", "none"] = "elcm"  # elcm: the paper's loss 2
+    intent_loss: Literal["attraction", "elcm", "none"] = "attraction"  # elcm: the paper's loss 2
     intent_loss_weight: float = 0.1  # α
-    pooling: Literal["items", "outputs", "padded_outputs"] = "items"  # what h is the mean of
-    intent_temperature: float = 1.0  # of the assignment that gives confidences
+    intent_temperature: float = 0.1  # τ of the soft assignment
+    intent_balance: float = 0.5  # 0: intents may grow as they like … 1: all alike in training
+    pooling: Literal["items", "outputs", "padded_outputs"] = (
+        "items"  # what a behaviour h is the mean of
+    )
+    recency: float = (
+        0.5  # an event that a newer ones follow weighs (1 + a)^−recency in a mean of items
+    )
 
     # Intent-assisted contrast (loss 3)
     sequence_contrast_weight: float = 0.0  # of 3a
@@ -140,7 +146,7 @@ class Config:
         choices = {
             "positions": ("relative", "absolute"),
             "next_item": ("softmax", "bce"),
-            "intent_loss": ("mixture", "elcm", "none"),
+            "intent_loss": ("attraction", "elcm", "none"),
             "pooling": ("items", "outputs", "padded_outputs"),
             "fusion": ("shift", "concat"),
             "long_histories": ("windows", "newest"),

@@ -182,7 +182,9 @@ class ELCRec:
         scores = np.full((len(histories), k), np.nan, np.float32)
         block = max(1, 16_000_000 // self.n_items)
         for first in range(0, len(histories), block):
-            part = self._known(histories.slice(first, min(first + block, len(histories))))
+            part = _without_items_beyond(
+                histories.slice(first, min(first + block, len(histories))), self.n_items
+            )
             users = np.flatnonzero(part.lengths)
             if not users.size:
                 continue

@@ -101,14 +101,25 @@ def elcm(behaviours: Tensor, centers: Tensor) -> Tensor:
     return pull - apart
 
 
-def intent_mixture(scores: Tensor, log_prior: Tensor | None = None) -> Tensor:
-    """Negative log-likelihood of each history under the mixture of intents, per event.
+def intent_attraction(
+    behaviours: Tensor, centers: Tensor, temperature: float, log_shares: Tensor
+) -> Tensor:
+    """Attract each behaviour to the centres near it, the nearest most: a mixture of directions.
 
-    scores: `[B, k]`, the sum over a history's events of `log p(item | intent)`, divided by a
-    temperature; log_prior: `[k]`, uniform when not given. Scalar out.
+    `−τ·mean_i log Σ_j exp(ĥ_i·ĉ_j/τ − log s_j)`, the log-likelihood of a mixture of von Mises-Fisher
+    distributions with concentration 1/τ. Its gradient pulls ĥ_i and ĉ_j together in proportion to
+    the soft assignment of i to j. Dividing by `s_j`, the share of users that intent j has had
+    lately, keeps large intents from growing and hands users to starving ones.
+
+    behaviours: `[B, d]`; centers: `[k, d]`; log_shares: `[k]`, zeros for no balancing. Scalar out.
     """
-    prior = log_prior if log_prior is not None else -torch.log(torch.tensor(float(scores.shape[1])))
-    return -(scores + prior).logsumexp(1).mean()
+    scores = intent_scores(behaviours, centers, temperature) - log_shares  # [B, k]
+    return -temperature * scores.logsumexp(1).mean()
+
+
+def intent_scores(behaviours: Tensor, centers: Tensor, temperature: float) -> Tensor:
+    """`ĥ_i·ĉ_j/τ`, whose softmax is the soft assignment: `[B, d]` and `[k, d]` to `[B, k]`."""
+    return F.normalize(behaviours, dim=-1) @ F.normalize(centers, dim=-1).T / temperature
 
 
 def info_nce(

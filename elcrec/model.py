@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from elcrec import losses
 from elcrec.config import Config
 from elcrec.packing import Group, Packed
 
@@ -93,6 +94,8 @@ class Network(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.centers = nn.Parameter(torch.empty(config.n_intents, d))
+        # What share of users each intent has had lately, in training.
+        self.register_buffer("shares", torch.full((config.n_intents,), 1 / config.n_intents))
         self._initialise()
 
     def _initialise(self) -> None:
@@ -131,17 +134,24 @@ class Network(nn.Module):
         )  # [h, width, width]
 
     def behaviours(self, batch: Packed, outputs: Tensor | None) -> Tensor:
-        """Behaviour embeddings `h`, `[B, d]`, as the config pools them; outputs: `[N, d]`, unless it pools items."""
-        return batch.mean(
-            self.items(batch.items)
-            if outputs is None or self.config.pooling == "items"
-            else outputs
+        """Behaviour embeddings `h`, `[B, d]`, as the config pools them.
+
+        `items`: the mean of the unit vectors of a history's items, newer ones weighing more; else the
+        mean of `outputs`, `[N, d]`.
+        """
+        if self.config.pooling != "items":
+            return batch.mean(outputs)
+        age = batch.last_rows[batch.owners] - torch.arange(
+            batch.owners.numel(), device=self.centers.device
         )
+        weights = (1.0 + age).pow(-self.config.recency).unsqueeze(1)
+        return batch.mean(weights * F.normalize(self.items(batch.items), dim=-1))
 
     def intent_probabilities(self, behaviours: Tensor) -> Tensor:
         """How sure each user's assignment to each intent is: `[B, d]` to `[B, k]`, rows summing to 1."""
-        cosines = F.normalize(behaviours, dim=-1) @ F.normalize(self.centers, dim=-1).T
-        return (cosines / self.config.intent_temperature).softmax(-1)
+        return losses.intent_scores(
+            behaviours, self.centers, self.config.intent_temperature
+        ).softmax(-1)
 
     def nearest_centers(self, rows: Tensor) -> Tensor:
         """The centre with the highest cosine to each row, int64: `[M, d]` to `[M]`."""

@@ -157,7 +157,15 @@ class Trainer:
         within = ragged_arange(np.zeros_like(inputs), inputs)
         predicted = within >= np.repeat(skipped, inputs)
         parts = {"next_item": self._next_item(batch, outputs, rows, lengths, predicted, rng)}
-        if config.intent_loss == "elcm":
+        if config.intent_loss == "attraction":
+            behaviours = network.behaviours(batch, outputs)
+            log_shares = config.intent_balance * network.shares.log()
+            attraction = losses.intent_attraction(
+                behaviours, network.centers, config.intent_temperature, log_shares
+            )
+            parts["clustering"] = config.intent_loss_weight * attraction
+            self._follow_shares(behaviours.detach(), log_shares)
+        elif config.intent_loss == "elcm":
             behaviours = network.behaviours(batch, outputs)
             parts["clustering"] = config.intent_loss_weight * losses.elcm(
                 behaviours, network.centers
@@ -168,6 +176,17 @@ class Trainer:
             ]
             parts |= self._contrasts(items, lengths, intents, rng)
         return parts
+
+    @torch.no_grad()
+    def _follow_shares(self, behaviours: Tensor, log_shares: Tensor) -> None:
+        """Move the network's running shares towards the assignments of this batch."""
+        scores = losses.intent_scores(
+            behaviours, self.network.centers, self.config.intent_temperature
+        )
+        batch_shares = (scores - log_shares).softmax(1).mean(0)
+        # The memory spans about eight users an intent, enough to tell a large intent from a small one.
+        pace = min(1.0, behaviours.shape[0] / (8 * self.config.n_intents))
+        self.network.shares.lerp_(batch_shares, pace).clamp_(min=1e-6)
 
     def _contrasts(
         self,
@@ -268,7 +287,7 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """Everything the next epoch depends on, by name."""
-        tensors = {"steps": torch.tensor(self.steps)}
+        tensors = {"steps": torch.tensor(self.steps), "shares": self.network.shares}
         for i, (name, parameter) in enumerate(self.network.named_parameters()):
             tensors[f"weight.{name}"] = parameter.detach()
             for key, value in self.optimizer.state.get(parameter, {}).items():
@@ -281,6 +300,7 @@ class Trainer:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Go on from what `state` gave."""
         self.steps = int(tensors["steps"])
+        self.network.shares.copy_(tensors["shares"])
         for i, (name, parameter) in enumerate(self.network.named_parameters()):
             parameter.copy_(tensors[f"weight.{name}"])
             prefix = f"optimizer.{name}."

@@ -1,0 +1,174 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from elcrec import Config, ELCRec, ELCRecError, Histories
+from tests.elcrec.test_training import tiny, walks
+
+
+@pytest.fixture(scope="module")
+def model() -> ELCRec:
+    return ELCRec(tiny()).fit(walks(), 40)
+
+
+def test_labels_name_an_intent_its_confidence_and_the_runner_up(model):
+    labels = model.transform(walks())
+    assert ((labels.intent >= 0) & (labels.intent < 6)).all()
+    assert (labels.intent != labels.runner_up).all()
+    assert (labels.confidence >= labels.runner_up_confidence).all()
+    assert (labels.confidence + labels.runner_up_confidence <= 1 + 1e-6).all()
+
+
+def test_one_known_item_is_enough_for_a_label_and_none_gets_none(model):
+    labels = model.transform(Histories.from_lists([[7], [], [999], [999, 7]]))
+    assert (labels.intent >= 0).tolist() == [True, False, False, True]
+    assert np.isnan(labels.confidence).tolist() == [False, True, True, False]
+    assert labels.intent[3] == labels.intent[0]
+
+
+def test_nobody_gets_no_labels(model):
+    assert len(model.transform(Histories.from_lists([]))) == 0
+
+
+def test_a_label_does_not_depend_on_who_else_is_labelled(model, monkeypatch):
+    together = model.transform(walks())
+    monkeypatch.setattr("elcrec.estimator.BLOCK_USERS", 7)
+    apart = model.transform(walks())
+    assert (together.intent == apart.intent).all()
+    np.testing.assert_allclose(together.confidence, apart.confidence, rtol=1e-5)
+
+
+def test_recommendations_leave_out_what_the_user_has_had_and_come_best_first(model):
+    histories = walks()
+    items, scores = model.recommend(histories, k=8)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    for user, row in enumerate(items):
+        assert not set(row) & set(histories[user][-model.config.max_length :].tolist())
+        assert 0 not in row
+
+
+def test_recommendations_exclude_items_older_than_the_encoder_sees(model):
+    history = list(range(1, 31))
+    items, _ = model.recommend(Histories.from_lists([history]), k=10)
+    assert not set(items[0]) & set(history)
+
+
+def test_a_user_without_a_known_item_gets_no_recommendation(model):
+    items, scores = model.recommend(Histories.from_lists([[], [3]]), k=2)
+    assert items[0].tolist() == [0, 0]
+    assert np.isnan(scores[0]).all()
+    assert (items[1] > 0).all()
+
+
+def test_an_unknown_target_is_a_miss(model):
+    histories = Histories.from_lists([[1, 2, 3, 4, 99]])
+    assert model.evaluate(histories) == dict.fromkeys(model.evaluate(histories), 0.0)
+
+
+def test_a_saved_model_labels_as_before(model, tmp_path):
+    model.save(tmp_path)
+    loaded = ELCRec.load(tmp_path)
+    assert (loaded.transform(walks()).intent == model.transform(walks()).intent).all()
+    assert loaded.evaluate(walks()) == model.evaluate(walks())
+
+
+def test_a_warm_start_keeps_the_known_items_and_takes_new_ones(model):
+    grown = Histories.from_lists([*(walks()[u] for u in range(100)), [41, 42, 43, 44, 45]])
+    warm = ELCRec(tiny(max_epochs=1, learning_rate=1e-12)).fit(grown, 45, initial=model)
+    torch.testing.assert_close(
+        warm.network.items.weight[:41], model.network.items.weight, atol=1e-6, rtol=0
+    )
+    assert warm.network.items.weight.shape[0] == 46
+
+
+@pytest.mark.parametrize(
+    ("act", "sentence"),
+    [
+        (lambda m: ELCRec().transform(walks()), "not fitted"),
+        (lambda m: ELCRec(tiny()).fit(walks(), 10), "n_items is 10"),
+        (
+            lambda m: ELCRec(tiny(n_intents=500)).fit(walks(), 40),
+            "500 intents need at least as many users",
+        ),
+        (
+            lambda m: ELCRec(tiny(n_intents=1)).fit(Histories.from_lists([[1, 2, 3]]), 3),
+            "no history has the four",
+        ),
+        (lambda m: m.recommend(walks(), k=41), "k must be from 1"),
+        (lambda m: ELCRec(tiny(dim=32)).fit(walks(), 40, initial=m), "cannot start from"),
+        (lambda m: Config.preset("fast"), "unknown preset 'fast'"),
+        (lambda m: Config.preset("paper", dataset="books"), "'books'"),
+        (lambda m: Config.preset("default", widht=3), "unknown config field 'widht'"),
+        (lambda m: Config(dim=10, heads=4), "multiple of heads"),
+        (lambda m: Config(dropout=1.5), "dropout must be in"),
+        (lambda m: Config(pooling="max"), "pooling must be one of"),
+        (lambda m: Config().ablation("C"), "unknown ablation 'C'"),
+    ],
+)
+def test_wrong_use_is_named(model, act, sentence):
+    with pytest.raises(ELCRecError, match=sentence):
+        act(model)
+
+
+def test_users_who_are_all_alike_get_one_label():
+    alike = Histories.from_lists([[1, 2, 3, 4, 5]] * 20)
+    labels = ELCRec(tiny(n_intents=3)).fit(alike, 5).transform(alike)
+    assert np.unique(labels.intent).size == 1
+
+
+def damage_json(folder):
+    (folder / "model.json").write_text("{")
+
+
+def other_format(folder):
+    facts = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(facts | {"format": 99}))
+
+
+def other_vocabulary(folder):
+    facts = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(facts | {"n_items": 41}))
+
+
+def damage_weights(folder):
+    for path in folder.glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:100])
+
+
+def lose_weights(folder):
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+
+
+def lose_json(folder):
+    (folder / "model.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (damage_json, "is damaged"),
+        (other_format, "has format 99"),
+        (other_vocabulary, "items.weight has shape"),
+        (damage_weights, "is damaged"),
+        (lose_weights, "lacks"),
+        (lose_json, "no saved model"),
+    ],
+)
+def test_a_harmed_model_folder_is_named(model, tmp_path, harm, sentence):
+    model.save(tmp_path)
+    harm(tmp_path)
+    with pytest.raises(ELCRecError, match=sentence):
+        ELCRec.load(tmp_path)
+
+
+def test_nan_never_reaches_a_saved_model(model, tmp_path):
+    model.save(tmp_path / "good")
+    harmed = ELCRec.load(tmp_path / "good")
+    with torch.no_grad():
+        harmed.network.centers[0, 0] = float("nan")
+    with pytest.raises(ELCRecError, match="centers holds NaN"):
+        harmed.save(tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()

@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+import torch
+
+from elcrec import Config, ELCRec, ELCRecError, Histories
+from elcrec.model import Network
+from elcrec.training import Trainer, training_windows
+
+
+def walks(users: int = 120, items: int = 40, seed: int = 0) -> Histories:
+    """Histories that walk through the items in order, two steps at most at a time."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(4, 30, users)
+    return Histories.from_lists(
+        [1 + (rng.integers(items) + np.cumsum(rng.integers(1, 3, n))) % items for n in lengths]
+    )
+
+
+def tiny(preset: str = "default", **changes) -> Config:
+    settings = {
+        "dim": 16,
+        "max_length": 10,
+        "n_intents": 6,
+        "max_epochs": 3,
+        "batch_users": 16,
+        "threads": 1,
+    }
+    return Config.preset(preset, **settings | changes)
+
+
+@pytest.mark.parametrize("max_length", [4, 5, 10, 50])
+def test_windows_predict_every_event_but_the_first_exactly_once(max_length):
+    histories = walks()
+    windows = training_windows(histories, tiny(max_length=max_length))
+    predicted = np.zeros(histories.items.size, int)
+    for start, length, skipped in zip(
+        windows.starts, windows.lengths, windows.skipped, strict=True
+    ):
+        assert 2 <= length <= max_length + 1
+        predicted[start + 1 + skipped : start + length] += 1
+    expected = np.ones(histories.items.size, int)
+    expected[histories.offsets[:-1]] = 0
+    assert (predicted == expected).all()
+
+
+def test_newest_windows_are_the_last_events_of_each_history():
+    histories = walks()
+    windows = training_windows(histories, tiny(long_histories="newest"))
+    assert (windows.starts + windows.lengths == histories.offsets[1:]).all()
+    assert (windows.lengths == np.minimum(histories.lengths, 11)).all()
+
+
+def test_training_never_sees_the_held_out_events():
+    histories = walks()
+    trainer = Trainer(Network(tiny(), 41), histories, tiny())
+    for user in range(len(histories)):
+        assert trainer.known[user].tolist() == histories[user][:-2].tolist()
+
+
+def test_negatives_are_no_items_of_the_user():
+    histories = walks()
+    trainer = Trainer(Network(tiny("paper"), 40), histories, tiny("paper"))
+    users = np.repeat(np.arange(len(histories)), 50)
+    drawn = trainer._unseen(users, np.random.default_rng(0))
+    assert drawn.min() >= 1
+    assert drawn.max() <= 40
+    for user, item in zip(users, drawn, strict=True):
+        assert item not in trainer.known[user]
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [("default", {"max_epochs": 15}), ("paper", {"max_epochs": 40, "intent_loss_weight": 0.1})],
+)
+def test_training_learns_what_comes_next(preset, changes):
+    histories = walks(300)
+    config = tiny(preset, dropout=0.1, attention_dropout=0.1, learning_rate=5e-3, **changes)
+    model = ELCRec(config).fit(histories, 40)
+    # Two of forty items are possible; five at random hold the right one about once in five times.
+    assert model.evaluate(histories)["HR@5"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("ablation", "expected"),
+    [
+        ("B", {"next_item"}),
+        ("B+ICL", {"next_item", "sequence_contrast", "intent_contrast"}),
+        ("B+ELCM", {"next_item", "clustering"}),
+        ("full", {"next_item", "clustering", "sequence_contrast", "intent_contrast"}),
+    ],
+)
+def test_ablations_switch_losses_off(ablation, expected):
+    config = tiny("paper", max_epochs=1).ablation(ablation)
+    model = ELCRec(config).fit(walks(), 40)
+    assert set(model.history[0].losses) == expected
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"fusion": "concat"}, {"pooling": "padded_outputs"}, {"mask_same_intent": True}]
+)
+def test_every_switch_of_the_paper_preset_trains(changes):
+    model = ELCRec(tiny("paper", max_epochs=1, **changes)).fit(walks(), 40)
+    assert all(np.isfinite(loss) for loss in model.history[0].losses.values())
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_training_that_was_killed_ends_with_the_weights_of_one_that_was_not(tmp_path, preset):
+    def kill_after_two(report):
+        if report.epoch == 2:
+            raise Killed
+
+    config = tiny(preset, max_epochs=4)
+    undisturbed = ELCRec(config).fit(walks(), 40)
+    with pytest.raises(Killed):
+        ELCRec(config).fit(walks(), 40, checkpoint_dir=tmp_path, on_epoch=kill_after_two)
+    resumed = ELCRec(config).fit(walks(), 40, checkpoint_dir=tmp_path)
+    assert [r.epoch for r in resumed.history] == [1, 2, 3, 4]
+    for name, value in undisturbed.network.state_dict().items():
+        assert torch.equal(value, resumed.network.state_dict()[name]), name
+
+
+def test_a_checkpoint_of_other_histories_is_refused(tmp_path):
+    ELCRec(tiny(max_epochs=1)).fit(walks(), 40, checkpoint_dir=tmp_path)
+    with pytest.raises(ELCRecError, match="another histories"):
+        ELCRec(tiny(max_epochs=1)).fit(walks(seed=1), 40, checkpoint_dir=tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_names_it():
+    with pytest.raises(ELCRecError, match="not finite"):
+        ELCRec(tiny(learning_rate=1e18, max_epochs=5)).fit(walks(), 40)
+
+
+def test_training_stops_when_validation_no_longer_improves():
+    model = ELCRec(tiny(learning_rate=1e-9, patience=2, max_epochs=30)).fit(walks(), 40)
+    assert len(model.history) < 30
+    assert len(model.history) - model.history[-1].best_epoch == 2
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others():
+    one, same, other = (
+        ELCRec(tiny(max_epochs=1, seed=s)).fit(walks(), 40).network for s in (1, 1, 2)
+    )
+    assert torch.equal(one.items.weight, same.items.weight)
+    assert not torch.equal(one.items.weight, other.items.weight)
