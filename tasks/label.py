@@ -6,18 +6,18 @@ the state before or after. A run killed between the two is completed by running 
 
 import datetime as dt
 import logging
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 
 from elcrec import ELCRec, Histories
 from elcrec.errors import ELCRecError
 from tasks import tables
 from tasks.duck import connect, sql
-from tasks.errors import LakeError, ModelError, PipelineError
+from tasks.errors import LakeError, ModelError
 from tasks.lake import Lake
 from tasks.models import load, promoted
 from tasks.settings import Settings
@@ -38,6 +38,10 @@ def label(settings: Settings, night: dt.date) -> dict[str, Any]:
     histories for the night.
     """
     lake = Lake(settings.lake.root)
+    if not lake.files(tables.SEQUENCES, night, night):
+        raise LakeError(
+            f"table sequences has no rows for night {night}: run build-sequences for it first"
+        )
     chosen = promoted(lake, until=night)
     if chosen is None:
         raise ModelError(
@@ -46,8 +50,15 @@ def label(settings: Settings, night: dt.date) -> dict[str, Any]:
         )
     version, born = chosen
     model = load(settings, version)
-    labelling = _Labelling(settings, night, model, version)
-    labelling.write()
+    with connect(settings) as con:
+        lake.view(con, tables.SEQUENCES, first=night, last=night)
+        histories = con.sql("SELECT user_id, items, n_events, last_ts FROM sequences")
+        labels = (
+            label_batch(batch, model, night, version)
+            for batch in histories.to_arrow_reader(USERS_A_BATCH)
+        )
+        stream = pa.RecordBatchReader.from_batches(tables.INTENT_LABELS.schema, labels)
+        lake.replace(tables.INTENT_LABELS, stream, nights=[night])
     # Read back from the lake, so that the profiles are of the labels as they stand.
     with connect(settings) as con:
         for table in (tables.INTENT_LABELS, tables.SEQUENCES):
@@ -62,67 +73,26 @@ def label(settings: Settings, night: dt.date) -> dict[str, Any]:
         }
         profiles = con.sql(sql("intent_profiles"), params=values).to_arrow_table()
     lake.replace(tables.INTENT_PROFILES, profiles, nights=[night])
+    users = lake.scan(tables.INTENT_LABELS, first=night, last=night).select(
+        all=pl.len(), without_intent=pl.col("intent_id").null_count()
+    )
+    [(all_users, without_intent)] = users.collect().rows()
     in_use = int(np.count_nonzero(profiles.column("users").to_numpy()))
     log.info(
         "%d users labelled by model %s, %d without a known item, %d of %d intents in use",
-        labelling.users,
+        all_users,
         version,
-        labelling.without_intent,
+        without_intent,
         in_use,
         model.config.n_intents,
     )
     return {
         "model_version": version,
-        "users": labelling.users,
-        "users_without_intent": labelling.without_intent,
+        "users": all_users,
+        "users_without_intent": without_intent,
         "intents": model.config.n_intents,
         "intents_in_use": in_use,
     }
-
-
-class _Labelling:
-    """The stream of a night's histories through the model into `intent_labels`."""
-
-    def __init__(self, settings: Settings, night: dt.date, model: ELCRec, version: str) -> None:
-        self.settings, self.night, self.model, self.version = settings, night, model, version
-        self.lake = Lake(settings.lake.root)
-        self.users = 0
-        self.without_intent = 0
-        self._fault: PipelineError | None = None
-
-    def write(self) -> None:
-        """Replace the night's partition; raises LakeError when there are no histories."""
-        if not self.lake.files(tables.SEQUENCES, self.night, self.night):
-            raise LakeError(
-                f"table sequences has no rows for night {self.night}: "
-                "run build-sequences for it first"
-            )
-        with connect(self.settings) as con:
-            # Before the write begins: a Delta table cannot be opened while another is written.
-            self.lake.view(con, tables.SEQUENCES, first=self.night, last=self.night)
-            histories = con.sql("SELECT user_id, items, n_events, last_ts FROM sequences")
-            stream = pa.RecordBatchReader.from_batches(
-                tables.INTENT_LABELS.schema,
-                self._labelled(histories.to_arrow_reader(USERS_A_BATCH)),
-            )
-            try:
-                self.lake.replace(tables.INTENT_LABELS, stream, nights=[self.night])
-            except Exception:
-                # Arrow hands on an error of its own in place of the one that stopped the stream.
-                if self._fault is not None:
-                    raise self._fault from None
-                raise
-
-    def _labelled(self, histories: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in histories:
-            try:
-                labels = label_batch(batch, self.model, self.night, self.version)
-            except PipelineError as error:
-                self._fault = error
-                raise
-            self.users += labels.num_rows
-            self.without_intent += labels.column("intent_id").null_count
-            yield labels
 
 
 def label_batch(

@@ -155,9 +155,15 @@ class Lake:
 
     def _write(self, table: Table, data: Any, **how: Any) -> None:
         self.path(table).mkdir(parents=True, exist_ok=True)
-        write_deltalake(
-            self._open(table) or self._create(table), _conform(data, table.schema), **how
-        )
+        delta = self._open(table) or self._create(table)
+        failures: list[Exception] = []
+        try:
+            write_deltalake(delta, _conform(data, table.schema, failures), **how)
+        except Exception:
+            # Delta reports that its input failed, but not how; who computes the rows does.
+            if failures:
+                raise failures[0] from None
+            raise
 
     def _create(self, table: Table) -> DeltaTable:
         return DeltaTable.create(
@@ -168,16 +174,20 @@ class Lake:
         )
 
 
-def _conform(data: Any, schema: pa.Schema) -> pa.RecordBatchReader:
-    """Stream `data` with the columns of `schema`, in its order and types."""
+def _conform(data: Any, schema: pa.Schema, failures: list[Exception]) -> pa.RecordBatchReader:
+    """Stream `data` with the columns of `schema`, in its order and types; note what fails."""
     reader = pa.RecordBatchReader.from_stream(data)
     if set(reader.schema.names) != set(schema.names):
         raise ValueError(f"columns are {reader.schema.names}, the table has {schema.names}")
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for batch in reader:
-            columns = [batch.column(field.name).cast(field.type) for field in schema]
-            yield pa.RecordBatch.from_arrays(columns, schema=schema)
+        try:
+            for batch in reader:
+                columns = [batch.column(field.name).cast(field.type) for field in schema]
+                yield pa.RecordBatch.from_arrays(columns, schema=schema)
+        except Exception as error:
+            failures.append(error)
+            raise
 
     return pa.RecordBatchReader.from_batches(schema, batches())
 
