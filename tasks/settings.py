@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -39,6 +39,13 @@ class LakeSettings(Section):
     """Where the tables are."""
 
     root: Path = Path("lake")
+
+    @field_validator("root", mode="before")
+    @classmethod
+    def _is_a_folder(cls, root: object) -> object:
+        if "://" in str(root):
+            raise ValueError("object stores are not supported yet, name a folder")
+        return root
 
 
 class SourceSettings(Section):
@@ -248,7 +255,8 @@ def _explain(error: ValidationError, given: Mapping[str, Any], file: Path | None
     place = _origin(path, given, file)
     if fault["type"] == "extra_forbidden":
         return f"unknown setting {key} in {place}{_nearest(key, known_keys())}"
-    return f"setting {key} in {place} is {fault['input']!r}: {fault['msg']}"
+    reason = fault["msg"].removeprefix("Value error, ")
+    return f"setting {key} in {place} is {fault['input']!r}: {reason}"
 
 
 def _origin(path: list[str], given: Mapping[str, Any], file: Path | None) -> str:
@@ -268,10 +276,6 @@ def _nearest(name: str, known: Iterator[str] | list[str]) -> str:
 
 def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
     root = _absolute(settings.lake.root, base)
-    if "://" in str(settings.lake.root):
-        raise SettingsError(
-            f"lake.root is {settings.lake.root}: object stores are not supported yet, name a folder"
-        )
     if unusable := sorted(set("%[]^|\\") & set(str(root))):
         # Delta addresses files by URL; these do not survive the way there and back.
         raise SettingsError(

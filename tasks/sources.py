@@ -397,10 +397,10 @@ def _text_reader(
 def _first_line(file: SourceFile) -> str:
     with pa.input_stream(str(file.path), compression=file.compression) as stream:
         start = bytes(stream.read(LONGEST_LINE))
-    line = start.decode("utf-8-sig", errors="strict" if len(start) < LONGEST_LINE else "ignore")
+    line = start.partition(b"\n")[0].decode("utf-8-sig").rstrip("\r")
     if not line.strip():
         raise SourceError(f"{file} is empty: remove it, or deliver it again")
-    return line.splitlines()[0]
+    return line
 
 
 def _separator(header: str, wanted: str) -> str:
@@ -446,7 +446,7 @@ def _explained(file: SourceFile, message: str) -> SourceError | None:
         )
     if "end of GZIP" in message or "Truncated compressed" in message:
         return SourceError(f"{file} is cut short: deliver it again")
-    if "GZIP" in message or "compressed" in message or "ZSTD" in message:
+    if re.search("GZIP|ZSTD|inflate|decompress", message):
         return SourceError(f"{file} is not compressed as its name says: rename it")
     if file.format == "parquet":
         reason = message.splitlines()[0].rstrip(".")

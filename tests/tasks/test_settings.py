@@ -1,0 +1,108 @@
+"""Settings: what a wrong key says, and that the committed file and the defaults are one."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import SettingsError
+from tasks.settings import REPO, Settings, known_keys, load_settings
+
+
+def test_settings_file_holds_every_key_with_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = tomllib.loads((REPO / "settings.toml").read_text("utf-8"))
+    monkeypatch.setattr("tasks.settings.settings_file", lambda: None)
+    defaults = Settings().model_dump(mode="json")
+    assert written == defaults
+
+
+def test_every_setting_is_explained_in_the_file() -> None:
+    lines = (REPO / "settings.toml").read_text("utf-8").splitlines()
+    keys = {key.partition(".")[2] for key in known_keys()}
+    for number, line in enumerate(lines):
+        name = line.partition(" = ")[0]
+        if name in keys:
+            above = lines[number - 1]
+            assert above.startswith(("#", *keys)) or name == "seed", f"{name} has no comment"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ({"source": {"pth": "x"}}, ["unknown setting source.pth", "source.path"]),
+        ({"sources": {"path": "x"}}, ["unknown setting sources", "did you mean source"]),
+        ({"source.format": "xml"}, ["source.format", "'xml'", "'parquet'"]),
+        ({"model": {"max_epochs": 0}}, ["model.max_epochs", "0", "greater than or equal to 1"]),
+        ({"evaluate": 3}, ["unknown setting evaluate"]),
+        ({"lake.root": "s3://bucket/lake"}, ["lake.root", "not supported yet", "folder"]),
+        ({"lake.root": "a%20b"}, ["lake.root", "%"]),
+    ],
+)
+def test_a_wrong_value_of_a_run_is_named(overrides: dict[str, object], says: list[str]) -> None:
+    with pytest.raises(SettingsError) as error:
+        load_settings(**overrides)
+    assert all(word in str(error.value) for word in says)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("ELCREC_SOURCE__PTH", "x", ["ELCREC_SOURCE__PTH", "ELCREC_SOURCE__PATH"]),
+        ("ELCREC_SOURCE", "x", ["ELCREC_SOURCE"]),
+        ("ELCREC_MODEL__MAX_EPOCHS", "many", ["model.max_epochs", "ELCREC_MODEL__MAX_EPOCHS"]),
+        ("ELCREC_EVALUATE__CUTOFFS", "5,10", ["JSON", "ELCREC_EVALUATE__CUTOFFS"]),
+        ("ELCREC_SETTINGS", "nowhere.toml", ["ELCREC_SETTINGS", "nowhere.toml"]),
+    ],
+)
+def test_a_wrong_environment_variable_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: list[str]
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as error:
+        load_settings()
+    assert all(word in str(error.value) for word in says)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[source]\nformt = 'csv'\n", ["source.formt", "mine.toml", "source.format"]),
+        ("[source\n", ["mine.toml", "no valid TOML"]),
+        ("[quality]\nmin_events = 0\n", ["quality.min_events", "mine.toml"]),
+    ],
+)
+def test_a_fault_of_the_file_names_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, says: list[str]
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    monkeypatch.setenv("ELCREC_SETTINGS", str(file))
+    with pytest.raises(SettingsError) as error:
+        load_settings()
+    assert all(word in str(error.value) for word in says)
+
+
+def test_a_run_goes_before_the_environment_and_that_before_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[model]\nseed = 1\npatience = 1\nmax_epochs = 1\n")
+    monkeypatch.setenv("ELCREC_SETTINGS", str(file))
+    monkeypatch.setenv("ELCREC_MODEL__SEED", "2")
+    monkeypatch.setenv("ELCREC_MODEL__PATIENCE", "2")
+    model = load_settings(**{"model.seed": "3"}).model
+    assert (model.seed, model.patience, model.max_epochs) == (3, 2, 1)
+    assert model.max_length == 50
+
+
+def test_relative_paths_are_taken_from_the_folder_of_the_settings_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[source]\npath = 'events'\n")
+    monkeypatch.setenv("ELCREC_SETTINGS", str(file))
+    monkeypatch.chdir("/")
+    settings = load_settings()
+    assert settings.source.path == str(tmp_path / "events")
+    assert settings.lake.root == tmp_path / "lake"
