@@ -7,6 +7,7 @@ one line `error: ...` on stderr and exit code 2.
 import datetime as dt
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +89,7 @@ def _log(quiet: bool) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)-7s %(message)s"
     )
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
     for room in ("tasks", "elcrec"):
         logging.getLogger(room).setLevel(logging.WARNING if quiet else logging.INFO)
 
@@ -190,7 +192,7 @@ def show_settings(changes: Changes = []) -> None:  # noqa: B006
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def main() -> None:
@@ -203,4 +205,12 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    code: object = 0
+    try:
+        main()
+    except SystemExit as ended:
+        code = ended.code
+    # Left at once: at an orderly end of Python, DuckDB's binding reports its own types as leaked.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)

@@ -46,9 +46,10 @@ GENERATED = REPO / "build" / "generated"
 GENERATED_INTENTS = 8
 LAKES = REPO / "lakes"
 READY_WITHIN = 120  # seconds an API server may take to answer on a busy machine
-POLL = 0.5  # seconds between two looks at the run
+POLL = 1.0  # seconds between two looks at the run
 
-out = Console(highlight=False, soft_wrap=True)
+# Tables are as wide as the terminal; in a file or a pipe as wide as they need.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 class NightFailedError(PipelineError):
@@ -218,7 +219,7 @@ def environment(home: Path, port: int, settings: Mapping[str, Any]) -> dict[str,
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
-        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     }
 
@@ -423,7 +424,7 @@ def _follow(running: Airflow, run_id: str) -> None:
         state = running.call("GET", f"/dagRuns/{run_id}")["state"]
         tasks = running.call("GET", f"/dagRuns/{run_id}/taskInstances?limit=100")["task_instances"]
         for line in logs.new_lines():
-            out.print(f"[dim]  {line}[/dim]")
+            out.print(f"[dim]  {line}[/dim]", soft_wrap=True)
         for task in sorted(tasks, key=lambda one: one["start_date"] or "~"):
             key = (task["task_id"], task["try_number"], task["state"] or "")
             if key in reported:
@@ -435,7 +436,10 @@ def _follow(running: Airflow, run_id: str) -> None:
                 )
             elif task["state"] == "up_for_retry":
                 why = logs.failure(task["task_id"])
-                out.print(f"[yellow]again[/yellow]   {task['task_id']} is tried again: {why}")
+                out.print(
+                    f"[yellow]again[/yellow]   {task['task_id']} is tried again: {why}",
+                    soft_wrap=True,
+                )
         if state in ("success", "failed"):
             failed = [task for task in tasks if task["state"] == "failed"]
             if state == "success":

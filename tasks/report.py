@@ -260,11 +260,10 @@ def _quality(summaries: Mapping[str, Mapping[str, Any]]) -> Printed:
 
 
 def _verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
-    warnings = summary.get("warnings") or []
+    warnings: list[str] = summary["warnings"]
     verdict = "[yellow]passed with warnings[/yellow]" if warnings else "[green]passed[/green]"
-    checked = summary.get("expectations")
-    found = "; ".join(str(warning) for warning in warnings)
-    return verdict, found or (f"{checked} expectations met" if checked else "all expectations met")
+    met = f"{summary['passed']} of {summary['expectations']} expectations met"
+    return verdict, "; ".join([met, *warnings])
 
 
 def _steps(summaries: Mapping[str, Mapping[str, Any]]) -> Printed:
@@ -292,8 +291,8 @@ def _places(
     table.add_row("labels", str(lake.path(tables.INTENT_LABELS) / f"dt={night}"))
     table.add_row("profiles", str(lake.path(tables.INTENT_PROFILES) / f"dt={night}"))
     table.add_row("all tables", str(settings.lake.root))
-    docs = {row["summary"]["docs"] for row in summaries.values() if row["summary"].get("docs")}
-    for path in sorted(docs):
-        table.add_row("data docs", path)
+    for name, row in summaries.items():
+        if page := row["summary"].get("page"):
+            table.add_row(f"data docs, {name.removeprefix('check-')}", str(page))
     table.add_row("model", str(lake.model_dir(version)))
     return table

@@ -4,14 +4,17 @@ The command line, the DAG and the tests call `run_step` and nothing else, so a s
 wherever it is started.
 """
 
+import contextlib
 import datetime as dt
 import json
 import logging
 import resource
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -140,11 +143,11 @@ def run_step(name: str, settings: Settings, night: dt.date) -> Summary:
         The night is not over yet, in UTC.
     """
     check_night(night)
-    function = STEPS[name].load()
     started = dt.datetime.now(dt.UTC)
     clock = time.perf_counter()
+    _forget_peak()
     log.info("%s of night %s starts", name, night)
-    summary = function(settings, night)
+    summary = STEPS[name].load()(settings, night)
     seconds = time.perf_counter() - clock
     peak_mb = _peak_mb()
     log.info("%s of night %s done in %.1f s, peak %.0f MB", name, night, seconds, peak_mb)
@@ -175,6 +178,20 @@ def check_night(night: dt.date) -> None:
         )
 
 
+def _forget_peak() -> None:
+    """Let the peak start from what is resident now, so that it is this step's own (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def _peak_mb() -> float:
-    """Return the largest resident memory of this process so far, in MB (10^6 bytes)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    """Return the largest resident memory of this process since `_forget_peak`, in MB (10^6 bytes).
+
+    Where the kernel cannot forget, it is the largest since the process started.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes * (1 if sys.platform == "darwin" else 1024) / 1e6

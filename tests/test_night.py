@@ -1,0 +1,313 @@
+"""A whole night, as a person runs it: through Airflow, again, killed, and with bad input."""
+
+import dataclasses
+import datetime as dt
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tasks import tables
+from tasks.__main__ import main
+from tasks.generator import generate
+from tasks.lake import Lake
+from tasks.settings import Settings, load_settings
+from tasks.steps import STEPS, run_step
+
+REPO = Path(__file__).resolve().parent.parent
+NIGHT = dt.date(1998, 4, 22)
+USERS = 60  # of the real slice
+# A model that trains in seconds; what it is worth is other tests' business.
+SMALL = {
+    "model.n_intents": 4,
+    "model.max_epochs": 2,
+    "model.max_length": 20,
+    "model.threads": 1,
+    "model.overrides": {"dim": 16, "layers": 1},
+    "promote.force": True,
+}
+# What identifies a row, by table: partitions promise no order.
+KEYS = {
+    tables.EVENTS: ["source", "row_number"],
+    tables.ITEMS: ["item_index"],
+    tables.SEQUENCES: ["user_id"],
+    tables.INTENT_LABELS: ["user_id"],
+    tables.INTENT_PROFILES: ["intent_id"],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """A night that Airflow has run: where, and what it printed."""
+
+    settings: Settings
+    home: Path
+    printed: str
+
+
+@pytest.fixture(scope="session")
+def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cut a slice out of MovieLens 100K; without it, generate events that end on the same night."""
+    named = os.environ.get("ELCREC_DATA")
+    folders = [Path(named)] if named else [REPO.parent / "shared" / "data"]
+    folder = tmp_path_factory.mktemp("slice")
+    for file in (found / "ml-100k.inter" for found in folders):
+        if file.is_file():
+            header, *rows = file.read_text().splitlines()
+            kept = [row for row in rows if int(row.split("\t")[0]) <= USERS]
+            (folder / "slice.inter").write_text("\n".join([header, *kept]) + "\n")
+            return folder / "slice.inter"
+    return generate(
+        folder, users=200, items=120, intents=4, nights=10, last_night=NIGHT, seed=5
+    ).events
+
+
+def in_environment(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Write settings as the environment of a process, without those of the person who tests."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("ELCREC_")}
+    for key, value in settings.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        clean[f"ELCREC_{key.replace('.', '__').upper()}"] = text
+    return clean
+
+
+def through_airflow(
+    events: Path, lake: Path, home: Path, night: dt.date = NIGHT
+) -> subprocess.CompletedProcess[str]:
+    """Do what `make run` does, with a home and a lake of its own."""
+    asked = ["--events", str(events), "--night", str(night), "--lake", str(lake)]
+    return subprocess.run(
+        [sys.executable, "-m", "tasks.local", "run", *asked, "--home", str(home)],
+        cwd=REPO,
+        env=in_environment(SMALL),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def done(events: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Run the night through Airflow, once for all tests that look at the outcome."""
+    folder = tmp_path_factory.mktemp("night")
+    run = through_airflow(events, folder / "lake", folder / "airflow")
+    assert run.returncode == 0, run.stdout + run.stderr
+    settings = load_settings(
+        **{**SMALL, "source.path": str(events), "lake.root": str(folder / "lake")}
+    )
+    return Done(settings, folder / "airflow", run.stdout)
+
+
+def in_airflow(home: Path, query: str) -> list[tuple[Any, ...]]:
+    with sqlite3.connect(home / "airflow.db") as con:
+        return con.execute(query).fetchall()
+
+
+def snapshot(settings: Settings) -> dict[str, pl.DataFrame]:
+    lake = Lake(settings.lake.root)
+    return {table.name: lake.scan(table).sort(key).collect() for table, key in KEYS.items()}
+
+
+def test_airflow_ran_every_task_of_the_night_once(done: Done) -> None:
+    assert in_airflow(done.home, "SELECT state, run_type FROM dag_run") == [("success", "manual")]
+    tasks = in_airflow(done.home, "SELECT task_id, state, try_number FROM task_instance")
+    assert sorted(tasks) == sorted((name.replace("-", "_"), "success", 1) for name in STEPS)
+
+
+def test_airflow_announces_the_labels_of_the_night(done: Done) -> None:
+    found = in_airflow(done.home, "SELECT extra, partition_key FROM asset_event")
+    assert [(json.loads(extra)["night"], key) for extra, key in found] == [(str(NIGHT),) * 2]
+
+
+def test_a_night_ends_with_one_label_a_user(done: Done) -> None:
+    lake = Lake(done.settings.lake.root)
+    labels = lake.scan(tables.INTENT_LABELS).collect()
+    users = lake.scan(tables.EVENTS).select("user_id").unique().collect()
+    assert labels["dt"].unique().to_list() == [NIGHT]
+    assert sorted(labels["user_id"]) == sorted(users["user_id"])
+    assert labels["intent_id"].drop_nulls().is_between(0, 3).all()
+    steps = lake.scan(tables.STEPS).collect()
+    assert sorted(steps["step"]) == sorted(STEPS)
+    assert (steps["seconds"] > 0).all() and (steps["peak_mb"] > 50).all()
+
+
+def test_a_run_ends_with_a_report(done: Done) -> None:
+    for said in (
+        "Largest intents",
+        "popularity",
+        "NDCG@20",
+        "perplexity",
+        "Data quality",
+        "peak MB",
+        str(done.settings.lake.root / "intent_labels"),
+    ):
+        assert said in done.printed
+    assert "epoch 2/2" in done.printed, "the progress of the training"
+
+
+def test_a_second_run_of_the_same_night_leaves_the_same_tables(done: Done) -> None:
+    before = snapshot(done.settings)
+    for name in STEPS:
+        run_step(name, done.settings, NIGHT)
+    for name, table in snapshot(done.settings).items():
+        assert table.equals(before[name]), name
+
+
+# What is killed: the process, at a given call of a function that `label` uses.
+KILLED_AT = {
+    "while the labels are being written": ("label_batch", 2),
+    "between labels and profiles": ("sql", 1),
+}
+
+
+@pytest.mark.parametrize("place", KILLED_AT)
+def test_a_run_killed_in_label_and_started_again_leaves_one_partition(
+    done: Done, place: str
+) -> None:
+    function, call = KILLED_AT[place]
+    before = snapshot(done.settings)
+    code = f"""
+import datetime, os, signal
+import tasks.label as step
+from tasks.settings import load_settings
+from tasks.steps import run_step
+
+original, calls = step.{function}, []
+
+def killed(*given, **named):
+    calls.append(1)
+    if len(calls) == {call}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*given, **named)
+
+step.{function} = killed
+step.USERS_A_BATCH = 16
+run_step("label", load_settings(), datetime.date.fromisoformat("{NIGHT}"))
+"""
+    killed = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPO,
+        env=in_environment({**SMALL, "lake.root": str(done.settings.lake.root)}),
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    for name, table in snapshot(done.settings).items():
+        assert table.equals(before[name]), f"{name} after the kill"
+
+    run_step("label", done.settings, NIGHT)
+    for name, table in snapshot(done.settings).items():
+        assert table.equals(before[name]), f"{name} after the second run"
+    assert Lake(done.settings.lake.root).nights(tables.INTENT_LABELS) == [NIGHT]
+
+
+def test_bad_input_is_a_failed_task_with_its_sentence(done: Done, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.parquet"
+    broken.write_text("no parquet")
+    run = through_airflow(broken, tmp_path / "lake", done.home)
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: ingest failed: ")
+    assert run.stderr.count("\n") == 1 and "broken.parquet" in run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
+    states = in_airflow(
+        done.home,
+        "SELECT task_id, task_instance.state, try_number"
+        " FROM task_instance JOIN dag_run USING (dag_id, run_id)"
+        " WHERE dag_run.state = 'failed' AND task_id IN ('ingest', 'check_events')",
+    )
+    # One try: doing it again cannot mend a file.
+    assert sorted(states) == [("check_events", "upstream_failed", 0), ("ingest", "failed", 1)]
+
+
+# What bad input is, and what the sentence has to name.
+Make = Callable[[Path], list[str]]
+
+
+def _source(path: Path) -> list[str]:
+    return ["ingest", "--night", str(NIGHT), "--events", str(path)]
+
+
+def _written(folder: Path, name: str, text: str) -> list[str]:
+    (folder / name).write_text(text)
+    return _source(folder / name)
+
+
+ROW = '{"user_id": "u", "item_id": "i", "timestamp": 893200000}\n'
+BAD: dict[str, tuple[Make, list[str]]] = {
+    "an empty file": (lambda f: _written(f, "empty.csv", ""), ["empty.csv"]),
+    "a folder without files": (lambda f: _source(f), ["no event files"]),
+    "no such path": (lambda f: _source(f / "gone"), ["gone"]),
+    "a missing column": (
+        lambda f: _written(f, "events.csv", "user_id,timestamp\nu,893200000\n"),
+        ["events.csv", "source.item_columns"],
+    ),
+    "a file that is no Parquet": (
+        lambda f: _written(f, "events.parquet", "PAR1 or not"),
+        ["events.parquet"],
+    ),
+    "a JSON line cut short": (
+        lambda f: _written(f, "events.jsonl", ROW + '{"user_id": "u", "it'),
+        ["events.jsonl", "line 2"],
+    ),
+    "a night without events": (
+        lambda f: [*_written(f, "events.jsonl", ROW)[:2], "2020-01-01", "--events", "@lake"],
+        ["2020-01-01"],
+    ),
+    "an unknown setting": (
+        lambda f: ["ingest", "--night", str(NIGHT), "--set", "model.n_intent=8"],
+        ["model.n_intent", "did you mean model.n_intents"],
+    ),
+    "a night to come": (
+        lambda f: ["ingest", "--night", "2999-01-01"],
+        ["2999-01-01", "not over yet"],
+    ),
+    "no night at all": (lambda f: ["train", "--night", "yesterday"], ["yesterday", "YYYY-MM-DD"]),
+    "all users below the minimum": (
+        lambda f: [
+            "build-sequences",
+            "--night",
+            str(NIGHT),
+            "--set",
+            "sequences.min_user_events=99999",
+        ],
+        ["sequences.min_user_events"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    case: str,
+    done: Done,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make, named = BAD[case]
+    folder = tmp_path / "source"
+    folder.mkdir()
+    source = done.settings.source.path
+    arguments = [source if word == "@lake" else word for word in make(folder)]
+    before = snapshot(done.settings)
+    monkeypatch.setattr(
+        sys, "argv", ["tasks", *arguments, "--lake", str(done.settings.lake.root), "--quiet"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert line.startswith("error: ")
+    for word in named:
+        assert word in line
+    # What was there is as it was, and can be read.
+    for name, table in snapshot(done.settings).items():
+        assert table.equals(before[name]), name
