@@ -34,14 +34,10 @@ class Config:
     n_intents: int = 256  # k
     intent_loss: Literal["attraction", "elcm", "none"] = "attraction"  # elcm: the paper's loss 2
     intent_loss_weight: float = 0.1  # α
-    intent_temperature: float = 0.1  # τ of the soft assignment
+    intent_temperature: float = 0.05  # τ of the soft assignment
     intent_balance: float = 0.5  # 0: intents may grow as they like … 1: all alike in training
-    pooling: Literal["items", "outputs", "padded_outputs"] = (
-        "items"  # what a behaviour h is the mean of
-    )
-    recency: float = (
-        0.5  # an event that a newer ones follow weighs (1 + a)^−recency in a mean of items
-    )
+    pooling: Literal["blend", "outputs", "padded_outputs"] = "blend"  # see Network.behaviours
+    recency: float = 0.3  # blend: an item that a newer ones follow weighs (1 + a)^−recency
 
     # Intent-assisted contrast (loss 3)
     sequence_contrast_weight: float = 0.0  # of 3a
@@ -147,7 +143,7 @@ class Config:
             "positions": ("relative", "absolute"),
             "next_item": ("softmax", "bce"),
             "intent_loss": ("attraction", "elcm", "none"),
-            "pooling": ("items", "outputs", "padded_outputs"),
+            "pooling": ("blend", "outputs", "padded_outputs"),
             "fusion": ("shift", "concat"),
             "long_histories": ("windows", "newest"),
             "device": ("auto", "cpu", "cuda"),

@@ -83,8 +83,7 @@ def newest_outputs(network: Network, histories: Histories) -> Tensor:
 def behaviours(network: Network, histories: Histories) -> Tensor:
     """The behaviour embedding `h` of every history, `[n, d]`; no history may be empty."""
     batch = _newest_events(network, histories)
-    outputs = network(batch) if network.config.pooling != "items" else None
-    return _in_callers_order(batch, network.behaviours(batch, outputs))
+    return _in_callers_order(batch, network.behaviours(batch, network(batch)))
 
 
 def _newest_events(network: Network, histories: Histories) -> Packed:

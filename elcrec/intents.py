@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,15 +34,14 @@ def spherical_kmeans(
 ) -> tuple[Tensor, Tensor]:
     """Unit centres `[k, d]` and the nearest centre of each point, int64 `[n]`, by cosine.
 
-    points: `[n, d]`, n ≥ k. Starts from k random points; a centre that loses all its points moves
+    points: `[n, d]`, n ≥ k. Starts from greedy k-means++; a centre that loses all its points moves
     to the point that fits its own centre worst.
     """
     n = points.shape[0]
     if n < k:
         raise ELCRecError(f"{k} centres need at least as many users, there are {n}")
     unit = F.normalize(points, dim=-1)
-    generator = torch.Generator().manual_seed(seed)
-    centers = unit[torch.randperm(n, generator=generator)[:k].to(unit.device)].clone()
+    centers = _spread_points(unit, k, torch.Generator().manual_seed(seed))
     nearest, similarity = _nearest(unit, centers)
     for _ in range(iterations):
         sums = torch.zeros_like(centers).index_add_(0, nearest, unit)
@@ -51,6 +51,26 @@ def spherical_kmeans(
         centers = F.normalize(sums, dim=-1)
         nearest, similarity = _nearest(unit, centers)
     return centers, nearest
+
+
+def _spread_points(unit: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """Choose k points far from each other: k-means++ that takes the best of a few draws each time."""
+    draws = 2 + int(math.log(k))
+    chosen = torch.randint(unit.shape[0], (1,), generator=generator).to(unit.device)
+    distance = (1 - unit @ unit[chosen[0]]).clamp(min=0)  # [n], to the nearest chosen point
+    for _ in range(k - 1):
+        # Drawn in proportion to distance on the cumulative sum: multinomial() ends at 2²⁴ points.
+        cumulative = (distance + 1e-12).double().cumsum(0)
+        at = (
+            torch.rand(draws, generator=generator, dtype=torch.float64).to(unit.device)
+            * cumulative[-1]
+        )
+        drawn = torch.searchsorted(cumulative, at).clamp(max=unit.shape[0] - 1)
+        nearer = torch.minimum(distance, (1 - unit[drawn] @ unit.T).clamp(min=0))  # [draws, n]
+        best = nearer.sum(1).argmin()
+        distance = nearer[best]
+        chosen = torch.cat([chosen, drawn[best : best + 1]])
+    return unit[chosen]
 
 
 def _nearest(unit: Tensor, centers: Tensor, block: int = 65_536) -> tuple[Tensor, Tensor]:

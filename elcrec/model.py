@@ -133,19 +133,21 @@ class Network(nn.Module):
             future, HIDDEN
         )  # [h, width, width]
 
-    def behaviours(self, batch: Packed, outputs: Tensor | None) -> Tensor:
-        """Behaviour embeddings `h`, `[B, d]`, as the config pools them.
+    def behaviours(self, batch: Packed, outputs: Tensor) -> Tensor:
+        """Behaviour embeddings `h`, `[B, d]`, from the outputs `[N, d]`, as the config pools them.
 
-        `items`: the mean of the unit vectors of a history's items, newer ones weighing more; else the
-        mean of `outputs`, `[N, d]`.
+        `outputs`: their mean, as in the paper. `blend`: what the user has had and what the encoder
+        expects next in equal parts, the unit mean of item embeddings, newer ones weighing more,
+        plus the unit output at the newest event.
         """
-        if self.config.pooling != "items":
+        if self.config.pooling != "blend":
             return batch.mean(outputs)
         age = batch.last_rows[batch.owners] - torch.arange(
             batch.owners.numel(), device=self.centers.device
         )
         weights = (1.0 + age).pow(-self.config.recency).unsqueeze(1)
-        return batch.mean(weights * F.normalize(self.items(batch.items), dim=-1))
+        had = batch.mean(weights * self.items(batch.items))
+        return F.normalize(had, dim=-1) + F.normalize(outputs[batch.last_rows], dim=-1)
 
     def intent_probabilities(self, behaviours: Tensor) -> Tensor:
         """How sure each user's assignment to each intent is: `[B, d]` to `[B, k]`, rows summing to 1."""

@@ -101,12 +101,13 @@ def test_packing_wastes_less_than_half_of_every_rectangle():
         assert group.cells.numel() > group.count * group.width / 2
 
 
-def test_recent_events_weigh_more_in_a_behaviour():
-    net = network(pooling="items", recency=1.0)
+def test_a_blended_behaviour_is_recent_items_and_the_newest_output_in_equal_parts():
+    net = network(pooling="blend", recency=1.0)
     batch = pack(np.array([4, 9]), np.array([2]), L, CPU)
-    unit = F.normalize(net.items.weight, dim=1)
-    expected = (0.5 * unit[4] + unit[9]) / 2
-    torch.testing.assert_close(net.behaviours(batch, None)[0], expected)
+    outputs = torch.randn(2, 8)
+    had = 0.5 * net.items.weight[4] + net.items.weight[9]
+    expected = F.normalize(had, dim=0) + F.normalize(outputs[1], dim=0)
+    torch.testing.assert_close(net.behaviours(batch, outputs)[0], expected)
 
 
 @pytest.mark.parametrize("fusion", ["shift", "concat"])
