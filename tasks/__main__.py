@@ -87,11 +87,16 @@ def night_from(text: str) -> dt.date:
 
 def _log(quiet: bool) -> None:
     logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)-7s %(message)s"
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s"
     )
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)
-    for room in ("tasks", "elcrec"):
-        logging.getLogger(room).setLevel(logging.WARNING if quiet else logging.INFO)
+    least = logging.WARNING if quiet else logging.INFO
+
+    def worth_reading(record: logging.LogRecord) -> bool:
+        ours = record.name.startswith(("tasks", "elcrec"))
+        return record.levelno >= (least if ours else logging.WARNING)
+
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(worth_reading)
 
 
 def _command_of(name: str) -> Callable[..., None]:
