@@ -52,7 +52,9 @@ class Config:
     # Training
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
-    batch_users: int = 32
+    batch_users: int = 32  # windows of histories a step
+    epoch_windows: int = 50_000  # an epoch draws at most this many windows, anew each time
+    validation_users: int = 25_000  # validation ranks for at most this many users, always the same
     long_histories: Literal["windows", "newest"] = (
         "windows"  # newest: only the last L events (paper)
     )

@@ -2,8 +2,8 @@
 
 Everything that works token by token (embedding, LayerNorm, feed-forward, the losses) runs on the
 packed `[N, d]` rows. Only attention needs rectangles; sequences are sorted by length and cut into
-groups whose shortest member is more than half as long as the longest, so that a rectangle is never
-more than half empty.
+groups whose shortest member is more than half as long as the longest, so that a rectangle of many
+sequences is never more than half empty.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elcrec.histories import ragged_arange
+
+# Below this many sequences the calls for one more group cost more than the emptiness it saves.
+SMALLEST_GROUP = 32
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ def pack(
     while first < sorted_lengths.size:
         width = int(sorted_lengths[first])
         # Lengths descend, so the sequences longer than half the width are a prefix of what is left.
-        last = first + int(np.searchsorted(-sorted_lengths[first:], -(width // 2), side="left"))
+        like = int(np.searchsorted(-sorted_lengths[first:], -(width // 2), side="left"))
+        last = min(first + max(like, SMALLEST_GROUP), sorted_lengths.size)
         count = last - first
         begin, end = int(ends[first] - width), int(ends[last - 1])
         cells = np.repeat(np.arange(count) * width, sorted_lengths[first:last]) + within[begin:end]

@@ -82,7 +82,11 @@ class Trainer:
         self.config = config
         self.device = network.centers.device
         self.known = histories.drop_last(2)
-        self.validation = leave_one_out(histories, "validation")
+        checked = np.arange(len(histories))
+        if checked.size > config.validation_users:
+            rng = np.random.default_rng(config.seed)
+            checked = np.sort(rng.choice(checked, config.validation_users, replace=False))
+        self.validation = leave_one_out(histories.take(checked), "validation")
         self.windows = training_windows(self.known, config)
         if not len(self.windows):
             raise ELCRecError(
@@ -103,12 +107,12 @@ class Trainer:
         self.steps = 0
 
     def epoch(self, number: int) -> dict[str, float]:
-        """One pass over all windows in random order; mean losses by name."""
+        """One pass over the windows, or `epoch_windows` of them, in random order; mean losses by name."""
         # Seeded by epoch, so that training that goes on from a checkpoint draws what it would have drawn.
         rng = np.random.default_rng([self.config.seed, number])
         torch.manual_seed(int(rng.integers(2**62)))
         self.network.train()
-        order = rng.permutation(len(self.windows))
+        order = rng.permutation(len(self.windows))[: self.config.epoch_windows]
         totals: dict[str, float] = {}
         batches = 0
         for first in range(0, order.size, self.config.batch_users):

@@ -93,7 +93,8 @@ def test_no_output_depends_on_later_events():
     assert not torch.allclose(before[-1], after[-1])
 
 
-def test_packing_wastes_less_than_half_of_every_rectangle():
+def test_packing_wastes_less_than_half_of_every_rectangle(monkeypatch):
+    monkeypatch.setattr("elcrec.packing.SMALLEST_GROUP", 1)
     lengths = np.array([1, 1, 2, 3, 5, 8, 12, 12, 7, 4])
     batch = pack(np.ones(lengths.sum(), np.int64), lengths, L, CPU)
     assert sum(g.count for g in batch.groups) == lengths.size

@@ -146,3 +146,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others():
     )
     assert torch.equal(one.items.weight, same.items.weight)
     assert not torch.equal(one.items.weight, other.items.weight)
+
+
+def test_an_epoch_draws_no_more_windows_than_it_may():
+    histories, config = walks(), tiny(epoch_windows=32, validation_users=10)
+    trainer = Trainer(Network(config, 41), histories, config)
+    trainer.epoch(1)
+    assert trainer.steps == 2
+    assert len(trainer.validation.histories) == 10
