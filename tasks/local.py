@@ -109,14 +109,15 @@ class Airflow:
 def choose_source(events: str | None, lake: str | None, last_night: date) -> Source:
     """Settle the source: the one named, else the settings' own, else generated events."""
     settings = load_settings()
-    overrides: dict[str, Any] = {"lake.root": str(Path(lake).absolute())} if lake else {}
+    own = Path(lake).expanduser().absolute() if lake else None
+    overrides: dict[str, Any] = {"lake.root": str(own)} if own else {}
     truth = None
     if events:
         path = _existing(events)
-        overrides = {"source.path": str(path), "lake.root": str(_own_lake(path)), **overrides}
+        overrides = {"source.path": str(path), "lake.root": str(own or _own_lake(path))}
     elif not settings.source.path:
         path, truth = generated_events(last_night)
-        overrides = {"source.path": str(path), "lake.root": str(LAKES / "generated"), **overrides}
+        overrides = {"source.path": str(path), "lake.root": str(own or LAKES / "generated")}
         if not settings.model.n_intents:
             overrides["model.n_intents"] = GENERATED_INTENTS
     return Source(load_settings(**overrides), overrides, truth)

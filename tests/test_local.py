@@ -1,0 +1,139 @@
+"""What `make run` and `make up` settle before Airflow starts."""
+
+import datetime as dt
+import fcntl
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tasks import local
+from tasks.errors import NightError, PipelineError
+from tasks.ingest import latest_night
+from tasks.settings import load_settings
+
+REPO = Path(__file__).resolve().parent.parent
+NIGHT = dt.date(2026, 3, 1)
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "LAKES", tmp_path / "lakes")
+    monkeypatch.setattr(local, "GENERATED", tmp_path / "generated")
+
+
+def _events(folder: Path, name: str = "shop.jsonl", ts: str = "2026-03-01T12:00:00Z") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / name
+    file.write_text(f'{{"user_id": "u", "item_id": "i", "timestamp": "{ts}"}}\n')
+    return file
+
+
+def test_each_source_has_a_lake_of_its_own(tmp_path: Path) -> None:
+    one = local.choose_source(str(_events(tmp_path)), None, NIGHT)
+    other = local.choose_source(str(_events(tmp_path, "web.jsonl")), None, NIGHT)
+    assert one.settings.lake.root == tmp_path / "lakes" / "shop"
+    assert other.settings.lake.root == tmp_path / "lakes" / "web"
+
+
+def test_two_sources_of_one_name_do_not_share_a_lake(tmp_path: Path) -> None:
+    local.choose_source(str(_events(tmp_path / "a")), None, NIGHT)
+    with pytest.raises(PipelineError, match=r"holds the tables of another source.*LAKE=folder"):
+        local.choose_source(str(_events(tmp_path / "b")), None, NIGHT)
+    named = local.choose_source(str(_events(tmp_path / "b")), str(tmp_path / "own"), NIGHT)
+    assert named.settings.lake.root == tmp_path / "own"
+
+
+def test_without_events_they_are_generated_with_their_truth() -> None:
+    source = local.choose_source(None, None, NIGHT)
+    assert source.settings.model.n_intents == 8
+    assert source.truth is not None and source.truth.is_file()
+    assert local.choose_night(None, source) == NIGHT
+
+
+def test_the_source_of_the_settings_goes_before_generated_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ELCREC_SOURCE__PATH", str(_events(tmp_path)))
+    source = local.choose_source(None, None, NIGHT)
+    assert source.truth is None
+    assert source.settings.lake.root == load_settings().lake.root
+
+
+def test_the_night_is_the_last_one_the_events_have(tmp_path: Path) -> None:
+    _events(tmp_path, "a.jsonl", "2026-02-27T23:59:59Z")
+    _events(tmp_path, "b.jsonl", "2026-02-28T01:30:00+02:00")
+    settings = load_settings(**{"source.path": str(tmp_path)})
+    assert latest_night(settings) == dt.date(2026, 2, 27)
+
+
+def test_a_day_that_is_not_over_is_no_last_night(tmp_path: Path) -> None:
+    now = dt.datetime.now(dt.UTC).isoformat()
+    _events(tmp_path, "today.jsonl", now)
+    with pytest.raises(NightError, match="no usable event"):
+        latest_night(load_settings(**{"source.path": str(tmp_path)}))
+    _events(tmp_path, "before.jsonl")
+    assert latest_night(load_settings(**{"source.path": str(tmp_path)})) == NIGHT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "--events", "no/such/file.csv"], "no file or folder no/such/file.csv"),
+        (["run", "--night", "last tuesday"], "write the night as YYYY-MM-DD"),
+        (["up", "--port", "http"], "'http' is no port"),
+    ],
+)
+def test_a_slip_is_one_sentence_and_exit_code_2(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert local.main([*arguments, "--home", str(tmp_path / "airflow")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and said in line
+
+
+def test_a_second_airflow_in_the_same_home_is_refused(tmp_path: Path) -> None:
+    home = tmp_path / "airflow"
+    home.mkdir()
+    with (home / "lock").open("w") as held:
+        held.write("process 1")
+        held.flush()
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with (
+            pytest.raises(PipelineError, match=r"already runs in .*\(process 1\)"),
+            local.airflow(home, 1, {}, {}),
+        ):
+            pass
+
+
+def test_only_the_owner_reads_the_password(tmp_path: Path) -> None:
+    word = local.password(tmp_path)
+    assert len(word) >= 16
+    assert local.password(tmp_path) == word
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_mode & 0o077 == 0
+
+
+def test_airflow_listens_on_loopback_and_sends_nothing_out(tmp_path: Path) -> None:
+    env = local.environment(tmp_path, 8081, {"model.seed": 7})
+    assert env["AIRFLOW__API__HOST"] == "127.0.0.1"
+    assert env["AIRFLOW__USAGE_DATA_COLLECTION__ENABLED"] == "False"
+    assert env["AIRFLOW__CORE__LOAD_EXAMPLES"] == "False"
+    assert env["ELCREC_MODEL__SEED"] == "7"
+
+
+def test_make_says_which_python_is_missing(tmp_path: Path) -> None:
+    for name in ("Makefile", "constraints.txt", "pyproject.toml"):
+        (tmp_path / name).write_bytes((REPO / name).read_bytes())
+    made = subprocess.run(
+        ["make", "install", "PYTHON=no-such-python"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode != 0
+    assert "error: 'no-such-python' is not a Python 3.11" in made.stderr
+    assert not (tmp_path / ".venv").exists()
