@@ -1,8 +1,12 @@
 -- Makes: the view checked_ingest, what the suite of that name looks at.
--- From:  ingests of the night.
+-- From:  ingests of the night, events that it wrote.
 -- Grain: one row. Shares are of the rows that belong to the night.
 CREATE OR REPLACE VIEW checked_ingest AS
 SELECT
     sum(rows_quarantined) / sum(rows_read - rows_other_nights) AS quarantined_share,
-    sum(rows_duplicate) / sum(rows_read - rows_other_nights) AS duplicate_share
+    sum(rows_duplicate) / sum(rows_read - rows_other_nights) AS duplicate_share,
+    (
+        SELECT count(*) - count(DISTINCT (user_id, item_id, event_type, ts, weight))
+        FROM events
+    ) AS repeated_events
 FROM ingests

@@ -98,18 +98,19 @@ def latest_night(settings: Settings) -> dt.date:
     yesterday = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
     with duck.connect(settings) as con:
         _set_night(con, yesterday, bootstrap=True)
-        days = []
+        days: list[dt.date | None] = []
         for file in find_files(settings.source):
             open_source(con, file, settings.source)
             with reading(file):
                 _classify(con, file, settings.source)
                 days.append(_one_row(con, duck.sql("last_event"))["last_day"])
-    if not any(days):
+    known = [day for day in days if day]
+    if not known:
         raise NightError(
             f"{settings.source.path} has no usable event of {yesterday} or before: "
             "no night can be run on it"
         )
-    return max(day for day in days if day)
+    return max(known)
 
 
 def _stage(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> FileCounts:

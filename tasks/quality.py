@@ -130,17 +130,25 @@ def _check(
         results = _validate(settings, database, suites, limits, Path(scratch) / "pages")
         _replace_folder(pages, Path(scratch) / "pages")
     page = pages / "index.html"
-    failed = [result for result in results if not result["success"]]
-    warnings = [_sentence(result) for result in failed if result["severity"] != "critical"]
-    for warning in warnings:
-        log.warning("%s of night %s: %s", check, night, warning)
-    stops = [_sentence(result) for result in failed if result["severity"] == "critical"]
+    warnings: list[str] = []
+    stops: list[str] = []
+    for result in results:
+        if not result["success"]:
+            blocks = result["severity"] == "critical"
+            (stops if blocks else warnings).append(_sentence(result))
+            log.log(
+                logging.ERROR if blocks else logging.WARNING,
+                "%s of night %s, %s",
+                check,
+                night,
+                _sentence(result),
+            )
     if stops:
         more = f" ({len(stops) - 1} more expectations failed)" if len(stops) > 1 else ""
         raise QualityError(f"{check} of night {night}, {stops[0]}{more}; see {page}")
     return {
         "expectations": len(results),
-        "passed": len(results) - len(failed),
+        "passed": len(results) - len(warnings),
         "warnings": warnings,
         "page": str(page),
     }

@@ -3,6 +3,9 @@
 import datetime as dt
 import gzip
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from tasks import tables
 from tasks.errors import NightError, PipelineError, SourceError
 from tasks.ingest import ingest
 from tasks.lake import Lake
-from tasks.settings import Settings, load_settings
+from tasks.settings import REPO, Settings, load_settings
 
 NIGHT = dt.date(2026, 11, 2)
 MIDNIGHT = dt.datetime(2026, 11, 2, tzinfo=dt.UTC)
@@ -593,3 +596,43 @@ def test_counts_that_do_not_agree_stop_the_step(
     with pytest.raises(SourceError, match="1 of them are in no count"):
         run("events.csv")
     assert not lake.exists(tables.EVENTS)
+
+
+WRITES = ["events", "quarantine", "ingests"]
+
+
+@pytest.mark.parametrize("survives", range(len(WRITES)), ids=["none", "events", "quarantine"])
+def test_a_kill_between_two_writes_is_mended_by_a_rerun(
+    tmp_path: Path, lake: Lake, survives: int
+) -> None:
+    write_events(tmp_path / "events.csv", "csv")
+    with (tmp_path / "events.csv").open("a") as file:
+        file.write(",a,,view,1,\n")
+    code = f"""
+import datetime, os, signal, sys
+from tasks.ingest import ingest
+from tasks.lake import Lake
+from tasks.settings import load_settings
+kept, left = Lake.replace, [{survives}]
+def replace(self, *args, **kwargs):
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    kept(self, *args, **kwargs)
+Lake.replace = replace
+settings = load_settings(source={{"path": {str(tmp_path / "events.csv")!r}}},
+                         lake={{"root": {str(lake.root)!r}}})
+ingest(settings, datetime.date({NIGHT.year}, {NIGHT.month}, {NIGHT.day}))
+"""
+    killed = subprocess.run([sys.executable, "-c", code], cwd=REPO, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [name for name in WRITES if lake.nights(tables.TABLES[name])] == WRITES[:survives]
+
+    def whole(root: Path) -> list[list[dict[str, Any]]]:
+        ingest(settings_for(tmp_path / "events.csv", root), NIGHT)
+        return [
+            Lake(root).scan(tables.TABLES[name]).collect().sort(pl.all()).to_dicts()
+            for name in WRITES
+        ]
+
+    assert whole(lake.root) == whole(tmp_path / "untouched")

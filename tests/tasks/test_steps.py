@@ -1,0 +1,79 @@
+"""Running a step: the night is checked, the run is recorded, errors come through."""
+
+import datetime as dt
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import steps, tables
+from tasks.errors import NightError, SourceError
+from tasks.lake import Lake
+from tasks.settings import REPO, Settings, load_settings
+from tasks.steps import STEPS, Step, check_night, run_step
+
+NIGHT = dt.date(2026, 11, 2)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "a.csv").write_text("user_id,item_id,ts\nann,a,2026-11-02\n")
+    return load_settings(
+        source={"path": str(tmp_path / "a.csv")}, lake={"root": str(tmp_path / "lake")}
+    )
+
+
+def recorded(settings: Settings) -> list[dict[str, Any]]:
+    return Lake(settings.lake.root).scan(tables.STEPS).collect().to_dicts()
+
+
+def test_a_run_is_recorded_once_however_often_it_is_repeated(settings: Settings) -> None:
+    for _ in range(2):
+        summary = run_step("ingest", settings, NIGHT)
+    run_step("build-sequences", settings, NIGHT)
+    by_step = {row["step"]: row for row in recorded(settings)}
+    assert len(recorded(settings)) == len(by_step) == 2
+    row = by_step["ingest"]
+    assert json.loads(row["summary"]) == summary
+    assert row["dt"] == NIGHT
+    assert row["seconds"] > 0
+    assert row["peak_mb"] > 10
+
+
+def test_a_step_that_fails_keeps_its_error_and_leaves_no_record(settings: Settings) -> None:
+    Path(settings.source.path).write_text("")
+    with pytest.raises(SourceError, match="is empty"):
+        run_step("ingest", settings, NIGHT)
+    assert recorded(settings) == []
+
+
+@pytest.mark.parametrize("days", [0, 1, 400])
+def test_a_night_that_is_not_over_is_refused(settings: Settings, days: int) -> None:
+    today = dt.datetime.now(dt.UTC).date()
+    with pytest.raises(NightError, match=f"latest night.*{today - dt.timedelta(days=1)}"):
+        run_step("ingest", settings, today + dt.timedelta(days=days))
+    assert not settings.lake.root.exists()
+
+
+def test_yesterday_can_be_run() -> None:
+    check_night(dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1))
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_every_step_can_be_loaded(step: Step) -> None:
+    assert callable(step.load())
+
+
+def test_naming_the_steps_loads_no_heavy_library() -> None:
+    code = (
+        "import sys, tasks.steps; "
+        "print([m for m in ('torch', 'great_expectations', 'airflow') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+    assert steps.STEPS
