@@ -35,6 +35,7 @@ from typing import Any
 import httpx
 import psutil
 from rich.console import Console
+from rich.markup import escape
 
 from tasks.errors import NightError, PipelineError
 from tasks.settings import Settings, load_settings
@@ -452,6 +453,16 @@ def _follow(running: Airflow, run_id: str) -> None:
         time.sleep(POLL)
 
 
+def _worth_printing(task: str, record: Mapping[str, Any]) -> str:
+    """Return a log line of the pipeline: all of the training, of other tasks what is amiss."""
+    logger, level = str(record.get("logger", "")), record.get("level", "info")
+    if not logger.startswith(("tasks.", "elcrec")) or logger == "tasks.steps":
+        return ""
+    if level in ("info", "debug"):
+        return str(record["event"]) if task == "train" and level == "info" else ""
+    return f"{level}: {record['event']}"
+
+
 class _TaskLogs:
     """The log files of one run's tasks, read as they grow."""
 
@@ -461,7 +472,7 @@ class _TaskLogs:
         self.errors: dict[str, str] = {}
 
     def new_lines(self) -> Iterator[str]:
-        """Yield what the pipeline itself has logged since the last call."""
+        """Yield what is worth printing of what the tasks have logged since the last call."""
         for file in sorted(
             self.folder.glob("task_id=*/attempt=*.log"), key=lambda path: path.stat().st_mtime
         ):
@@ -475,10 +486,8 @@ class _TaskLogs:
                 with contextlib.suppress(ValueError):
                     record = json.loads(raw)
                     self._note_error(task, record)
-                    if str(record.get("logger", "")).startswith(("tasks.", "elcrec")):
-                        level = record.get("level", "info")
-                        mark = "" if level in ("info", "debug") else f"{level}: "
-                        yield f"{task}  {mark}{record['event']}".replace("[", "\\[")
+                    if line := _worth_printing(task, record):
+                        yield escape(f"{task}  {line}")
 
     def failure(self, task: str) -> str:
         """Return why a task failed: the sentence of the exception that ended its last try."""
