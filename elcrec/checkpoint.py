@@ -1,4 +1,4 @@
-"""Tensors and facts on disk: safetensors beside JSON, written whole or not at all, never pickled."""
+"""Tensors and facts on disk: safetensors beside JSON, written whole or not, never pickled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMAT = 1  # raised when files of before can no longer be read
 
 
 def write(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write `<name>.safetensors` and `<name>.json`; the JSON comes last and says that both are whole.
+    """Write `<name>.safetensors` and `<name>.json`; the JSON, written last, vouches for both.
 
     Raises ELCRecError, and writes nothing, when a tensor holds NaN or infinity.
     """
@@ -68,7 +68,7 @@ def _replace(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -12,7 +12,7 @@ from elcrec.errors import ELCRecError
 class Config:
     """Settings of the encoder, the losses, the intents and the training.
 
-    The defaults are the `default` preset; `Config.preset("paper", dataset="beauty")` is the paper's.
+    The defaults are the `default` preset; `Config.preset("paper", "beauty")` is the paper's.
     """
 
     # Encoder (SASRec)
@@ -28,7 +28,8 @@ class Config:
 
     # Next item (loss 1)
     next_item: Literal["softmax", "bce"] = "softmax"  # bce: one sampled negative a position (paper)
-    negatives: int = 0  # sampled softmax over this many shared negatives; 0: over every item
+    full_softmax_items: int = 50_000  # with more items than this the softmax is sampled …
+    negatives: int = 4_096  # … from this many, drawn anew for every batch and shared by it
 
     # Intents
     n_intents: int = 256  # k
@@ -58,7 +59,9 @@ class Config:
     long_histories: Literal["windows", "newest"] = (
         "windows"  # newest: only the last L events (paper)
     )
-    average_decay: float = 0.0  # exponential moving average of the weights; 0: off
+    average_decay: float = (
+        0.999  # of the exponential moving average of weights that is kept; 0: none is
+    )
     max_epochs: int = 60
     patience: int = 8  # epochs without a better validation NDCG@20 before training stops
     seed: int = 1
@@ -122,6 +125,9 @@ class Config:
             "batch_users",
             "max_epochs",
             "patience",
+            "negatives",
+            "epoch_windows",
+            "validation_users",
         )
         for name in at_least_one:
             if getattr(self, name) < 1:
@@ -168,6 +174,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pooling": "outputs",
         "sequence_contrast_weight": 0.1,
         "intent_contrast_weight": 0.1,
+        "average_decay": 0.0,
         "batch_users": 256,
         "long_histories": "newest",
         "max_epochs": 300,

@@ -71,7 +71,8 @@ class ELCRec:
         usable = histories.take(np.flatnonzero(histories.lengths >= 3))
         if len(usable) < config.n_intents:
             raise ELCRecError(
-                f"{config.n_intents} intents need at least as many users with 3 events, there are {len(usable)}: "
+                f"{config.n_intents} intents need at least as many users with 3 events, "
+                f"there are {len(usable)}: "
                 "lower n_intents"
             )
         self._use_threads()
@@ -93,7 +94,8 @@ class ELCRec:
             for name, value in facts.items():
                 if found[name] != value:
                     raise ELCRecError(
-                        f"the checkpoint in {checkpoint_dir} has another {name}; remove it to train from the start"
+                        f"the checkpoint in {checkpoint_dir} has another {name}; "
+                        "remove it to train from the start"
                     )
             trainer.restore(tensors)
             best_state = {
@@ -203,9 +205,10 @@ class ELCRec:
     def evaluate(
         self, histories: Histories, split: str = "test", cutoffs: Iterable[int] = (5, 10, 20)
     ) -> dict[str, float]:
-        """HR@K and NDCG@K by leave-one-out with full ranking; histories of fewer than 3 events are left out.
+        """HR@K and NDCG@K by leave-one-out with full ranking.
 
-        Items beyond n_items are left out of histories; as a target such an item is a miss.
+        Histories of fewer than 3 events are left out. Items beyond n_items are left out of
+        histories; as a target such an item is a miss.
         """
         network = self._fitted()
         usable = histories.take(np.flatnonzero(histories.lengths >= 3))
@@ -238,7 +241,8 @@ class ELCRec:
         if expected != found:
             name = sorted(expected.items() ^ found.items())[0][0]
             raise ELCRecError(
-                f"{folder}: {name} has shape {found.get(name)}, the config asks for {expected.get(name)}"
+                f"{folder}: {name} has shape {found.get(name)}, "
+                f"the config asks for {expected.get(name)}"
             )
         network.load_state_dict(tensors)
         model.network = network.to(model._device()).eval()
@@ -319,7 +323,8 @@ def _copy_overlap(source: Network, target: Network) -> None:
             elif own.get(name) is None or own[name].shape != value.shape:
                 shape = tuple(own[name].shape) if name in own else None
                 raise ELCRecError(
-                    f"cannot start from a model whose {name} has shape {tuple(value.shape)}; this config asks for {shape}"
+                    f"cannot start from a model whose {name} has shape {tuple(value.shape)}; "
+                    f"this config asks for {shape}"
                 )
             else:
                 own[name].copy_(value)

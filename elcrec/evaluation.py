@@ -1,7 +1,7 @@
 """Full ranking by leave-one-out: hit rate and NDCG of a model and of popularity.
 
 Every real item is a candidate but those the user has had (never the target itself). An item with
-the target's own score counts as ranked before it, so that a model which scores all alike gets nothing.
+the target's own score counts as ranked before it: a model that scores all alike gets nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def hit_rate_and_ndcg(ranks: NDArray[np.integer], cutoffs: Iterable[int]) -> dic
 
 
 def distinct_seen(split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(user, item) of every item a user has had, once each and without the target; sorted by user."""
+    """(user, item) of every item a user has had, once each, without the target; by user."""
     users = np.repeat(np.arange(len(split.histories)), split.histories.lengths)
     items = split.histories.items.astype(np.int64)
     other = items != split.targets[users]
@@ -91,7 +91,8 @@ def _newest_events(network: Network, histories: Histories) -> Packed:
     lengths = np.minimum(histories.lengths, L)
     items = histories.items[ragged_arange(histories.offsets[1:] - lengths, lengths)]
     if network.config.pooling == "padded_outputs":
-        items, lengths = padded(items, lengths, L)
+        full, full_lengths = padded(items, lengths, L)
+        return pack(full, full_lengths, L, network.centers.device)
     return pack(items, lengths, L, network.centers.device)
 
 
@@ -104,7 +105,7 @@ def _in_callers_order(batch: Packed, rows: Tensor) -> Tensor:
 def padded(
     items: NDArray[np.integer], lengths: NDArray[np.int64], width: int
 ) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
-    """Sequences filled with item 0 on the left up to `width`, as the published code feeds its encoder."""
+    """Sequences filled with item 0 on the left up to `width`, as the published encoder is fed."""
     full = np.zeros((lengths.size, width), items.dtype)
     owners = np.repeat(np.arange(lengths.size), lengths)
     full[owners, ragged_arange(width - lengths, lengths)] = items
@@ -123,7 +124,7 @@ def popularity_ranks(split: Split, counts: NDArray[np.integer]) -> NDArray[np.in
 def popularity_baseline(
     histories: Histories, n_items: int, split: str = "test", cutoffs: Iterable[int] = (5, 10, 20)
 ) -> dict[str, float]:
-    """The metrics of recommending everyone the most frequent items of the histories before the cut."""
+    """The metrics of recommending everyone the items most frequent before the cut."""
     side = leave_one_out(histories, split)
     counts = np.bincount(side.histories.items, minlength=n_items + 1)
     return hit_rate_and_ndcg(popularity_ranks(side, counts), cutoffs)

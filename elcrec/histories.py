@@ -57,7 +57,7 @@ class Histories:
 
     @classmethod
     def from_arrow(cls, lists: pa.ListArray | pa.LargeListArray | pa.ChunkedArray) -> Histories:
-        """Histories from an Arrow column of lists, without a copy of the items where it has one chunk."""
+        """Histories from an Arrow column of lists; one chunk is not copied."""
         if hasattr(lists, "combine_chunks"):
             combined = lists.combine_chunks()
             lists = combined
@@ -114,7 +114,8 @@ def ragged_arange(starts: NDArray[np.integer], lengths: NDArray[np.integer]) -> 
     """`[s, s + 1, …, s + l - 1]` for each start `s` and length `l`, one after the other."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if ends.size else 0
-    return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+    ranges: NDArray[np.int64] = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+    return ranges
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,10 @@ from elcrec.histories import Histories, Split, leave_one_out
 
 @dataclass(frozen=True)
 class Labels:
-    """One intent a user: ids int32 `[n]` (−1 for a user without a known item), confidences f32 `[n]` (then NaN)."""
+    """One intent a user and the runner-up: ids int32 `[n]`, confidences float32 `[n]`.
+
+    A user without a known item has −1 and NaN.
+    """
 
     intent: NDArray[np.int32]
     confidence: NDArray[np.float32]
@@ -54,18 +57,15 @@ def spherical_kmeans(
 
 
 def _spread_points(unit: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """Choose k points far from each other: k-means++ that takes the best of a few draws each time."""
+    """Choose k points far apart: k-means++ that takes the best of a few draws each time."""
     draws = 2 + int(math.log(k))
     chosen = torch.randint(unit.shape[0], (1,), generator=generator).to(unit.device)
     distance = (1 - unit @ unit[chosen[0]]).clamp(min=0)  # [n], to the nearest chosen point
     for _ in range(k - 1):
         # Drawn in proportion to distance on the cumulative sum: multinomial() ends at 2²⁴ points.
         cumulative = (distance + 1e-12).double().cumsum(0)
-        at = (
-            torch.rand(draws, generator=generator, dtype=torch.float64).to(unit.device)
-            * cumulative[-1]
-        )
-        drawn = torch.searchsorted(cumulative, at).clamp(max=unit.shape[0] - 1)
+        draw = torch.rand(draws, generator=generator, dtype=torch.float64).to(unit.device)
+        drawn = torch.searchsorted(cumulative, draw * cumulative[-1]).clamp(max=unit.shape[0] - 1)
         nearer = torch.minimum(distance, (1 - unit[drawn] @ unit.T).clamp(min=0))  # [draws, n]
         best = nearer.sum(1).argmin()
         distance = nearer[best]
@@ -74,12 +74,13 @@ def _spread_points(unit: Tensor, k: int, generator: torch.Generator) -> Tensor:
 
 
 def _nearest(unit: Tensor, centers: Tensor, block: int = 65_536) -> tuple[Tensor, Tensor]:
-    pairs = [(rows @ centers.T).max(1) for rows in unit.split(block)]
+    blocks = (unit[i : i + block] for i in range(0, unit.shape[0], block))
+    pairs = [(rows @ centers.T).max(1) for rows in blocks]
     return torch.cat([p.indices for p in pairs]), torch.cat([p.values for p in pairs])
 
 
 def perplexity(labels: NDArray[np.integer]) -> float:
-    """`exp(−Σ_j p_j ln p_j)`, p_j the share of users labelled j; users without a label are left out."""
+    """`exp(−Σ_j p_j ln p_j)`, p_j the share of the labelled users that have label j."""
     counts = np.bincount(labels[labels >= 0])
     shares = counts[counts > 0] / counts.sum()
     return float(np.exp(-(shares * np.log(shares)).sum())) if shares.size else 0.0
@@ -99,11 +100,12 @@ def largest_share(labels: NDArray[np.integer]) -> float:
 def intent_lift(
     labels: NDArray[np.integer], histories: Histories, n_items: int, cutoff: int = 20
 ) -> float:
-    """How much better a user's intent predicts the newest item than popularity does: a ratio of HR@cutoff.
+    """How much better a user's intent predicts the newest item than popularity: a ratio of HRs.
 
-    histories: whole ones, `s_1 … s_T` with T ≥ 3; labels: int `[n]`, made from `s_1 … s_{T−2}` alone.
-    Items are scored by their count in the histories `s_1 … s_{T−2}` of the users with the same
-    label (the user's own left out), ties broken by popularity; `s_1 … s_{T−1}` are no candidates.
+    histories: whole ones, `s_1 … s_T` with T ≥ 3; labels: int `[n]`, made from `s_1 … s_{T−2}`
+    alone. Items are scored by their count in the histories `s_1 … s_{T−2}` of the users with the
+    same label (the user's own left out), ties broken by popularity; `s_1 … s_{T−1}` are no
+    candidates.
     """
     split = leave_one_out(histories, "test")
     known = histories.drop_last(2)
@@ -136,7 +138,7 @@ def intent_ranks(
         users, seen = of_users[label], of_seen[label]
         scores = np.bincount(known.items[of_events[label]], minlength=popularity.size) + tie_break
         target_scores[users] = scores[split.targets[users]] - own_target[users]
-        # Less one: the target is among those that score at least as high, with its owner's count or without.
+        # Less one: the target is among those that score as high, its owner's count in or out.
         ranks[users] = (
             np.searchsorted(np.sort(-scores[1:]), -target_scores[users], side="right") - 1
         )

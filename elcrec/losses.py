@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def next_item_bce(outputs: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-    """Loss 1 of the paper: `-mean[log σ(e·v⁺) + log(1 − σ(e·v⁻))]`, one sampled negative a position.
+    """Loss 1 of the paper: `-mean[log σ(e·v⁺) + log(1 − σ(e·v⁻))]`, one negative a position.
 
     outputs, positives, negatives: `[M, d]`. Scalar out.
     """
@@ -26,15 +26,16 @@ def next_item_softmax(outputs: Tensor, items: Tensor, targets: Tensor) -> Tensor
 
     outputs: `[M, d]`; items: `[V, d]`; targets: int64 `[M]`, rows of `items`. Scalar out.
     """
-    return _LinearCrossEntropy.apply(outputs, items, targets)
+    loss: Tensor = _LinearCrossEntropy.apply(outputs, items, targets)  # type: ignore[no-untyped-call]
+    return loss
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     """Cross-entropy of `outputs @ items.T` whose gradients are made in the forward pass.
 
-    The softmax is the gradient up to the target's −1, so one `[rows, V]` buffer that fits the cache,
-    overwritten in place, does for logits, probabilities and gradient; autograd's own way keeps and
-    passes over four of them.
+    The softmax is the gradient up to the target's −1, so one `[rows, V]` buffer that fits
+    the cache, overwritten in place, does for logits, probabilities and gradient; autograd's own
+    way keeps and passes over four of them.
     """
 
     BUFFER = 500_000  # numbers
@@ -74,7 +75,7 @@ def next_item_sampled_softmax(
     """Cross-entropy of the next item against negatives that the batch shares.
 
     A logit is lowered by the log of how often its item is expected among the negatives, which makes
-    the loss an estimate of the full softmax (Jean et al. 2015); the target itself is always present.
+    the loss an estimate of the full softmax (Jean et al. 2015); the target itself is always there.
 
     outputs, positives: `[M, d]`; negatives: `[S, d]`; collisions: bool `[M, S]`, true where a
     negative is the position's target; log_expected: `[S]`. Scalar out.
@@ -106,10 +107,10 @@ def intent_attraction(
 ) -> Tensor:
     """Attract each behaviour to the centres near it, the nearest most: a mixture of directions.
 
-    `−τ·mean_i log Σ_j exp(ĥ_i·ĉ_j/τ − log s_j)`, the log-likelihood of a mixture of von Mises-Fisher
-    distributions with concentration 1/τ. Its gradient pulls ĥ_i and ĉ_j together in proportion to
-    the soft assignment of i to j. Dividing by `s_j`, the share of users that intent j has had
-    lately, keeps large intents from growing and hands users to starving ones.
+    `−τ·mean_i log Σ_j exp(ĥ_i·ĉ_j/τ − log s_j)`, the log-likelihood of a mixture of von
+    Mises-Fisher distributions with concentration 1/τ. Its gradient pulls ĥ_i and ĉ_j together in
+    proportion to the soft assignment of i to j. Dividing by `s_j`, the share of users that intent
+    j has had lately, keeps large intents from growing and hands users to starving ones.
 
     behaviours: `[B, d]`; centers: `[k, d]`; log_shares: `[k]`, zeros for no balancing. Scalar out.
     """

@@ -34,12 +34,14 @@ class Attention(nn.Module):
         self.output_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, groups: tuple[Group, ...], masks: list[Tensor]) -> Tensor:
+        """`[N, d]` to `[N, d]`; a mask a group is added to its scores."""
         qkv = self.query_key_value(x)  # [N, 3d]
         mixed = [
             self._attend(qkv[g.tokens], g, mask) for g, mask in zip(groups, masks, strict=True)
         ]
         attended = mixed[0] if len(mixed) == 1 else torch.cat(mixed)  # [N, d]
-        return self.norm(x + self.output_dropout(self.output(attended)))
+        joined: Tensor = self.norm(x + self.output_dropout(self.output(attended)))
+        return joined
 
     def _attend(self, qkv: Tensor, group: Group, mask: Tensor) -> Tensor:
         d = qkv.shape[1] // 3
@@ -52,11 +54,12 @@ class Attention(nn.Module):
         )  # [count, h, width, width]
         weights = F.dropout(scores.softmax(-1), self.dropout, self.training)
         mixed = (weights @ v).transpose(1, 2).reshape(group.count * group.width, d)
-        return mixed.index_select(0, group.cells)  # [rows, d]
+        rows: Tensor = mixed.index_select(0, group.cells)  # [rows, d]
+        return rows
 
 
 class Block(nn.Module):
-    """Attention, then a GELU feed-forward of width 4d, each with its residual and LayerNorm after it."""
+    """Attention, then a GELU feed-forward of width 4d, each with residual and LayerNorm."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -68,17 +71,23 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, groups: tuple[Group, ...], masks: list[Tensor]) -> Tensor:
+        """`[N, d]` to `[N, d]`."""
         x = self.attention(x, groups, masks)
-        return self.norm(x + self.dropout(self.contract(F.gelu(self.expand(x)))))  # exact GELU
+        widened = F.gelu(self.expand(x))  # [N, 4d], the exact GELU
+        joined: Tensor = self.norm(x + self.dropout(self.contract(widened)))
+        return joined
 
 
 class Network(nn.Module):
     """Encoder f, item embeddings (shared by input and output) and intent centres C.
 
-    Positions are either learned vectors added to the items (`absolute`, the paper) or a learned bias
-    of attention by distance (`relative`). With the latter every position of one pass sees exactly
-    what a pass over its prefix would, so that a history trains as all its prefixes at once.
+    Positions are either learned vectors added to the items (`absolute`, the paper) or a learned
+    bias of attention by distance (`relative`). With the latter every position of one pass sees
+    exactly what a pass over its prefix would, so that a history trains as all its prefixes at
+    once.
     """
+
+    shares: Tensor  # [k], a buffer
 
     def __init__(self, config: Config, n_items: int) -> None:
         super().__init__()
@@ -111,7 +120,7 @@ class Network(nn.Module):
 
     def forward(self, batch: Packed) -> Tensor:
         """Outputs `E`, `[N, d]`: row t of a sequence has seen its events up to t."""
-        x = self.items(batch.items)  # [N, d]
+        x: Tensor = self.items(batch.items)  # [N, d]
         if self.config.positions == "absolute":
             x = x + self.positions(batch.positions)
         x = self.dropout(self.norm(x))
@@ -120,7 +129,7 @@ class Network(nn.Module):
         return x
 
     def _mask(self, layer: int, group: Group) -> Tensor:
-        """What is added to the attention scores of a group, broadcast to `[count, h, width, width]`."""
+        """What is added to a group's attention scores, broadcast to `[count, h, width, width]`."""
         width, device = group.width, self.centers.device
         future = torch.ones(width, width, dtype=torch.bool, device=device).triu(1)
         if group.keys_hidden is not None:
@@ -150,7 +159,7 @@ class Network(nn.Module):
         return F.normalize(had, dim=-1) + F.normalize(outputs[batch.last_rows], dim=-1)
 
     def intent_probabilities(self, behaviours: Tensor) -> Tensor:
-        """How sure each user's assignment to each intent is: `[B, d]` to `[B, k]`, rows summing to 1."""
+        """The soft assignment of each behaviour: `[B, d]` to `[B, k]`, rows summing to 1."""
         return losses.intent_scores(
             behaviours, self.centers, self.config.intent_temperature
         ).softmax(-1)
@@ -160,7 +169,7 @@ class Network(nn.Module):
         return (rows.detach() @ F.normalize(self.centers.detach(), dim=-1).T).argmax(1)
 
     def fuse(self, outputs: Tensor) -> Tensor:
-        """Outputs joined with the centre nearest to each: `[N, d]` (shift) or `[N, 2d]` (concat)."""
+        """Outputs joined with their nearest centres: `[N, d]` (shift) or `[N, 2d]` (concat)."""
         nearest = self.centers[self.nearest_centers(outputs)]  # [N, d]
         return (
             outputs + nearest

@@ -1,4 +1,4 @@
-"""Batches without padding: tokens of many sequences side by side, and what attention needs to know of them.
+"""Batches without padding: the events of many sequences side by side.
 
 Everything that works token by token (embedding, LayerNorm, feed-forward, the losses) runs on the
 packed `[N, d]` rows. Only attention needs rectangles; sequences are sorted by length and cut into

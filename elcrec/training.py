@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +94,10 @@ class Trainer:
         users = np.repeat(np.arange(len(self.known)), self.known.lengths)
         self._had = np.unique(users * (network.n_items + 1) + self.known.items)
         self._event_user = users
+        # Negatives by the root of an item's frequency: rare ones are drawn too, frequent ones more.
+        weights = np.sqrt(np.bincount(self.known.items, minlength=network.n_items + 1) + 1.0)
+        weights[0] = 0.0  # padding
+        self._cumulative = weights.cumsum()
         self.optimizer = torch.optim.AdamW(
             network.parameters(),
             lr=config.learning_rate,
@@ -107,8 +110,8 @@ class Trainer:
         self.steps = 0
 
     def epoch(self, number: int) -> dict[str, float]:
-        """One pass over the windows, or `epoch_windows` of them, in random order; mean losses by name."""
-        # Seeded by epoch, so that training that goes on from a checkpoint draws what it would have drawn.
+        """One pass over the windows, at most `epoch_windows` of them; mean losses by name."""
+        # Seeded by epoch: training that goes on from a checkpoint draws what it would have drawn.
         rng = np.random.default_rng([self.config.seed, number])
         torch.manual_seed(int(rng.integers(2**62)))
         self.network.train()
@@ -132,7 +135,7 @@ class Trainer:
                 f"a loss is not finite at step {self.steps}: {values}; lower learning_rate"
             )
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.steps += 1
         if self.average:
@@ -188,7 +191,7 @@ class Trainer:
             behaviours, self.network.centers, self.config.intent_temperature
         )
         batch_shares = (scores - log_shares).softmax(1).mean(0)
-        # The memory spans about eight users an intent, enough to tell a large intent from a small one.
+        # The memory spans about eight users an intent, enough to tell large from small.
         pace = min(1.0, behaviours.shape[0] / (8 * self.config.n_intents))
         self.network.shares.lerp_(batch_shares, pace).clamp_(min=1e-6)
 
@@ -232,11 +235,11 @@ class Trainer:
             centers = F.normalize(network.centers, dim=-1)[intents]  # [B, d]
             same = intents[:, None] == intents[None, :] if config.mask_same_intent else None
             temperature = config.contrast_temperature
-            contrast = sum(
+            contrasts = [
                 losses.intent_contrast(view, centers, temperature, same)
-                for view in h.split(lengths.size)
-            )
-            parts["intent_contrast"] = config.intent_contrast_weight * contrast / 2
+                for view in (h[: lengths.size], h[lengths.size :])
+            ]
+            parts["intent_contrast"] = config.intent_contrast_weight * torch.stack(contrasts).mean()
         return parts
 
     def _next_item(
@@ -255,11 +258,31 @@ class Trainer:
         states = outputs.index_select(0, torch.from_numpy(where).to(self.device))  # [M, d]
         target_items = torch.from_numpy(targets).to(self.device)
         if self.config.next_item == "softmax":
-            return losses.next_item_softmax(states, self.network.items.weight[1:], target_items - 1)
+            table = self.network.items.weight
+            if self.network.n_items <= self.config.full_softmax_items:
+                return losses.next_item_softmax(states, table[1:], target_items - 1)
+            drawn, log_expected = self._shared_negatives(rng)
+            return losses.next_item_sampled_softmax(
+                states,
+                self.network.items(target_items),
+                self.network.items(drawn),
+                target_items[:, None] == drawn[None, :],
+                log_expected,
+            )
         users = self._event_user[rows[predicted]]
         negatives = torch.from_numpy(self._unseen(users, rng)).to(self.device)
         return losses.next_item_bce(
             states, self.network.items(target_items), self.network.items(negatives)
+        )
+
+    def _shared_negatives(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Items drawn by frequency, int64 `[S]`, and the log of their expected counts, `[S]`."""
+        draws = rng.random(self.config.negatives) * self._cumulative[-1]
+        drawn = np.searchsorted(self._cumulative, draws, side="right")
+        chances = np.diff(self._cumulative, prepend=0.0)[drawn] / self._cumulative[-1]
+        log_expected = np.log(chances * drawn.size).astype(np.float32)
+        return torch.from_numpy(drawn).to(self.device), torch.from_numpy(log_expected).to(
+            self.device
         )
 
     def _unseen(self, users: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -277,8 +300,8 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Metrics on the validation split and the weights they belong to (the average, where one is kept)."""
-        parameters = list(self.network.parameters())
+        """Metrics on the validation split and the weights they belong to: the average, if kept."""
+        parameters: list[Tensor] = list(self.network.parameters())
         trained = [p.detach().clone() for p in parameters] if self.average else []
         if self.average:
             torch._foreach_copy_(parameters, self.average)
@@ -291,7 +314,10 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """Everything the next epoch depends on, by name."""
-        tensors = {"steps": torch.tensor(self.steps), "shares": self.network.shares}
+        tensors: dict[str, Tensor] = {
+            "steps": torch.tensor(self.steps),
+            "shares": self.network.shares,
+        }
         for i, (name, parameter) in enumerate(self.network.named_parameters()):
             tensors[f"weight.{name}"] = parameter.detach()
             for key, value in self.optimizer.state.get(parameter, {}).items():

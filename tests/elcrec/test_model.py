@@ -32,7 +32,7 @@ def random_sequences(count: int = 9) -> tuple[np.ndarray, np.ndarray]:
 
 
 def reference(net: Network, items: np.ndarray) -> torch.Tensor:
-    """SASRec of one padded sequence `[L]` as the published code computes it, written out: `[L, d]`."""
+    """SASRec of one padded sequence `[L]` as the published code has it, written out: `[L, d]`."""
     ids = torch.from_numpy(items)
     d, heads = net.config.dim, net.config.heads
     x = net.norm(net.items.weight[ids] + net.positions.weight)

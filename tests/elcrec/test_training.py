@@ -103,7 +103,7 @@ def test_every_switch_of_the_paper_preset_trains(changes):
     assert all(np.isfinite(loss) for loss in model.history[0].losses.values())
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -111,11 +111,11 @@ class Killed(Exception):
 def test_training_that_was_killed_ends_with_the_weights_of_one_that_was_not(tmp_path, preset):
     def kill_after_two(report):
         if report.epoch == 2:
-            raise Killed
+            raise KilledError
 
     config = tiny(preset, max_epochs=4)
     undisturbed = ELCRec(config).fit(walks(), 40)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         ELCRec(config).fit(walks(), 40, checkpoint_dir=tmp_path, on_epoch=kill_after_two)
     resumed = ELCRec(config).fit(walks(), 40, checkpoint_dir=tmp_path)
     assert [r.epoch for r in resumed.history] == [1, 2, 3, 4]
@@ -154,3 +154,11 @@ def test_an_epoch_draws_no_more_windows_than_it_may():
     trainer.epoch(1)
     assert trainer.steps == 2
     assert len(trainer.validation.histories) == 10
+
+
+def test_with_many_items_the_sampled_softmax_learns_too():
+    config = tiny(
+        full_softmax_items=10, negatives=16, max_epochs=12, learning_rate=5e-3, dropout=0.1
+    )
+    model = ELCRec(config).fit(walks(300), 40)
+    assert model.evaluate(walks(300))["HR@5"] > 0.5
