@@ -148,8 +148,8 @@ def generated_events(last_night: date) -> tuple[Path, Path]:
         )
         generate(
             folder,
-            users=2000,
-            items=800,
+            users=1000,
+            items=400,
             intents=GENERATED_INTENTS,
             nights=30,
             last_night=last_night,
