@@ -14,9 +14,11 @@ from typing import Any
 
 import polars as pl
 import pytest
+from rich.console import Console
 
-from tasks import tables
+from tasks import report, tables
 from tasks.__main__ import main
+from tasks.errors import LakeError
 from tasks.generator import generate
 from tasks.lake import Lake
 from tasks.settings import Settings, load_settings
@@ -151,6 +153,22 @@ def test_a_run_ends_with_a_report(done: Done) -> None:
     ):
         assert said in done.printed
     assert "epoch 2/2" in done.printed, "the progress of the training"
+
+
+def test_published_figures_stand_beside_the_data_they_hold_for_only(
+    done: Done, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "the paper" not in done.printed
+    counts = report._counts(Lake(done.settings.lake.root), NIGHT)
+    monkeypatch.setitem(report.PUBLISHED, counts, ("Slice", {"the paper": {"HR@5": 0.0529}}))
+    console = Console(width=120, record=True)
+    report.show(done.settings, NIGHT, console=console)
+    assert "Slice: the paper" in console.export_text()
+
+
+def test_the_report_of_a_night_that_never_ran_names_those_that_did(done: Done) -> None:
+    with pytest.raises(LakeError, match=f"no labels for night 1990-01-01.*{NIGHT}"):
+        report.show(done.settings, dt.date(1990, 1, 1), console=Console())
 
 
 def test_a_second_run_of_the_same_night_leaves_the_same_tables(done: Done) -> None:
