@@ -35,6 +35,7 @@ class Config:
     n_intents: int = 256  # k
     intent_loss: Literal["attraction", "elcm", "none"] = "attraction"  # elcm: the paper's loss 2
     intent_loss_weight: float = 0.1  # α
+    warmup_epochs: int = 1  # on the next item alone, before k-means places the intents
     intent_temperature: float = 0.05  # τ of the soft assignment
     intent_balance: float = 0.5  # 0: intents may grow as they like … 1: all alike in training
     pooling: Literal["blend", "outputs", "padded_outputs"] = "blend"  # see Network.behaviours
@@ -171,6 +172,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "next_item": "bce",
         "intent_loss": "elcm",
         "intent_loss_weight": 10.0,
+        "warmup_epochs": 0,
         "pooling": "outputs",
         "sequence_contrast_weight": 0.1,
         "intent_contrast_weight": 0.1,

@@ -29,6 +29,9 @@ RESUMABLE = "training"
 BLOCK_USERS = 16_384
 # k-means on more users than this many an intent moves the starting centres no further.
 KMEANS_USERS_PER_INTENT = 256
+KMEANS_STARTS = 5
+# Fields of the config that may change between a kill and the fit that goes on from there.
+WHERE_IT_RUNS = ("device", "threads")
 
 
 class ELCRec:
@@ -80,11 +83,13 @@ class ELCRec:
         network = Network(config, n_items).to(self._device())
         if initial is not None:
             _copy_overlap(initial._fitted(), network)
-        trainer = Trainer(network, usable, config)
+        # A model to start from has its intents already.
+        warmup = 0 if initial is not None else min(config.warmup_epochs, config.max_epochs)
+        trainer = Trainer(network, usable, config, warmup)
         best = _Best()
         first_epoch = 1
         facts: dict[str, Any] = {
-            "config": config.to_dict(),
+            "config": {k: v for k, v in config.to_dict().items() if k not in WHERE_IT_RUNS},
             "n_items": n_items,
             "histories": _digest(usable),
         }
@@ -106,7 +111,7 @@ class ELCRec:
             best.offer(found["best_epoch"], found["best_score"], best_state)
             self.history = [EpochReport(**report) for report in found["reports"]]
             first_epoch = found["epoch"] + 1
-        elif initial is None and config.intent_loss != "none":
+        elif initial is None and warmup == 0:
             self._initialise_centers(network, trainer)
 
         for number in range(first_epoch, config.max_epochs + 1):
@@ -114,8 +119,11 @@ class ELCRec:
                 break
             started = time.perf_counter()
             epoch_losses = trainer.epoch(number)
+            if number == warmup:
+                self._initialise_centers(network, trainer)
             metrics, state = trainer.validate()
-            best.offer(number, metrics["NDCG@20"], state)
+            if number >= warmup:
+                best.offer(number, metrics["NDCG@20"], state)
             seconds = time.perf_counter() - started
             epochs_left = min(config.max_epochs - number, config.patience - (number - best.epoch))
             report = EpochReport(
@@ -279,7 +287,14 @@ class ELCRec:
 
     @torch.no_grad()
     def _initialise_centers(self, network: Network, trainer: Trainer) -> None:
-        """k-means on the untrained behaviours, as the paper starts its centres."""
+        """Place the centres by k-means on the behaviours as they are.
+
+        The paper does so on the untrained network. Training hardly ever parts two groups of users
+        that start at one centre; after a warm-up epoch, and as the best of several starts, k-means
+        seldom puts them there.
+        """
+        if self.config.intent_loss == "none":
+            return
         network.eval()
         known = trainer.known
         most = KMEANS_USERS_PER_INTENT * self.config.n_intents
@@ -291,8 +306,10 @@ class ELCRec:
             for i in range(0, len(known), BLOCK_USERS)
         )
         h = torch.cat([behaviours(network, block) for block in blocks])
-        centers, _ = spherical_kmeans(h, self.config.n_intents, seed=self.config.seed)
-        network.centers.copy_(centers)
+        centers, _ = spherical_kmeans(
+            h, self.config.n_intents, seed=self.config.seed, starts=KMEANS_STARTS
+        )
+        trainer.place_centers(centers)
 
 
 @dataclass

@@ -33,18 +33,29 @@ class Labels:
 
 
 def spherical_kmeans(
-    points: Tensor, k: int, iterations: int = 20, seed: int = 0
+    points: Tensor, k: int, iterations: int = 20, seed: int = 0, starts: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Unit centres `[k, d]` and the nearest centre of each point, int64 `[n]`, by cosine.
 
     points: `[n, d]`, n ≥ k. Starts from greedy k-means++; a centre that loses all its points moves
-    to the point that fits its own centre worst.
+    to the point that fits its own centre worst. Of several starts the one is kept whose points lie
+    nearest to their centres.
     """
     n = points.shape[0]
     if n < k:
         raise ELCRecError(f"{k} centres need at least as many users, there are {n}")
     unit = F.normalize(points, dim=-1)
-    centers = _spread_points(unit, k, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    found = [_kmeans_once(unit, k, iterations, generator) for _ in range(starts)]
+    centers, nearest, _ = max(found, key=lambda result: result[2])
+    return centers, nearest
+
+
+def _kmeans_once(
+    unit: Tensor, k: int, iterations: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, float]:
+    """Centres, nearest centres, and the sum of the points' similarities to them."""
+    centers = _spread_points(unit, k, generator)
     nearest, similarity = _nearest(unit, centers)
     for _ in range(iterations):
         sums = torch.zeros_like(centers).index_add_(0, nearest, unit)
@@ -53,7 +64,7 @@ def spherical_kmeans(
             sums[empty] = unit[similarity.argsort()[: empty.numel()]]
         centers = F.normalize(sums, dim=-1)
         nearest, similarity = _nearest(unit, centers)
-    return centers, nearest
+    return centers, nearest, similarity.sum().item()
 
 
 def _spread_points(unit: Tensor, k: int, generator: torch.Generator) -> Tensor:

@@ -76,7 +76,11 @@ class Trainer:
     histories: users with at least three events; `s_1 … s_{T−2}` is trained on, `s_{T−1}` validates.
     """
 
-    def __init__(self, network: Network, histories: Histories, config: Config) -> None:
+    def __init__(
+        self, network: Network, histories: Histories, config: Config, warmup_epochs: int = 0
+    ) -> None:
+        self.warmup_epochs = warmup_epochs
+        self.warming_up = False
         self.network = network
         self.config = config
         self.device = network.centers.device
@@ -115,6 +119,7 @@ class Trainer:
         rng = np.random.default_rng([self.config.seed, number])
         torch.manual_seed(int(rng.integers(2**62)))
         self.network.train()
+        self.warming_up = number <= self.warmup_epochs
         order = rng.permutation(len(self.windows))[: self.config.epoch_windows]
         totals: dict[str, float] = {}
         batches = 0
@@ -147,7 +152,10 @@ class Trainer:
         return values
 
     def losses(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> dict[str, Tensor]:
-        """Every loss of the config on the windows `chosen`, weighted, by name."""
+        """Every loss of the config on the windows `chosen`, weighted, by name.
+
+        While warming up the next item's alone.
+        """
         config, network = self.config, self.network
         starts, inputs = self.windows.starts[chosen], self.windows.lengths[chosen] - 1
         rows = ragged_arange(starts, inputs)
@@ -164,6 +172,8 @@ class Trainer:
         within = ragged_arange(np.zeros_like(inputs), inputs)
         predicted = within >= np.repeat(skipped, inputs)
         parts = {"next_item": self._next_item(batch, outputs, rows, lengths, predicted, rng)}
+        if self.warming_up:
+            return parts
         if config.intent_loss == "attraction":
             behaviours = network.behaviours(batch, outputs)
             log_shares = config.intent_balance * network.shares.log()
@@ -183,6 +193,14 @@ class Trainer:
             ]
             parts |= self._contrasts(items, lengths, intents, rng)
         return parts
+
+    @torch.no_grad()
+    def place_centers(self, centers: Tensor) -> None:
+        """Put the intent centres, `[k, d]`, where training goes on from; in the average too."""
+        self.network.centers.copy_(centers)
+        for (name, _), average in zip(self.network.named_parameters(), self.average, strict=False):
+            if name == "centers":
+                average.copy_(centers)
 
     @torch.no_grad()
     def _follow_shares(self, behaviours: Tensor, log_shares: Tensor) -> None:

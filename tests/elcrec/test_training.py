@@ -162,3 +162,20 @@ def test_with_many_items_the_sampled_softmax_learns_too():
     )
     model = ELCRec(config).fit(walks(300), 40)
     assert model.evaluate(walks(300))["HR@5"] > 0.5
+
+
+def test_intents_are_placed_after_a_warm_up_on_the_next_item_alone():
+    model = ELCRec(tiny(warmup_epochs=1, max_epochs=2)).fit(walks(), 40)
+    assert set(model.history[0].losses) == {"next_item"}
+    assert set(model.history[1].losses) == {"next_item", "clustering"}
+
+
+def test_a_model_that_ends_with_its_warm_up_has_placed_intents():
+    alone = ELCRec(tiny(warmup_epochs=3, max_epochs=1)).fit(walks(), 40)
+    assert len(set(alone.transform(walks()).intent)) == alone.config.n_intents
+
+
+def test_training_goes_on_with_other_threads(tmp_path):
+    ELCRec(tiny(max_epochs=1)).fit(walks(), 40, checkpoint_dir=tmp_path)
+    again = ELCRec(tiny(max_epochs=1, threads=1)).fit(walks(), 40, checkpoint_dir=tmp_path)
+    assert len(again.history) == 1
