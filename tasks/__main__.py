@@ -163,8 +163,8 @@ def generate(
     night: Annotated[
         str, typer.Option(help="The last night of the events; yesterday if not given.")
     ] = "",
-    users: Annotated[int, typer.Option(min=1)] = 1000,
-    items: Annotated[int, typer.Option(min=1)] = 400,
+    users: Annotated[int, typer.Option(min=1)] = 800,
+    items: Annotated[int, typer.Option(min=1)] = 300,
     intents: Annotated[int, typer.Option(min=1)] = 8,
     nights: Annotated[int, typer.Option(min=1)] = 30,
     seed: Annotated[int, typer.Option(min=0)] = 42,

@@ -148,8 +148,8 @@ def generated_events(last_night: date) -> tuple[Path, Path]:
         )
         generate(
             folder,
-            users=1000,
-            items=400,
+            users=800,
+            items=300,
             intents=GENERATED_INTENTS,
             nights=30,
             last_night=last_night,
@@ -541,14 +541,19 @@ def up(events: str | None, lake: str | None, port: int, home: Path) -> None:
         "dag-processor": ["dag-processor"],
         "triggerer": ["triggerer", "--skip-serve-logs"],
     }
+    settings = dict(source.overrides)
+    if events:
+        # Files of the past are run by hand: a scheduled run would take yesterday for their night.
+        settings["airflow.schedule"] = ""
+    night = choose_night(None, source)
     out.print("Starting Airflow")
-    with airflow(home, port, services, source.overrides) as running:
+    with airflow(home, port, services, settings) as running:
         out.print(f"\n  Web page   {running.url}/dags/{DAG_ID}")
         out.print(f"  Log in     user [bold]{USER}[/bold], password [bold]{password(home)}[/bold]")
         out.print(f"  Source     {source.settings.source.path}")
         out.print(f"  Tables     {source.settings.lake.root}")
         out.print(f"  Logs       {home / 'logs'}")
-        out.print("\nTrigger the DAG there. Ctrl-C stops Airflow.")
+        out.print(f"\nTrigger the DAG there, for example with night {night}. Ctrl-C stops Airflow.")
         while True:
             running.check_alive()
             time.sleep(1)
