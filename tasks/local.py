@@ -38,13 +38,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from tasks.errors import NightError, PipelineError
-from tasks.settings import Settings, load_settings
+from tasks.settings import ModelSettings, Settings, load_settings
 
 REPO = Path(__file__).resolve().parent.parent
 DAG_ID = "nightly_intents"
 USER = "admin"
 GENERATED = REPO / "build" / "generated"
 GENERATED_INTENTS = 8
+GENERATED_EPOCHS = 10  # enough to find them, and a first try takes minutes
 LAKES = REPO / "lakes"
 READY_WITHIN = 120  # seconds an API server may take to answer on a busy machine
 POLL = 1.0  # seconds between two looks at the run
@@ -119,8 +120,10 @@ def choose_source(events: str | None, lake: str | None, last_night: date) -> Sou
     elif not settings.source.path:
         path, truth = generated_events(last_night)
         overrides = {"source.path": str(path), "lake.root": str(own or LAKES / "generated")}
-        if not settings.model.n_intents:
+        if settings.model.n_intents == ModelSettings().n_intents:
             overrides["model.n_intents"] = GENERATED_INTENTS
+        if settings.model.max_epochs == ModelSettings().max_epochs:
+            overrides["model.max_epochs"] = GENERATED_EPOCHS
     return Source(load_settings(**overrides), overrides, truth)
 
 
