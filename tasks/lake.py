@@ -15,7 +15,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
-from deltalake.exceptions import TableNotFoundError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from tasks.duck import identifier, literal
 from tasks.errors import LakeError
@@ -147,7 +147,7 @@ class Lake:
             return DeltaTable(self.path(table))
         except TableNotFoundError:
             return None
-        except Exception as error:
+        except DeltaError as error:
             raise LakeError(
                 f"table {table.name} at {self.path(table)} cannot be read ({error}): restore its "
                 "folder from a backup, or move it away and backfill"
@@ -176,7 +176,9 @@ class Lake:
 
 def _conform(data: Any, schema: pa.Schema, failures: list[Exception]) -> pa.RecordBatchReader:
     """Stream `data` with the columns of `schema`, in its order and types; note what fails."""
-    reader = pa.RecordBatchReader.from_stream(data)
+    # A reader of pyarrow's own is read as it is: through another stream its errors lose their type.
+    is_reader = isinstance(data, pa.RecordBatchReader)
+    reader = data if is_reader else pa.RecordBatchReader.from_stream(data)
     if set(reader.schema.names) != set(schema.names):
         raise ValueError(f"columns are {reader.schema.names}, the table has {schema.names}")
 

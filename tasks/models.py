@@ -11,15 +11,17 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 import elcrec
-from elcrec import ELCRec, Histories
+from elcrec import Config, ELCRec, Histories
 from elcrec.errors import ELCRecError
+from elcrec.estimator import WHERE_IT_RUNS
 from tasks import tables
 from tasks.duck import connect, sql
-from tasks.errors import LakeError, ModelError
+from tasks.errors import LakeError, ModelError, SettingsError
 from tasks.lake import Lake
 from tasks.settings import Settings
 
@@ -56,9 +58,12 @@ def identify(settings: Settings, night: dt.date) -> Identity:
             f"table sequences has no rows for night {night}: run build-sequences for it first"
         )
     data = _digest(content)
-    # How fast a model is computed does not change which model it is.
+    # The whole config, so that another default of the library makes another model too; but where
+    # and how fast a model is computed does not change which model it is.
+    config = configure(settings, settings.model.n_intents or None).to_dict()
     chosen = {
-        "model": settings.model.model_dump(mode="json", exclude={"device", "threads"}),
+        "config": {name: value for name, value in config.items() if name not in WHERE_IT_RUNS},
+        "n_intents": settings.model.n_intents,
         "sequences": settings.sequences.model_dump(mode="json"),
         "elcrec": elcrec.__version__,
     }
@@ -70,6 +75,28 @@ def identify(settings: Settings, night: dt.date) -> Identity:
         users=users,
         n_items=n_items,
     )
+
+
+def configure(settings: Settings, n_intents: int | None = None) -> Config:
+    """Make the model's config out of the settings; without `n_intents` with the library's own.
+
+    Raises SettingsError for a setting or override that the model does not know or take.
+    """
+    chosen = settings.model
+    values: dict[str, Any] = {
+        "max_epochs": chosen.max_epochs,
+        "patience": chosen.patience,
+        "seed": chosen.seed,
+        "device": chosen.device,
+        "threads": chosen.threads,
+        "max_length": chosen.max_length,
+    }
+    if n_intents is not None:
+        values["n_intents"] = n_intents
+    try:
+        return Config.preset(chosen.preset, **(values | chosen.overrides))
+    except (ELCRecError, TypeError) as error:
+        raise SettingsError(f"model.overrides or another setting of model: {error}") from error
 
 
 def trainable_histories(settings: Settings, night: dt.date) -> Histories:

@@ -9,11 +9,11 @@ import logging
 import shutil
 from typing import Any
 
-from elcrec import Config, ELCRec, EpochReport
+from elcrec import ELCRec, EpochReport
 from elcrec.errors import ELCRecError
-from tasks.errors import ModelError, SettingsError
+from tasks.errors import ModelError
 from tasks.lake import Lake
-from tasks.models import identify, is_complete, register, trainable_histories
+from tasks.models import configure, identify, is_complete, register, trainable_histories
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
         return summary | {"trained": False}
 
     histories = trainable_histories(settings, night)
-    config = configure(settings, len(histories))
+    config = configure(settings, number_of_intents(settings, len(histories)))
     log.info(
         "model %s: %d users with 3 events or more, %d events, %d items, %d intents",
         identity.version,
@@ -80,32 +80,16 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
     }
 
 
-def configure(settings: Settings, users: int) -> Config:
-    """Make the model's config out of the settings, for so many trainable users.
-
-    Raises ModelError for more intents than users, SettingsError for an unknown or wrong override.
-    """
-    chosen = settings.model
+def number_of_intents(settings: Settings, users: int) -> int:
+    """Settle k for so many trainable users; raises ModelError for more intents than users."""
     automatic = min(max(users // USERS_AN_INTENT, FEWEST_INTENTS), MOST_INTENTS, users)
-    intents = chosen.n_intents or automatic
+    intents = settings.model.n_intents or automatic
     if intents > users:
         raise ModelError(
             f"model.n_intents is {intents}, but only {users} users have 3 events or more: "
             "set it lower, or to 0 for a number that follows the users"
         )
-    values = {
-        "n_intents": intents,
-        "max_epochs": chosen.max_epochs,
-        "patience": chosen.patience,
-        "seed": chosen.seed,
-        "device": chosen.device,
-        "threads": chosen.threads,
-        "max_length": chosen.max_length,
-    }
-    try:
-        return Config.preset(chosen.preset, **(values | chosen.overrides))
-    except (ELCRecError, TypeError) as error:
-        raise SettingsError(f"model.overrides or another setting of model: {error}") from error
+    return intents
 
 
 def epoch_line(report: EpochReport) -> str:

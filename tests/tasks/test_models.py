@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from elcrec.config import PRESETS
 from tasks import tables
 from tasks.errors import LakeError, ModelError
 from tasks.lake import Lake
@@ -73,6 +74,15 @@ def test_settings_that_shape_the_model_make_another_version(
     write_histories(settings, NIGHT, HISTORIES)
     other = small_settings(settings.lake.root, **sections)
     assert (identify(other, NIGHT).version == identify(settings, NIGHT).version) is same
+
+
+def test_another_default_of_the_library_makes_another_version(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_histories(settings, NIGHT, HISTORIES)
+    before = identify(settings, NIGHT)
+    monkeypatch.setitem(PRESETS, "default", {"recency": 0.7})
+    assert identify(settings, NIGHT).version != before.version
 
 
 def test_items_first_seen_on_a_later_night_change_no_earlier_version(settings: Settings) -> None:

@@ -11,7 +11,7 @@ from tasks import tables
 from tasks.errors import LakeError, ModelError, PipelineError, SettingsError
 from tasks.lake import Lake
 from tasks.settings import Settings
-from tasks.train import configure, epoch_line, train
+from tasks.train import epoch_line, number_of_intents, train
 from tests.tasks.nights import NIGHT, SMALL_MODEL, small_settings, table, write_histories
 
 TINY = SMALL_MODEL | {"n_intents": 2, "max_epochs": 2, "overrides": {"dim": 8, "layers": 1}}
@@ -95,7 +95,7 @@ def test_a_damaged_model_is_trained_again(tiny: Settings) -> None:
 )
 def test_number_of_intents_follows_the_users(settings: Settings, users: int, expected: int) -> None:
     automatic = small_settings(settings.lake.root, model=SMALL_MODEL | {"n_intents": 0})
-    assert configure(automatic, users).n_intents == expected
+    assert number_of_intents(automatic, users) == expected
 
 
 @pytest.mark.parametrize(
