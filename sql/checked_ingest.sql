@@ -2,11 +2,14 @@
 -- From:  ingests of the night, events that it wrote.
 -- Grain: one row. Shares are of the rows that belong to the night.
 CREATE OR REPLACE VIEW checked_ingest AS
+WITH repeats AS (
+    SELECT count(*) - 1 AS times
+    FROM events
+    GROUP BY user_id, item_id, event_type, ts, weight
+)
+
 SELECT
     sum(rows_quarantined) / sum(rows_read - rows_other_nights) AS quarantined_share,
     sum(rows_duplicate) / sum(rows_read - rows_other_nights) AS duplicate_share,
-    (
-        SELECT count(*) - count(DISTINCT (user_id, item_id, event_type, ts, weight))
-        FROM events
-    ) AS repeated_events
+    (SELECT sum(repeats.times) FROM repeats)::BIGINT AS repeated_events
 FROM ingests

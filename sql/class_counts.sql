@@ -7,7 +7,6 @@ SELECT
     count(*) FILTER (WHERE class = 'other') AS other_nights,
     count(*) FILTER (WHERE unusable_time) AS unusable_times,
     min(row_number) FILTER (WHERE unusable_time) AS first_unusable_time,
-    arg_min(raw, row_number) FILTER (WHERE unusable_time) AS unusable_sample,
     min(ts)::DATE AS first_day,
     max(ts)::DATE AS last_day
 FROM classified_rows

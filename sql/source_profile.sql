@@ -6,6 +6,6 @@ SELECT
     min(row_number) FILTER (WHERE broken IS NOT NULL) AS first_broken,
     any_value(broken) AS broken,
     count(*) FILTER (WHERE has_time) AS timed,
-    count(time_number) AS numeric_times,
+    count(*) FILTER (WHERE isfinite(time_number)) AS numeric_times,
     approx_quantile(time_number, 0.5) FILTER (WHERE isfinite(time_number)) AS middle_time
 FROM source_rows

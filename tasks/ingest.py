@@ -144,7 +144,7 @@ def _classify(
     con.execute("SET VARIABLE us_per_unit = $us", {"us": US_PER_UNIT[unit]})
     con.execute(duck.sql("classified_rows"))
     classes = _one_row(con, duck.sql("class_counts"))
-    _refuse_wrong_unit(file, unit, profile, classes)
+    _refuse_wrong_unit(con, file, unit, profile, classes)
     return profile["rows_read"], unit, classes
 
 
@@ -184,14 +184,20 @@ def _time_unit(file: SourceFile, wanted: str, profile: dict[str, Any]) -> str:
 
 
 def _refuse_wrong_unit(
-    file: SourceFile, unit: str, profile: dict[str, Any], classes: dict[str, Any]
+    con: duckdb.DuckDBPyConnection,
+    file: SourceFile,
+    unit: str,
+    profile: dict[str, Any],
+    classes: dict[str, Any],
 ) -> None:
     """Stop when most times are no dates: that is no slip in some rows, but a wrong setting."""
     if classes["unusable_times"] * 2 > profile["timed"]:
+        row = {"row": classes["first_unusable_time"]}
+        raw = con.execute("SELECT raw FROM source_rows WHERE row_number = $row", row).fetchone()
         raise SourceError(
             f"{classes['unusable_times']} of {profile['timed']} times of {file} are no dates "
             f"between 1970 and 2199 when read as {unit}, the first in row "
-            f"{classes['first_unusable_time']}: {_shortened(classes['unusable_sample'])}; "
+            f"{classes['first_unusable_time']}: {_shortened(raw[0] if raw else '')}; "
             "correct source.time_unit or source.time_columns"
         )
 
@@ -300,6 +306,5 @@ def _one_row(con: duckdb.DuckDBPyConnection, statement: str) -> dict[str, Any]:
     return dict(zip(names, row, strict=True))
 
 
-def _shortened(text: str | None, length: int = 200) -> str:
-    text = text or ""
+def _shortened(text: str, length: int = 200) -> str:
     return text if len(text) <= length else text[:length] + "..."

@@ -304,11 +304,13 @@ def _rows(
     moment = columns[time]
     if time_type.startswith(("TIMESTAMP", "DATE")):
         number, stamp = "NULL::DOUBLE", f"{moment}::TIMESTAMPTZ"
+        has_time = f"{moment} IS NOT NULL"
     else:
         number, stamp = (
             f"TRY_CAST({moment} AS DOUBLE)",
             f"TRY_CAST({moment}::VARCHAR AS TIMESTAMPTZ)",
         )
+        has_time = f"{_filled(moment)} IS NOT NULL"
     strength = f"TRY_CAST({columns[weight]} AS FLOAT)" if weight else "NULL::FLOAT"
     return f"""
         SELECT
@@ -318,7 +320,7 @@ def _rows(
             {_filled(columns[item])} AS item_id,
             {f"coalesce({_filled(columns[kind])}, 'event')" if kind else "'event'"} AS event_type,
             CASE WHEN isfinite({strength}) THEN {strength} END AS weight,
-            {_filled(moment)} IS NOT NULL AS has_time,
+            {has_time} AS has_time,
             {number} AS time_number,
             {stamp} AS time_stamp,
             {broken} AS broken

@@ -417,6 +417,11 @@ BAD_INPUT: dict[str, tuple[dict[str, str | bytes], dict[str, Any], list[str]]] =
         {},
         ["2 of 2 times", "row 2", "monday", "source.time_columns"],
     ),
+    "no numbers as times": (
+        {"a.csv": HEAD + "ann,a,nan\nann,b,inf\nann,c,NaN\n"},
+        {},
+        ["3 of 3 times", "nan", "source.time_columns"],
+    ),
     "all rows unusable": ({"a.csv": HEAD + ",a,2026-11-02\n"}, {}, ["a.csv row 2, no user"]),
     "header only": ({"a.csv": HEAD}, {}, ["night 2026-11-02 has no events"]),
     "another time": (
