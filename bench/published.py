@@ -1,0 +1,133 @@
+"""One epoch and one full ranking: this library's preset `paper` next to the published code.
+
+Needs a checkout of github.com/yueliu1999/ELCRec and a Python that has what it imports (torch,
+numpy, scipy, faiss-cpu, tqdm); nothing of it is kept here:
+
+    python bench/published.py --published path/to/ELCRec --python path/to/its/bin/python
+
+Both sides run in turn, each in a process of its own, on the same data, threads and machine; the
+table gives medians and the ratio of each. An epoch is the full method: three losses on every user.
+The published k-means start is left out of its epoch, as it is of ours. Full ranking is that of
+the validation split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("ELCREC_DATA") or REPO.parent / "shared" / "data")
+DATASETS = {"beauty": "Beauty", "sports": "Sports_and_Outdoors"}
+MEASURES = {"epoch_s": "one epoch, s", "rank_s": "full ranking, s", "peak_mb": "peak memory, MB"}
+
+
+def ours(dataset: str, threads: int) -> dict[str, float]:
+    """Time one epoch of the preset `paper`, then one validation."""
+    import numpy as np
+    import torch
+
+    from elcrec import Config, Histories
+    from elcrec.model import Network
+    from elcrec.training import Trainer
+
+    torch.set_num_threads(threads)
+    config = Config.preset("paper", dataset, validation_users=10**9)
+    lines = (DATA / f"{DATASETS[dataset]}.txt").read_text().splitlines()
+    histories = Histories.from_lists([np.array(line.split()[1:], int) for line in lines])
+    trainer = Trainer(Network(config, int(histories.items.max())), histories, config)
+    start = time.perf_counter()
+    trainer.epoch(1)
+    trained = time.perf_counter()
+    trainer.validate()
+    return {"epoch_s": trained - start, "rank_s": time.perf_counter() - trained}
+
+
+def theirs(checkout: Path, dataset: str, threads: int) -> dict[str, float]:
+    """Time the same of the published code, set up by its own command line as its scripts do."""
+    sys.path.insert(0, str(checkout / "src"))
+    import torch
+
+    torch.set_num_threads(threads)
+    import trainers  # type: ignore[import-not-found]  # of the checkout
+
+    measured = {}
+    train = trainers.ELCRecTrainer.train
+    rank = trainers.ELCRecTrainer.valid
+
+    class Measured(Exception):  # noqa: N818  # ends the published program, is no error
+        pass
+
+    def timed_train(self: object, epoch: int) -> object:
+        # Its k-means start runs in epoch 0 alone; without it the centres are unset memory.
+        torch.nn.init.normal_(self.model.cluster_centers)  # type: ignore[attr-defined]
+        start = time.perf_counter()
+        losses = train(self, epoch + 1)
+        measured["epoch_s"] = time.perf_counter() - start
+        return losses
+
+    def timed_rank(self: object, *arguments: object, **options: object) -> object:
+        start = time.perf_counter()
+        rank(self, *arguments, **options)
+        measured["rank_s"] = time.perf_counter() - start
+        raise Measured
+
+    trainers.ELCRecTrainer.train, trainers.ELCRecTrainer.valid = timed_train, timed_rank
+    layers = {"beauty": 1, "sports": 2}[dataset]
+    sys.argv = ["main.py", "--no_cuda", "--data_dir", f"{DATA}/", "--output_dir", "/tmp/"]
+    sys.argv += ["--data_name", DATASETS[dataset], "--contrast_type", "Hybrid"]
+    sys.argv += ["--intent_cf_weight", "0.1", "--num_hidden_layers", str(layers)]
+    try:
+        import main as _  # noqa: F401  # its module runs the program
+    except Measured:
+        return measured
+    raise RuntimeError("the published program ended without one epoch and one ranking")
+
+
+def main() -> None:
+    """Run both sides in turn and print medians and ratios."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--published", type=Path, required=True, help="checkout of ELCRec")
+    parser.add_argument("--python", default=sys.executable, help="interpreter for the checkout")
+    parser.add_argument("--dataset", choices=DATASETS, default="beauty")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--side", choices=["ours", "theirs"], help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.side:
+        if given.side == "ours":
+            measured = ours(given.dataset, given.threads)
+        else:
+            measured = theirs(given.published, given.dataset, given.threads)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        print(json.dumps(measured | {"peak_mb": peak}))
+        return
+
+    runs: dict[str, list[dict[str, float]]] = {"ours": [], "theirs": []}
+    for number in range(given.rounds):
+        for side, python in (("ours", sys.executable), ("theirs", given.python)):
+            command = [python, str(Path(__file__).resolve()), "--side", side]
+            command += ["--published", str(given.published.resolve()), "--dataset", given.dataset]
+            command += ["--threads", str(given.threads)]
+            env = {**os.environ, "PYTHONPATH": str(REPO)} if side == "ours" else None
+            done = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True, text=True)
+            runs[side].append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"round {number + 1} {side}: {runs[side][-1]}", file=sys.stderr)
+    print(f"{given.dataset}, {given.threads} threads, medians of {given.rounds} rounds in turn\n")
+    print("| | published | here | ratio |\n| --- | ---: | ---: | ---: |")
+    for key, title in MEASURES.items():
+        their, our = (statistics.median(run[key] for run in runs[s]) for s in ("theirs", "ours"))
+        print(f"| {title} | {their:.1f} | {our:.1f} | {their / our:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
