@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,6 +107,39 @@ def largest_share(labels: NDArray[np.integer]) -> float:
     """Share of the labelled users that the largest intent holds."""
     known = labels[labels >= 0]
     return float(np.bincount(known).max() / known.size) if known.size else 0.0
+
+
+@dataclass(frozen=True)
+class Survival:
+    """Of the users labelled with confidence ≥ `confidence`, how many keep a label."""
+
+    confidence: float
+    users: float  # share of all users with two events or more
+    without_oldest: float  # share of those that keep it when their oldest event is dropped
+    without_newest: float  # … when their newest is
+
+
+def label_survival(
+    transform: Callable[[Histories], Labels],
+    histories: Histories,
+    confidences: Iterable[float] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
+) -> list[Survival]:
+    """How stable labels are at each level of confidence, which should grow with it.
+
+    transform: as of a fitted `ELCRec`; histories of fewer than two events are left out.
+    """
+    longer = histories.take(np.flatnonzero(histories.lengths >= 2))
+    labels = transform(longer)
+    kept = [
+        transform(cut).intent == labels.intent
+        for cut in (longer.drop_first(1), longer.drop_last(1))
+    ]
+    survivals = []
+    for confidence in confidences:
+        sure = labels.confidence >= confidence
+        shares = [float(same[sure].mean()) if sure.any() else float("nan") for same in kept]
+        survivals.append(Survival(confidence, float(sure.mean()), *shares))
+    return survivals
 
 
 def intent_lift(

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from elcrec import Config, ELCRec, ELCRecError, Histories
+from elcrec import Config, ELCRec, ELCRecError, Histories, Labels
+from elcrec.intents import label_survival
 from tests.elcrec.test_training import tiny, walks
 
 
@@ -26,6 +27,18 @@ def test_one_known_item_is_enough_for_a_label_and_none_gets_none(model):
     assert (labels.intent >= 0).tolist() == [True, False, False, True]
     assert np.isnan(labels.confidence).tolist() == [False, True, True, False]
     assert labels.intent[3] == labels.intent[0]
+
+
+def test_survival_counts_the_labels_that_outlive_an_event():
+    def by_first_item(histories: Histories) -> Labels:
+        first = np.array([histories[u][0] for u in range(len(histories))], np.int32)
+        sure = np.where(first == 1, 0.9, 0.2).astype(np.float32)
+        return Labels(first, sure, first, sure)
+
+    histories = Histories.from_lists([[1, 1, 2], [1, 2], [3, 3], [4, 5], [6]])
+    everyone, sure = label_survival(by_first_item, histories, (0.0, 0.5))
+    assert (everyone.users, everyone.without_oldest, everyone.without_newest) == (1.0, 0.5, 1.0)
+    assert (sure.users, sure.without_oldest, sure.without_newest) == (0.5, 0.5, 1.0)
 
 
 def test_nobody_gets_no_labels(model):
