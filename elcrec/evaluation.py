@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from elcrec.errors import ELCRecError
 from elcrec.histories import Histories, Split, leave_one_out, ragged_arange
 from elcrec.model import Network
 from elcrec.packing import Packed, pack
@@ -45,7 +46,10 @@ def distinct_seen(split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def target_ranks(
     network: Network, split: Split, block_cells: int = BLOCK_CELLS
 ) -> NDArray[np.int64]:
-    """Rank of every target among all items by the network's scores, int64 `[n]`, 0 is first."""
+    """Rank of every target among all items by the network's scores, int64 `[n]`, 0 is first.
+
+    Raises ELCRecError for scores that are no numbers, which would rank every target first.
+    """
     ranks = np.empty(len(split.histories), np.int64)
     seen_users, seen_items = distinct_seen(split)
     table = network.items.weight[1:]  # [V, d]: padding is no candidate
@@ -57,6 +61,8 @@ def target_ranks(
         scores = states @ table.T  # [b, V]
         targets = torch.from_numpy(split.targets[users].astype(np.int64) - 1).to(scores.device)
         target_scores = scores.gather(1, targets[:, None])  # [b, 1]
+        if not (torch.isfinite(states).all() and torch.isfinite(target_scores).all()):
+            raise ELCRecError("the model's scores are not finite: train again with a lower rate")
         before = (scores >= target_scores).sum(1) - 1
         lows, highs = (
             np.searchsorted(seen_users, users),

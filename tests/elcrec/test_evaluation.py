@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from elcrec import Config, Histories
+from elcrec import Config, ELCRecError, Histories
 from elcrec.evaluation import hit_rate_and_ndcg, newest_outputs, popularity_baseline, target_ranks
 from elcrec.histories import leave_one_out
 from elcrec.intents import intent_lift
@@ -50,6 +50,13 @@ def test_a_model_that_scores_all_items_alike_gets_nothing(histories):
     torch.nn.init.zeros_(net.items.weight)
     ranks = target_ranks(net, leave_one_out(histories, "test"))
     assert hit_rate_and_ndcg(ranks, [5])["HR@5"] == 0
+
+
+def test_scores_that_are_no_numbers_are_refused(histories):
+    net = Network(Config.preset("default", dim=8, n_intents=2), V).eval()
+    torch.nn.init.constant_(net.items.weight, float("nan"))
+    with pytest.raises(ELCRecError, match="not finite"):
+        target_ranks(net, leave_one_out(histories, "test"))
 
 
 def test_hit_rate_and_ndcg_by_hand():
