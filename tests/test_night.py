@@ -179,10 +179,10 @@ def test_a_second_run_of_the_same_night_leaves_the_same_tables(done: Done) -> No
         assert table.equals(before[name]), name
 
 
-# What is killed: the process, at a given call of a function that `label` uses.
+# The process is killed at this call of a function that `label` uses, with this many users a batch.
 KILLED_AT = {
-    "while the labels are being written": ("label_batch", 2),
-    "between labels and profiles": ("sql", 1),
+    "while the labels are being written": ("label_batch", 2, 16),
+    "between labels and profiles": ("sql", 1, 65_536),
 }
 
 
@@ -190,7 +190,7 @@ KILLED_AT = {
 def test_a_run_killed_in_label_and_started_again_leaves_one_partition(
     done: Done, place: str
 ) -> None:
-    function, call = KILLED_AT[place]
+    function, call, users = KILLED_AT[place]
     before = snapshot(done.settings)
     code = f"""
 import datetime, os, signal
@@ -207,7 +207,7 @@ def killed(*given, **named):
     return original(*given, **named)
 
 step.{function} = killed
-step.USERS_A_BATCH = 16
+step.USERS_A_BATCH = {users}
 run_step("label", load_settings(), datetime.date.fromisoformat("{NIGHT}"))
 """
     killed = subprocess.run(
