@@ -36,7 +36,7 @@ class Config:
     intent_loss: Literal["attraction", "elcm", "none"] = "attraction"  # elcm: the paper's loss 2
     intent_loss_weight: float = 0.1  # α
     warmup_epochs: int = 1  # on the next item alone, before k-means places the intents
-    intent_temperature: float = 0.05  # τ of the soft assignment
+    intent_temperature: float = 0.03  # τ of the soft assignment
     intent_balance: float = 0.5  # 0: intents may grow as they like … 1: all alike in training
     pooling: Literal["blend", "outputs", "padded_outputs"] = "blend"  # see Network.behaviours
     recency: float = 0.3  # blend: an item that a newer ones follow weighs (1 + a)^−recency
@@ -53,6 +53,7 @@ class Config:
 
     # Training
     learning_rate: float = 1e-3
+    center_learning_rate: float = 5e-3  # centres follow behaviours that move while they learn
     weight_decay: float = 0.0
     batch_users: int = 32  # windows of histories a step
     epoch_windows: int = 50_000  # an epoch draws at most this many windows, anew each time
@@ -145,7 +146,12 @@ class Config:
         ):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ELCRecError(f"{name} must be in [0, 1), not {getattr(self, name)}")
-        for name in ("learning_rate", "contrast_temperature", "intent_temperature"):
+        for name in (
+            "learning_rate",
+            "center_learning_rate",
+            "contrast_temperature",
+            "intent_temperature",
+        ):
             if getattr(self, name) <= 0:
                 raise ELCRecError(f"{name} must be above 0, not {getattr(self, name)}")
         choices = {
@@ -177,6 +183,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sequence_contrast_weight": 0.1,
         "intent_contrast_weight": 0.1,
         "average_decay": 0.0,
+        "center_learning_rate": 1e-3,
         "batch_users": 256,
         "long_histories": "newest",
         "max_epochs": 300,

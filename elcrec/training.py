@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,8 +103,13 @@ class Trainer:
         weights = np.sqrt(np.bincount(self.known.items, minlength=network.n_items + 1) + 1.0)
         weights[0] = 0.0  # padding
         self._cumulative = weights.cumsum()
+        others = [p for p in network.parameters() if p is not network.centers]
+        groups: list[dict[str, Any]] = [
+            {"params": others},
+            {"params": [network.centers], "lr": config.center_learning_rate},
+        ]
         self.optimizer = torch.optim.AdamW(
-            network.parameters(),
+            groups,
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             fused=True,
