@@ -17,6 +17,7 @@ from elcrec.errors import ELCRecError
 from elcrec.evaluation import hit_rate_and_ndcg, padded, target_ranks
 from elcrec.histories import Histories, leave_one_out, ragged_arange
 from elcrec.model import Network
+from elcrec.negatives import FrequentItems, UnseenItems
 from elcrec.packing import Packed, pack
 from elcrec.views import View, random_view
 
@@ -96,13 +97,10 @@ class Trainer:
             raise ELCRecError(
                 "no history has the four events it takes to train on: two, and two held out"
             )
-        users = np.repeat(np.arange(len(self.known)), self.known.lengths)
-        self._had = np.unique(users * (network.n_items + 1) + self.known.items)
-        self._event_user = users
-        # Negatives by the root of an item's frequency: rare ones are drawn too, frequent ones more.
-        weights = np.sqrt(np.bincount(self.known.items, minlength=network.n_items + 1) + 1.0)
-        weights[0] = 0.0  # padding
-        self._cumulative = weights.cumsum()
+        if config.next_item == "bce":
+            self._unseen = UnseenItems(self.known, network.n_items)
+        elif network.n_items > config.full_softmax_items:
+            self._frequent = FrequentItems(self.known, network.n_items)
         others = [p for p in network.parameters() if p is not network.centers]
         groups: list[dict[str, Any]] = [
             {"params": others},
@@ -281,46 +279,23 @@ class Trainer:
         targets = self.known.items[rows[predicted] + 1].astype(np.int64)
         states = outputs.index_select(0, torch.from_numpy(where).to(self.device))  # [M, d]
         target_items = torch.from_numpy(targets).to(self.device)
-        if self.config.next_item == "softmax":
-            table = self.network.items.weight
-            if self.network.n_items <= self.config.full_softmax_items:
-                return losses.next_item_softmax(states, table[1:], target_items - 1)
-            drawn, log_expected = self._shared_negatives(rng)
-            return losses.next_item_sampled_softmax(
-                states,
-                self.network.items(target_items),
-                self.network.items(drawn),
-                target_items[:, None] == drawn[None, :],
-                log_expected,
+        if self.config.next_item == "bce":
+            negatives = torch.from_numpy(self._unseen.draw(rows[predicted], rng)).to(self.device)
+            return losses.next_item_bce(
+                states, self.network.items(target_items), self.network.items(negatives)
             )
-        users = self._event_user[rows[predicted]]
-        negatives = torch.from_numpy(self._unseen(users, rng)).to(self.device)
-        return losses.next_item_bce(
-            states, self.network.items(target_items), self.network.items(negatives)
+        if self.network.n_items <= self.config.full_softmax_items:
+            table = self.network.items.weight[1:]
+            return losses.next_item_softmax(states, table, target_items - 1)
+        items, log_expected = self._frequent.draw(self.config.negatives, rng)
+        drawn = torch.from_numpy(items).to(self.device)
+        return losses.next_item_sampled_softmax(
+            states,
+            self.network.items(target_items),
+            self.network.items(drawn),
+            target_items[:, None] == drawn[None, :],
+            torch.from_numpy(log_expected).to(self.device),
         )
-
-    def _shared_negatives(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Items drawn by frequency, int64 `[S]`, and the log of their expected counts, `[S]`."""
-        draws = rng.random(self.config.negatives) * self._cumulative[-1]
-        drawn = np.searchsorted(self._cumulative, draws, side="right")
-        chances = np.diff(self._cumulative, prepend=0.0)[drawn] / self._cumulative[-1]
-        log_expected = np.log(chances * drawn.size).astype(np.float32)
-        return torch.from_numpy(drawn).to(self.device), torch.from_numpy(log_expected).to(
-            self.device
-        )
-
-    def _unseen(self, users: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        """One uniform item a user that is not in the user's history, int64 like `users`."""
-        V = self.network.n_items
-        drawn = rng.integers(1, V + 1, users.size)
-        for _ in range(20):  # a user who has had nearly every item keeps a random one
-            keys = users * (V + 1) + drawn
-            at = np.minimum(np.searchsorted(self._had, keys), self._had.size - 1)
-            again = np.flatnonzero(self._had[at] == keys)
-            if not again.size:
-                break
-            drawn[again] = rng.integers(1, V + 1, again.size)
-        return drawn
 
     @torch.no_grad()
     def validate(self) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -359,7 +334,9 @@ class Trainer:
             parameter.copy_(tensors[f"weight.{name}"])
             prefix = f"optimizer.{name}."
             moments = {
-                key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)
+                key.removeprefix(prefix): t.to(parameter.device)
+                for key, t in tensors.items()
+                if key.startswith(prefix)
             }
             if moments:
                 self.optimizer.state[parameter] = moments

@@ -57,17 +57,6 @@ def test_training_never_sees_the_held_out_events():
         assert trainer.known[user].tolist() == histories[user][:-2].tolist()
 
 
-def test_negatives_are_no_items_of_the_user():
-    histories = walks()
-    trainer = Trainer(Network(tiny("paper"), 40), histories, tiny("paper"))
-    users = np.repeat(np.arange(len(histories)), 50)
-    drawn = trainer._unseen(users, np.random.default_rng(0))
-    assert drawn.min() >= 1
-    assert drawn.max() <= 40
-    for user, item in zip(users, drawn, strict=True):
-        assert item not in trainer.known[user]
-
-
 @pytest.mark.parametrize(
     ("preset", "changes"),
     [("default", {"max_epochs": 15}), ("paper", {"max_epochs": 40, "intent_loss_weight": 0.1})],
