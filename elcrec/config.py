@@ -16,8 +16,8 @@ class Config:
     """
 
     # Encoder (SASRec)
-    dim: int = 64  # width d of items, positions, behaviours and intent centres
-    layers: int = 2  # transformer blocks N
+    dim: int = 128  # width d of items, positions, behaviours and intent centres
+    layers: int = 1  # transformer blocks N
     heads: int = 2  # attention heads a block
     max_length: int = 50  # newest events of a history the encoder sees, L
     positions: Literal["relative", "absolute"] = "relative"  # absolute: the paper's, aligned right
@@ -173,6 +173,7 @@ class Config:
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {
+        "dim": 64,
         "layers": 1,
         "positions": "absolute",
         "next_item": "bce",
