@@ -1,8 +1,9 @@
 """Steps 2, 4 and 9: hold the tables to their expectations.
 
 Each check opens a throw-away DuckDB database with views over the night's files in the lake and
-runs the suites of `tasks/suites/` on it with Great Expectations. Pages for people are written to
-`<lake root>/quality/<night>/<check>/index.html`.
+runs the suites of `tasks/suites/` on it with Great Expectations. What a suite found is a page under
+`<lake root>/quality/<night>/<check>/validations/`; the summaries and errors name it. Only the
+`index.html` beside it needs the network, for its table is made by scripts from there.
 """
 
 import datetime as dt
@@ -127,31 +128,37 @@ def _check(
     with tempfile.TemporaryDirectory() as scratch:
         database = Path(scratch) / "night.duckdb"
         _create_views(settings, night, database, sources, suites)
-        results = _validate(settings, database, suites, limits, Path(scratch) / "pages")
+        results = _validate(settings, night, database, suites, limits, Path(scratch) / "pages")
         _replace_folder(pages, Path(scratch) / "pages")
-    page = pages / "index.html"
-    warnings: list[str] = []
-    stops: list[str] = []
-    for result in results:
-        if not result["success"]:
-            blocks = result["severity"] == "critical"
-            (stops if blocks else warnings).append(_sentence(result))
-            log.log(
-                logging.ERROR if blocks else logging.WARNING,
-                "%s of night %s, %s",
-                check,
-                night,
-                _sentence(result),
-            )
+    page_of = {suite: _page(pages, suite) for suite in suites}
+    failed = [result for result in results if not result["success"]]
+    stops = [result for result in failed if result["severity"] == "critical"]
+    for result in failed:
+        log.log(
+            logging.ERROR if result["severity"] == "critical" else logging.WARNING,
+            "%s of night %s, %s; see %s",
+            check,
+            night,
+            _sentence(result),
+            page_of[result["suite"]],
+        )
     if stops:
         more = f" ({len(stops) - 1} more expectations failed)" if len(stops) > 1 else ""
-        raise QualityError(f"{check} of night {night}, {stops[0]}{more}; see {page}")
+        see = " and ".join(dict.fromkeys(page_of[result["suite"]] for result in stops))
+        raise QualityError(f"{check} of night {night}, {_sentence(stops[0])}{more}; see {see}")
     return {
         "expectations": len(results),
-        "passed": len(results) - len(warnings),
-        "warnings": warnings,
-        "page": str(page),
+        "passed": len(results) - len(failed),
+        "warnings": [_sentence(result) for result in failed],
+        "page": page_of[failed[0]["suite"] if failed else suites[0]],
+        "pages": page_of,
     }
+
+
+def _page(pages: Path, suite: str) -> str:
+    """Return the page of what a suite found; Great Expectations puts it below two run folders."""
+    (page,) = (pages / "validations" / suite).glob("*/*/*.html")
+    return str(page)
 
 
 def _create_views(
@@ -165,7 +172,12 @@ def _create_views(
 
 
 def _validate(
-    settings: Settings, database: Path, suites: tuple[str, ...], limits: Limits, pages: Path
+    settings: Settings,
+    night: dt.date,
+    database: Path,
+    suites: tuple[str, ...],
+    limits: Limits,
+    pages: Path,
 ) -> list[dict[str, Any]]:
     """Run Great Expectations; return a flat result for each expectation, in the suites' order."""
     gx_duckdb.register()
@@ -175,6 +187,9 @@ def _validate(
         connection_string=f"duckdb+buffered:///{database}",
         kwargs={"connect_args": {"config": duck.config(settings)}},
     )
+    # Named and timed by the night: its pages keep their paths when it runs again.
+    midnight = _midnight(night).replace(tzinfo=dt.UTC)
+    run = gx.RunIdentifier(run_name=night.isoformat(), run_time=midnight)
     results = []
     for name in suites:
         suite = context.suites.add(
@@ -186,8 +201,8 @@ def _validate(
         validation = context.validation_definitions.add(
             gx.ValidationDefinition(name=name, data=batch, suite=suite)
         )
-        outcome = validation.run(expectation_parameters=limits)
-        results += [_flat(result.to_json_dict()) for result in outcome.results]
+        outcome = validation.run(expectation_parameters=limits, run_id=run)
+        results += [_flat(name, result.to_json_dict()) for result in outcome.results]
     context.build_data_docs()
     source.get_engine().dispose()
     return results
@@ -198,6 +213,7 @@ def _context(pages: Path) -> Any:
     context = gx.get_context(mode="ephemeral")
     context.enable_analytics(False)
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    context.variables.plugins_directory = str(SUITES)  # custom_data_docs/ there
     context.delete_data_docs_site("local_site")
     context.add_data_docs_site(
         "night",
@@ -214,10 +230,11 @@ def _context(pages: Path) -> Any:
     return context
 
 
-def _flat(result: dict[str, Any]) -> dict[str, Any]:
+def _flat(suite: str, result: dict[str, Any]) -> dict[str, Any]:
     """Put what matters of an expectation's result side by side."""
     expectation, found = result["expectation_config"], result["result"]
     flat = {
+        "suite": suite,
         "success": result["success"],
         "severity": expectation["severity"],
         "expects": expectation["description"],

@@ -301,8 +301,8 @@ def _places(
     table.add_row("labels", str(lake.path(tables.INTENT_LABELS) / f"dt={night}"))
     table.add_row("profiles", str(lake.path(tables.INTENT_PROFILES) / f"dt={night}"))
     table.add_row("all tables", str(settings.lake.root))
-    for name, row in summaries.items():
-        if page := row["summary"].get("page"):
-            table.add_row(f"data docs, {name.removeprefix('check-')}", str(page))
+    for row in summaries.values():
+        for suite, page in row["summary"].get("pages", {}).items():
+            table.add_row(suite.replace("_", " "), page)
     table.add_row("model", str(lake.model_dir(version)))
     return table

@@ -1,7 +1,9 @@
 """The checks: what stops a night, what only warns, and what the sentence says."""
 
 import datetime as dt
+import html
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +58,14 @@ def good_night(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return settings
 
 
+def shown(page: str | Path) -> dict[str, str]:
+    """Read the overview of a page as a person sees it: what stands behind each of its titles."""
+    text = re.sub(
+        r"<(script|style).*?</\1>|<[^>]+>", " ", Path(page).read_text("utf-8"), flags=re.S
+    )
+    return dict(re.findall(r"(Expectation Suite:|Status:)\s+(\w+)", html.unescape(text)))
+
+
 def labels(**changes: Any) -> list[dict[str, Any]]:
     """Label each user; the changes are for the first one."""
     rows = [
@@ -106,12 +116,14 @@ def test_a_good_night_passes_and_has_its_page(
     assert summary["passed"] == summary["expectations"] > 0
     assert summary["warnings"] == []
     json.dumps(summary)
-    page = Path(summary["page"])
-    assert page.parent == stale
-    assert "Great Expectations" in page.read_text("utf-8")
-    suites = {file.stem for file in page.parent.glob("expectations/*.html")}
-    validations = list(page.parent.glob("validations/**/*.html"))
-    assert len(validations) == len(suites) > 0
+    pages = summary["pages"]
+    assert summary["page"] == next(iter(pages.values()))
+    suites = {file.stem for file in stale.glob("expectations/*.html")}
+    assert set(pages) == suites
+    assert {Path(page) for page in pages.values()} == set(stale.glob("validations/**/*.html"))
+    for suite, page in pages.items():
+        assert shown(page)["Expectation Suite:"] == suite
+        assert shown(page)["Status:"] == "Succeeded"
     assert not (stale / "of an earlier run.html").exists()
 
 
@@ -135,7 +147,28 @@ def test_bad_events_stop_the_night_and_each_is_named(
     assert all(says in caplog.text for says in faults)
     assert "events of night 2026-11-10, not met: " in str(error.value)
     assert "(4 more expectations failed)" in str(error.value)
-    assert "2026-11-10/events/index.html" in str(error.value)
+    pages = re.findall(r"/\S+\.html", str(error.value))
+    assert [shown(page)["Expectation Suite:"] for page in pages] == [
+        "checked_events",
+        "checked_ingest",
+    ]
+    assert all(shown(page)["Status:"] == "Failed" for page in pages)
+    assert all(page in caplog.text for page in pages)
+
+
+def test_a_page_says_without_network_what_was_not_met(settings: Settings) -> None:
+    change(settings, tables.INGESTS, rows_read=400, rows_events=300, rows_duplicate=100)
+    summary = check_events(settings, NIGHT)
+    assert (
+        summary["page"] == summary["pages"]["checked_ingest"] != summary["pages"]["checked_events"]
+    )
+    page = Path(summary["page"]).read_text("utf-8")
+    assert "few of the night's rows are exact duplicates" in html.unescape(page)
+    # The icons of a status come from the network: the page's own style has words for them.
+    assert 'td i.fa-times::before { color: #c0262d; content: "not met"; }' in page
+    assert re.search(r'<td[^>]*>(\s|<div[^>]*>|<span[^>]*>)*<i class="[^"]*fas fa-times', page)
+    check_events(settings, NIGHT)
+    assert Path(summary["page"]).exists(), "a page keeps its path when the night runs again"
 
 
 def test_a_thin_night_says_how_many_events_it_has_and_should_have(settings: Settings) -> None:
