@@ -527,6 +527,14 @@ def run(events: str | None, night: str | None, lake: str | None, home: Path) -> 
     out.print("\n[bold]make up[/bold] shows this run in Airflow's web page.")
 
 
+def settings_of_up(source: Source) -> dict[str, Any]:
+    """Return what `make up` changes: without a source that goes on every day, no schedule."""
+    settings = dict(source.overrides)
+    if "source.path" in settings:  # named by EVENTS or generated: files that end with a night
+        settings["airflow.schedule"] = ""
+    return settings
+
+
 def up(events: str | None, lake: str | None, port: int, home: Path) -> None:
     """`make up`: Airflow with its web page until Ctrl-C."""
     source = choose_source(events, lake, _yesterday())
@@ -544,13 +552,9 @@ def up(events: str | None, lake: str | None, port: int, home: Path) -> None:
         "dag-processor": ["dag-processor"],
         "triggerer": ["triggerer", "--skip-serve-logs"],
     }
-    settings = dict(source.overrides)
-    if events:
-        # Files of the past are run by hand: a scheduled run would take yesterday for their night.
-        settings["airflow.schedule"] = ""
     night = choose_night(None, source)
     out.print("Starting Airflow")
-    with airflow(home, port, services, settings) as running:
+    with airflow(home, port, services, settings_of_up(source)) as running:
         out.print(f"\n  Web page   {running.url}/dags/{DAG_ID}")
         out.print(f"  Log in     user [bold]{USER}[/bold], password [bold]{password(home)}[/bold]")
         out.print(f"  Source     {source.settings.source.path}")

@@ -61,6 +61,17 @@ def test_the_source_of_the_settings_goes_before_generated_events(
     assert source.settings.lake.root == load_settings().lake.root
 
 
+def test_only_the_source_of_the_settings_is_run_by_schedule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for files in (str(_events(tmp_path)), None):  # None: generated
+        source = local.choose_source(files, None, NIGHT)
+        assert local.settings_of_up(source)["airflow.schedule"] == ""
+    monkeypatch.setenv("ELCREC_SOURCE__PATH", str(tmp_path))
+    source = local.choose_source(None, str(tmp_path / "own"), NIGHT)
+    assert "airflow.schedule" not in local.settings_of_up(source)
+
+
 def test_the_night_is_the_last_one_the_events_have(tmp_path: Path) -> None:
     _events(tmp_path, "a.jsonl", "2026-02-27T23:59:59Z")
     _events(tmp_path, "b.jsonl", "2026-02-28T01:30:00+02:00")
