@@ -6,6 +6,11 @@ rows are gone with the next statement. `BufferedDialect` takes all rows of a res
 statement has run. The results are small here, for the figures are computed inside DuckDB.
 
 Use it by URL, after `register`: `duckdb+buffered:///path/to.duckdb`.
+
+A process that has imported both ends with "nanobind: leaked ..." from DuckDB's binding, even when
+no engine was ever made. Great Expectations imports jsonschema, whose registry of schemas lives in
+maps (rpds) that Python's garbage collector cannot look into; it outlives the interpreter and keeps
+alive what this dialect refers to, DuckDB's types among it. Nothing is lost by it.
 """
 
 from duckdb_engine import Dialect
