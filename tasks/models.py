@@ -166,13 +166,16 @@ def promoted(lake: Lake, *, until: dt.date) -> tuple[str, dt.date] | None:
 
 
 def is_complete(folder: Path) -> bool:
-    """Tell whether a model's folder holds a model that loads."""
+    """Tell whether a folder holds a whole model, whatever device it was trained for.
+
+    Only what is missing or damaged makes it incomplete: a disk that cannot be read raises OSError.
+    """
     if not folder.is_dir():
         return False
     try:
-        ELCRec.load(folder)
-    except (ELCRecError, OSError) as error:
-        log.warning("model %s cannot be read and is trained again: %s", folder.name, error)
+        ELCRec.load(folder, device="cpu")
+    except ELCRecError as error:
+        log.warning("model %s is not whole: %s", folder.name, error)
         return False
     return True
 
@@ -180,7 +183,7 @@ def is_complete(folder: Path) -> bool:
 def load(settings: Settings, version: str) -> ELCRec:
     """Load a registered model onto the device of the settings.
 
-    Raises ModelError when its folder is missing or damaged.
+    Raises ModelError when its folder is missing or damaged, or the device is not there.
     """
     folder = Lake(settings.lake.root).model_dir(version)
     try:
@@ -188,6 +191,11 @@ def load(settings: Settings, version: str) -> ELCRec:
             raise ELCRecError("the folder is missing")
         return ELCRec.load(folder, device=settings.model.device)
     except (ELCRecError, OSError) as error:
+        if isinstance(error, ELCRecError) and is_complete(folder):
+            raise ModelError(
+                f"model {version} is whole but cannot be loaded (model.device is "
+                f"{settings.model.device!r}): {error}"
+            ) from error
         trained = dt.datetime.strptime(version[:8], "%Y%m%d").date()
         raise ModelError(
             f"model {version} in {folder} cannot be used ({error}): if files are missing or "

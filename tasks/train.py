@@ -68,8 +68,9 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
     finished = scratch / "model"
     shutil.rmtree(finished, ignore_errors=True)
     model.save(finished)
-    shutil.rmtree(folder, ignore_errors=True)  # only ever a damaged one
-    finished.rename(folder)
+    if not is_complete(folder):  # another run of the night may have been faster
+        shutil.rmtree(folder, ignore_errors=True)
+        finished.rename(folder)
     register(lake, night, identity)
     shutil.rmtree(scratch, ignore_errors=True)
     return summary | {

@@ -10,6 +10,7 @@ from elcrec import ELCRec, EpochReport
 from tasks import tables
 from tasks.errors import LakeError, ModelError, PipelineError, SettingsError
 from tasks.lake import Lake
+from tasks.models import load
 from tasks.settings import Settings
 from tasks.train import epoch_line, number_of_intents, train
 from tests.tasks.nights import NIGHT, SMALL_MODEL, small_settings, table, write_histories
@@ -87,6 +88,39 @@ def test_a_damaged_model_is_trained_again(tiny: Settings) -> None:
     [file] = Lake(tiny.lake.root).model_dir(version).glob("*.safetensors")
     file.write_bytes(b"half")
     assert train(tiny, NIGHT)["trained"] is True
+    assert weights(tiny, version) == before
+
+
+def test_a_model_trained_on_a_gpu_is_a_whole_one_without_a_gpu(
+    tiny: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = train(tiny, NIGHT)["model_version"]
+    facts = Lake(tiny.lake.root).model_dir(version) / "model.json"
+    facts.write_text(facts.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    assert '"cuda"' in facts.read_text()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    before = weights(tiny, version)
+    assert train(tiny, NIGHT)["trained"] is False
+    assert '"cuda"' in facts.read_text() and weights(tiny, version) == before
+    assert load(tiny, version).config.device == "cpu"
+    on_gpu = small_settings(tiny.lake.root, model=TINY | {"device": "cuda"})
+    with pytest.raises(ModelError, match=r"is whole but cannot be loaded .*'cuda'.*no GPU"):
+        load(on_gpu, version)
+
+
+def test_a_disk_that_cannot_be_read_deletes_no_model(
+    tiny: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = train(tiny, NIGHT)["model_version"]
+    before = weights(tiny, version)
+
+    def unreadable(*given: Any, **named: Any) -> ELCRec:
+        raise OSError("input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ELCRec, "load", unreadable)
+        with pytest.raises(OSError, match="input/output error"):
+            train(tiny, NIGHT)
     assert weights(tiny, version) == before
 
 
