@@ -1,9 +1,10 @@
 """Step 1: the night's rows of the source files become `events`, or go to `quarantine`.
 
 The first night ever takes all rows before its end; each later night, and a backfill, takes the
-rows of its own day. Exact duplicates (same user, item, type, time and weight) are dropped and
-counted. For each file, rows read = events + quarantined + duplicates + rows of other nights; each
-of these is counted on its own, and the step stops when they disagree.
+rows of its own day. The first night stays the first when it runs again, and then leaves the days
+that the files have no rows of any more. Exact duplicates (same user, item, type, time and weight)
+are dropped and counted. For each file, rows read = events + quarantined + duplicates + rows of
+other nights; each of these is counted on its own, and the step stops when they disagree.
 """
 
 import datetime as dt
@@ -12,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import duckdb
+import polars as pl
 import pyarrow as pa
 
 from tasks import duck, tables
 from tasks.errors import NightError, SourceError
-from tasks.lake import Lake
+from tasks.lake import Lake, Nights
 from tasks.settings import Settings, SourceSettings
 from tasks.sources import SourceFile, find_files, open_source, reading
 
@@ -64,7 +66,8 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
     # A backfill of a night before the first one must not read everything anew: the files of
     # the nights before may be gone by now.
     others = [known for known in lake.nights(tables.INGESTS) if known != night]
-    bootstrap = not others
+    earlier_run = lake.scan(tables.INGESTS, night, night).collect()
+    bootstrap = bool(earlier_run["bootstrap"].any()) if earlier_run.height else not others
     files = find_files(settings.source)
     with duck.connect(settings) as con:
         con.execute(duck.sql("staged_table"))
@@ -75,8 +78,10 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
         con.execute(duck.sql("night_rejects"), {"night": night})
         _settle(con, counts)
         if not any(count.events for count in counts.values()):
-            raise NightError(_nothing_to_do(con, settings, night, counts, others))
-        return _write(con, lake, night, counts, bootstrap)
+            raise NightError(
+                _nothing_to_do(con, settings, night, counts, [] if bootstrap else others)
+            )
+        return _write(con, lake, night, counts, bootstrap, earlier_run)
 
 
 def _set_night(con: duckdb.DuckDBPyConnection, night: dt.date, bootstrap: bool) -> None:
@@ -266,14 +271,25 @@ def _write(
     night: dt.date,
     counts: dict[str, FileCounts],
     bootstrap: bool,
+    earlier_run: pl.DataFrame,
 ) -> dict[str, Any]:
     """Replace the partitions; `ingests` comes last, so a rerun after a crash starts the same."""
-    lake.replace(
-        tables.EVENTS,
-        con.table("night_events"),
-        nights=(dt.date.min, night) if bootstrap else [night],
-    )
-    lake.replace(tables.QUARANTINE, con.table("night_rejects"), nights=[night])
+    kept: list[dict[str, Any]] = []
+    nights: Nights = [night]
+    if bootstrap and earlier_run.is_empty():
+        nights = (dt.date.min, night)
+    elif bootstrap:
+        days = con.table("night_events").project("dt").distinct().fetchall()
+        nights = sorted({night, *(day for (day,) in days)})
+        kept = _kept_files(lake, night, nights, earlier_run, counts)
+    rejects = con.table("night_rejects")
+    if kept:
+        # A copy: the view reads the files that are about to be replaced.
+        lake.view(con, tables.QUARANTINE, "night_quarantine", first=night, last=night)
+        con.execute(duck.sql("kept_rejects"), {"sources": [row["source"] for row in kept]})
+        rejects = rejects.union(con.table("kept_rejects"))
+    lake.replace(tables.EVENTS, con.table("night_events"), nights=nights)
+    lake.replace(tables.QUARANTINE, rejects, nights=[night])
     rows = [
         {
             "dt": night,
@@ -289,13 +305,39 @@ def _write(
     ]
     lake.replace(
         tables.INGESTS,
-        pa.Table.from_pylist(rows, schema=tables.INGESTS.schema),
+        pa.Table.from_pylist([*rows, *kept], schema=tables.INGESTS.schema),
         nights=[night],
     )
     summary: dict[str, Any] = {
         key: sum(row[key] for row in rows) for key in rows[0] if key.startswith("rows_")
     }
     return {"files": len(rows), **summary, "bootstrap": bootstrap}
+
+
+def _kept_files(
+    lake: Lake,
+    night: dt.date,
+    replaced: list[dt.date],
+    earlier_run: pl.DataFrame,
+    counts: dict[str, FileCounts],
+) -> list[dict[str, Any]]:
+    """Return the rows of `ingests` of files that are gone, but have events on days that stay."""
+    staying = (
+        lake.scan(tables.EVENTS, last=night)
+        .filter(~pl.col("dt").is_in(replaced))
+        .select(pl.col("source").unique())
+        .collect()["source"]
+    )
+    gone = set(staying) - set(counts)
+    kept = earlier_run.filter(pl.col("source").is_in(list(gone))).to_dicts()
+    if kept:
+        log.warning(
+            "%d files that night %s read before are gone, such as %s: their days stay as they are",
+            len(kept),
+            night,
+            kept[0]["source"],
+        )
+    return kept
 
 
 def _one_row(con: duckdb.DuckDBPyConnection, statement: str) -> dict[str, Any]:

@@ -265,6 +265,47 @@ def test_a_backfill_of_a_night_before_the_first_leaves_the_other_nights(
     assert after.filter(pl.col("dt") < NIGHT)["item_id"].to_list() == ["old", "z"]
 
 
+def three_days_of_files(folder: Path) -> list[dt.date]:
+    """Write a file a day, each with good rows, a row without a user and one without a time."""
+    folder.mkdir()
+    days = [NIGHT + dt.timedelta(days=number) for number in (-1, 0, 1)]
+    for day in days:
+        rows = [f"ann,i{hour},{day}T{hour:02d}:00\n" for hour in range(20)]
+        rows += [f",a,{day}T05:00\n", "ann,a,\n"]
+        (folder / f"{day}.csv").write_text(HEAD + "".join(rows))
+    return days
+
+
+def everything(lake: Lake) -> dict[str, list[dict[str, Any]]]:
+    return {
+        name: lake.scan(tables.TABLES[name]).collect().sort(pl.all()).to_dicts() for name in WRITES
+    }
+
+
+def test_the_first_night_again_after_a_later_one_changes_nothing(
+    tmp_path: Path, run: Callable[..., Any], lake: Lake
+) -> None:
+    *_, night, later = three_days_of_files(tmp_path / "events")
+    summary = run("events", night)
+    assert (summary["rows_events"], summary["rows_quarantined"]) == (40, 5)
+    run("events", later)
+    before = everything(lake)
+    assert run("events", night) == summary
+    assert everything(lake) == before
+
+
+def test_the_first_night_again_leaves_the_days_whose_files_are_gone(
+    tmp_path: Path, run: Callable[..., Any], lake: Lake
+) -> None:
+    first, night, later = three_days_of_files(tmp_path / "events")
+    run("events", night)
+    run("events", later)
+    before = everything(lake)
+    (tmp_path / "events" / f"{first}.csv").unlink()
+    run("events", night)
+    assert everything(lake) == before
+
+
 def test_running_twice_leaves_identical_tables(
     tmp_path: Path, run: Callable[..., Any], lake: Lake
 ) -> None:
