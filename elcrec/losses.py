@@ -24,7 +24,8 @@ def next_item_bce(outputs: Tensor, positives: Tensor, negatives: Tensor) -> Tens
 def next_item_softmax(outputs: Tensor, items: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy of the next item against every item.
 
-    outputs: `[M, d]`; items: `[V, d]`; targets: int64 `[M]`, rows of `items`. Scalar out.
+    outputs: `[M, d]`; items: `[V + 1, d]`, of which row 0 is padding and no candidate; targets:
+    int64 `[M]`, rows of `items`. Scalar out.
     """
     loss: Tensor = _LinearCrossEntropy.apply(outputs, items, targets)  # type: ignore[no-untyped-call]
     return loss
@@ -33,7 +34,7 @@ def next_item_softmax(outputs: Tensor, items: Tensor, targets: Tensor) -> Tensor
 class _LinearCrossEntropy(torch.autograd.Function):
     """Cross-entropy of `outputs @ items.T` whose gradients are made in the forward pass.
 
-    The softmax is the gradient up to the target's −1, so one `[rows, V]` buffer that fits
+    The softmax is the gradient up to the target's −1, so one `[rows, V + 1]` buffer that fits
     the cache, overwritten in place, does for logits, probabilities and gradient; autograd's own
     way keeps and passes over four of them.
     """
@@ -52,7 +53,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         )
         for first in range(0, count, rows):
             x, y = outputs[first : first + rows], targets[first : first + rows, None]
-            scores = x @ items.T  # [rows, V]
+            scores = x @ items.T  # [rows, V + 1]
+            scores[:, 0] = -torch.inf
             highest = scores.amax(1, keepdim=True)
             target_scores = scores.gather(1, y) - highest
             total = scores.sub_(highest).exp_().sum(1, keepdim=True)
@@ -66,7 +68,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         outputs_gradient, items_gradient = ctx.saved_tensors
-        return gradients[0] * outputs_gradient, gradients[0] * items_gradient, None
+        # In place: nobody else has them, and a copy of the items' is as large as the vocabulary.
+        return outputs_gradient.mul_(gradients[0]), items_gradient.mul_(gradients[0]), None
 
 
 def next_item_sampled_softmax(

@@ -118,9 +118,12 @@ class Network(nn.Module):
         with torch.no_grad():
             self.items.weight[0].zero_()
 
-    def forward(self, batch: Packed) -> Tensor:
-        """Outputs `E`, `[N, d]`: row t of a sequence has seen its events up to t."""
-        x: Tensor = self.items(batch.items)  # [N, d]
+    def forward(self, batch: Packed, rows: Tensor | None = None) -> Tensor:
+        """Outputs `E`, `[N, d]`: row t of a sequence has seen its events up to t.
+
+        rows: the embeddings of the batch's items, `[N, d]`, when the caller has looked them up.
+        """
+        x: Tensor = self.items(batch.items) if rows is None else rows  # [N, d]
         if self.config.positions == "absolute":
             x = x + self.positions(batch.positions)
         x = self.dropout(self.norm(x))
@@ -142,8 +145,10 @@ class Network(nn.Module):
             future, HIDDEN
         )  # [h, width, width]
 
-    def behaviours(self, batch: Packed, outputs: Tensor) -> Tensor:
+    def behaviours(self, batch: Packed, outputs: Tensor, rows: Tensor | None = None) -> Tensor:
         """Behaviour embeddings `h`, `[B, d]`, from the outputs `[N, d]`, as the config pools them.
+
+        rows: as for `forward`.
 
         `outputs`: their mean, as in the paper. `blend`: what the user has had and what the encoder
         expects next in equal parts, the unit mean of item embeddings, newer ones weighing more,
@@ -155,7 +160,7 @@ class Network(nn.Module):
             batch.owners.numel(), device=self.centers.device
         )
         weights = (1.0 + age).pow(-self.config.recency).unsqueeze(1)
-        had = batch.mean(weights * self.items(batch.items))
+        had = batch.mean(weights * (self.items(batch.items) if rows is None else rows))
         return F.normalize(had, dim=-1) + F.normalize(outputs[batch.last_rows], dim=-1)
 
     def intent_probabilities(self, behaviours: Tensor) -> Tensor:

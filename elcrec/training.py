@@ -170,7 +170,9 @@ class Trainer:
             batch = pack(batch_items, batch_lengths, config.max_length, self.device)
         else:
             batch = pack(items, lengths, config.max_length, self.device)
-        outputs = network(batch)  # [N, d]
+        # Looked up once: the gradient of a look-up costs as much as the whole table is large.
+        embedded = network.items(batch.items)  # [N, d]
+        outputs = network(batch, embedded)  # [N, d]
 
         skipped = self.windows.skipped[chosen]
         within = ragged_arange(np.zeros_like(inputs), inputs)
@@ -178,8 +180,8 @@ class Trainer:
         parts = {"next_item": self._next_item(batch, outputs, rows, lengths, predicted, rng)}
         if self.warming_up:
             return parts
+        behaviours = network.behaviours(batch, outputs, embedded)  # [B, d]
         if config.intent_loss == "attraction":
-            behaviours = network.behaviours(batch, outputs)
             log_shares = config.intent_balance * network.shares.log()
             attraction = losses.intent_attraction(
                 behaviours, network.centers, config.intent_temperature, log_shares
@@ -187,14 +189,11 @@ class Trainer:
             parts["clustering"] = config.intent_loss_weight * attraction
             self._follow_shares(behaviours.detach(), log_shares)
         elif config.intent_loss == "elcm":
-            behaviours = network.behaviours(batch, outputs)
             parts["clustering"] = config.intent_loss_weight * losses.elcm(
                 behaviours, network.centers
             )
         if config.sequence_contrast_weight or config.intent_contrast_weight:
-            intents = network.nearest_centers(network.behaviours(batch, outputs))[
-                torch.from_numpy(_inverse(batch.order))
-            ]
+            intents = network.nearest_centers(behaviours)[torch.from_numpy(_inverse(batch.order))]
             parts |= self._contrasts(items, lengths, intents, rng)
         return parts
 
@@ -285,8 +284,7 @@ class Trainer:
                 states, self.network.items(target_items), self.network.items(negatives)
             )
         if self.network.n_items <= self.config.full_softmax_items:
-            table = self.network.items.weight[1:]
-            return losses.next_item_softmax(states, table, target_items - 1)
+            return losses.next_item_softmax(states, self.network.items.weight, target_items)
         items, log_expected = self._frequent.draw(self.config.negatives, rng)
         drawn = torch.from_numpy(items).to(self.device)
         return losses.next_item_sampled_softmax(

@@ -24,11 +24,11 @@ def test_next_item_bce_of_two_positions():
 
 
 def test_next_item_softmax_of_one_position():
-    outputs, items = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    expected = (
-        math.log(math.e + math.e**2 + math.e**3) - 2
-    )  # logits 1, 2, 3; the target is the second
-    loss = losses.next_item_softmax(outputs, items, torch.tensor([1]))
+    outputs = torch.tensor([[1.0, 2.0]])
+    items = torch.tensor([[9.0, 9.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])  # the first is padding
+    # Logits 1, 2, 3; the target has the second.
+    expected = math.log(math.e + math.e**2 + math.e**3) - 2
+    loss = losses.next_item_softmax(outputs, items, torch.tensor([2]))
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
@@ -36,9 +36,9 @@ def test_next_item_softmax_of_one_position():
 def test_next_item_softmax_has_the_gradients_of_autograd(monkeypatch, buffer):
     monkeypatch.setattr(losses._LinearCrossEntropy, "BUFFER", buffer)
     outputs, items = torch.randn(13, 4, requires_grad=True), torch.randn(7, 4, requires_grad=True)
-    targets = torch.randint(0, 7, (13,))
+    targets = torch.randint(1, 7, (13,))
     expected = torch.autograd.grad(
-        3 * F.cross_entropy(outputs @ items.T, targets), (outputs, items)
+        3 * F.cross_entropy(outputs @ items[1:].T, targets - 1), (outputs, items)
     )
     found = torch.autograd.grad(
         3 * losses.next_item_softmax(outputs, items, targets), (outputs, items)
