@@ -1,6 +1,7 @@
 """How models are named, and which one labels a night."""
 
 import datetime as dt
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -11,6 +12,7 @@ from tasks import tables
 from tasks.errors import LakeError, ModelError
 from tasks.lake import Lake
 from tasks.models import (
+    configure,
     identify,
     is_complete,
     load,
@@ -20,11 +22,22 @@ from tasks.models import (
     registered,
     trainable_histories,
 )
-from tasks.settings import Settings
+from tasks.settings import REPO, Settings, load_settings
 from tests.tasks.nights import NIGHT, SMALL_MODEL, small_settings, write_histories
 
 HISTORIES = {"ann": [1, 2, 3], "bob": [2, 3, 4, 5], "eve": [5]}
 NEXT_NIGHT = NIGHT + dt.timedelta(days=1)
+
+
+def test_the_override_that_the_settings_file_shows_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = (REPO / "settings.toml").read_text("utf-8")
+    uncommented = shown.replace("# dim = 128", "dim = 128")
+    assert uncommented != shown
+    (tmp_path / "settings.toml").write_text(uncommented, "utf-8")
+    monkeypatch.setenv("ELCREC_SETTINGS", str(tmp_path / "settings.toml"))
+    assert configure(load_settings()).dim == 128
 
 
 def test_version_names_the_night_and_does_not_depend_on_the_order_of_rows(
