@@ -84,27 +84,27 @@ def generate(
 
     Event files hold user_id, item_id, event_type (view, cart, purchase) and timestamp
     (microseconds, UTC); the truth holds user_id and intent (0…intents-1). An earlier result in
-    the same folder is replaced.
+    the same folder is replaced. `events` appears last, whole: where it is, its truth is, too.
 
     Raises PipelineError for sizes no world has, and for a folder that holds other events.
     """
     _check_sizes(users=users, items=items, intents=intents, nights=nights)
     out_dir = Path(out_dir)
     events, truth = out_dir / "events", out_dir / "truth.parquet"
-    if events.exists():
-        if not truth.exists():
-            raise PipelineError(
-                f"{events} exists but was not generated: choose another folder to generate in"
-            )
-        shutil.rmtree(events)
-    events.mkdir(parents=True)
+    if events.exists() and not truth.exists():
+        raise PipelineError(
+            f"{events} exists but was not generated: choose another folder to generate in"
+        )
+    unfinished = out_dir / ".unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    (unfinished / "events").mkdir(parents=True)
 
     world = _draw_world(users, items, intents, nights, np.random.default_rng([seed, _WORLD_STREAM]))
     user_ids = _ids("u", users)
     item_ids = _ids("i", items)
     pl.DataFrame(
         {"user_id": user_ids, "intent": world.intent}, schema_overrides={"intent": pl.Int32}
-    ).write_parquet(truth)
+    ).write_parquet(unfinished / truth.name)
 
     rows = duplicates = broken = 0
     for offset in range(nights):
@@ -112,7 +112,7 @@ def generate(
         rng = np.random.default_rng([seed, _NIGHT_STREAM, night.toordinal()])
         clean = _draw_night(world, offset, night, user_ids, item_ids, rng)
         twice, faulty = _written_twice(clean, rng), _with_missing_field(clean, rng)
-        folder = events / f"dt={night:%Y-%m-%d}"
+        folder = unfinished / "events" / f"dt={night:%Y-%m-%d}"
         folder.mkdir()
         logged = pl.concat([clean, twice, faulty])
         logged.sort("logged_at", maintain_order=True).drop("logged_at").write_parquet(
@@ -121,6 +121,11 @@ def generate(
         rows += logged.height
         duplicates += twice.height
         broken += faulty.height
+    if events.exists():
+        events.rename(unfinished / "replaced")
+    (unfinished / truth.name).replace(truth)
+    (unfinished / "events").rename(events)
+    shutil.rmtree(unfinished)
     return Generated(events=events, truth=truth, rows=rows, duplicates=duplicates, broken=broken)
 
 

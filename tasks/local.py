@@ -145,7 +145,7 @@ def generated_events(last_night: date) -> tuple[Path, Path]:
     from tasks.generator import generate
 
     folder = GENERATED / last_night.isoformat()
-    if not (folder / "truth.parquet").exists():
+    if not (folder / "events").exists():
         out.print(
             f"Generating events with {GENERATED_INTENTS} known intents, last night {last_night}"
         )

@@ -5,6 +5,7 @@ import fcntl
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,20 @@ def test_without_events_they_are_generated_with_their_truth() -> None:
     source = local.choose_source(None, None, NIGHT)
     assert source.settings.model.n_intents == 8
     assert source.truth is not None and source.truth.is_file()
+    assert local.choose_night(None, source) == NIGHT
+
+
+def test_events_whose_generator_was_killed_are_generated_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tasks.generator._draw_night", killed)
+        with pytest.raises(KeyboardInterrupt):
+            local.choose_source(None, None, NIGHT)
+    source = local.choose_source(None, None, NIGHT)
     assert local.choose_night(None, source) == NIGHT
 
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from tasks.errors import PipelineError
-from tasks.generator import SECONDS_A_DAY, Generated, generate
+from tasks.generator import SECONDS_A_DAY, Generated, _draw_night, generate
 
 SIZES: dict[str, Any] = {
     "users": 400,
@@ -52,6 +52,39 @@ def test_generating_again_replaces_the_nights_of_an_earlier_result(tmp_path: Pat
         "dt=2026-11-21",
         "dt=2026-11-22",
     ]
+
+
+def test_a_killed_generator_leaves_nothing_that_looks_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed_at_the_third_night(*given: Any) -> pl.DataFrame:
+        if given[1] == 2:
+            raise KeyboardInterrupt
+        return _draw_night(*given)
+
+    monkeypatch.setattr("tasks.generator._draw_night", killed_at_the_third_night)
+    with pytest.raises(KeyboardInterrupt):
+        generate(tmp_path, **SIZES)
+    assert not (tmp_path / "events").exists()
+    monkeypatch.undo()
+    generated = generate(tmp_path, **SIZES)
+    assert len(list(generated.events.iterdir())) == SIZES["nights"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["events", "truth.parquet"]
+
+
+def test_a_killed_generator_leaves_the_result_before_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = generate(tmp_path, **SIZES)
+    events, truth = read(before), before.truth.read_bytes()
+
+    def killed(*_: Any) -> pl.DataFrame:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tasks.generator._draw_night", killed)
+    with pytest.raises(KeyboardInterrupt):
+        generate(tmp_path, **{**SIZES, "seed": 12})
+    assert read(before).equals(events) and before.truth.read_bytes() == truth
 
 
 def test_every_event_lies_in_the_night_of_its_file(world: Generated) -> None:
