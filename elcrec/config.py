@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from elcrec.errors import ELCRecError
 
@@ -118,57 +118,43 @@ class Config:
         return replace(self, **changes[name])
 
     def __post_init__(self) -> None:
-        at_least_one = (
-            "dim",
-            "layers",
-            "heads",
-            "max_length",
-            "n_intents",
-            "batch_users",
-            "max_epochs",
-            "patience",
-            "negatives",
-            "epoch_windows",
-            "validation_users",
-        )
-        for name in at_least_one:
-            if getattr(self, name) < 1:
-                raise ELCRecError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name, kind in get_type_hints(Config).items():
+            value = getattr(self, name)
+            if get_origin(kind) is Literal:
+                if value not in get_args(kind):
+                    allowed = ", ".join(get_args(kind))
+                    raise ELCRecError(f"{name} must be one of {allowed}, not {value!r}")
+            elif not isinstance(value, NUMBERS.get(kind, kind)) or isinstance(value, bool) != (
+                kind is bool
+            ):
+                raise ELCRecError(f"{name} must be of type {kind.__name__}, not {value!r}")
+            elif name in LEAST and not value >= LEAST[name]:  # so that NaN fails
+                raise ELCRecError(f"{name} must be at least {LEAST[name]}, not {value}")
+            elif name in SHARES and not 0.0 <= value < 1.0:
+                raise ELCRecError(f"{name} must be in [0, 1), not {value}")
+            elif name in POSITIVE and not value > 0.0:
+                raise ELCRecError(f"{name} must be above 0, not {value}")
         if self.dim % self.heads:
             raise ELCRecError(f"dim ({self.dim}) must be a multiple of heads ({self.heads})")
-        for name in (
-            "dropout",
-            "attention_dropout",
-            "crop_ratio",
-            "mask_ratio",
-            "reorder_ratio",
-            "average_decay",
-        ):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ELCRecError(f"{name} must be in [0, 1), not {getattr(self, name)}")
-        for name in (
-            "learning_rate",
-            "center_learning_rate",
-            "contrast_temperature",
-            "intent_temperature",
-        ):
-            if getattr(self, name) <= 0:
-                raise ELCRecError(f"{name} must be above 0, not {getattr(self, name)}")
-        choices = {
-            "positions": ("relative", "absolute"),
-            "next_item": ("softmax", "bce"),
-            "intent_loss": ("attraction", "elcm", "none"),
-            "pooling": ("blend", "outputs", "padded_outputs"),
-            "fusion": ("shift", "concat"),
-            "long_histories": ("windows", "newest"),
-            "device": ("auto", "cpu", "cuda"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ELCRecError(
-                    f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}"
-                )
 
+
+NUMBERS: dict[type, tuple[type, ...]] = {float: (float, int)}  # an int will do for a float
+LEAST: dict[str, float] = {
+    **dict.fromkeys(("dim", "layers", "heads", "max_length", "n_intents", "negatives"), 1),
+    **dict.fromkeys(("batch_users", "epoch_windows", "validation_users"), 1),
+    **dict.fromkeys(("max_epochs", "patience"), 1),
+    **dict.fromkeys(("full_softmax_items", "warmup_epochs", "seed", "threads"), 0),
+    **dict.fromkeys(("intent_loss_weight", "intent_balance", "recency", "weight_decay"), 0.0),
+    **dict.fromkeys(("sequence_contrast_weight", "intent_contrast_weight"), 0.0),
+}
+SHARES = {
+    *("dropout", "attention_dropout", "average_decay"),
+    *("crop_ratio", "mask_ratio", "reorder_ratio"),
+}
+POSITIVE = {
+    *("norm_eps", "init_std", "learning_rate", "center_learning_rate"),
+    *("contrast_temperature", "intent_temperature"),
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},

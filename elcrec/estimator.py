@@ -115,7 +115,7 @@ class ELCRec:
             self._initialise_centers(network, trainer)
 
         for number in range(first_epoch, config.max_epochs + 1):
-            if number - 1 - best.epoch >= config.patience:
+            if number - 1 - max(best.epoch, warmup) >= config.patience:
                 break
             started = time.perf_counter()
             epoch_losses = trainer.epoch(number)

@@ -40,7 +40,7 @@ def spherical_kmeans(
 
     points: `[n, d]`, n ≥ k. Starts from greedy k-means++; a centre that loses all its points moves
     to the point that fits its own centre worst. Of several starts the one is kept whose points lie
-    nearest to their centres.
+    nearest to their centres. No two centres are the same, even if all points are.
     """
     n = points.shape[0]
     if n < k:
@@ -49,6 +49,13 @@ def spherical_kmeans(
     generator = torch.Generator().manual_seed(seed)
     found = [_kmeans_once(unit, k, iterations, generator) for _ in range(starts)]
     centers, nearest, _ = max(found, key=lambda result: result[2])
+    # Centres that coincide (there are fewer different points than centres) would share users by
+    # rounding alone: all but the first of them turn away.
+    coincide = (centers @ centers.T > 1 - 1e-6).triu(1).any(0)
+    if coincide.any():
+        away = torch.randn(int(coincide.sum()), unit.shape[1], generator=generator)
+        centers[coincide] = F.normalize(away, dim=-1).to(unit.device)
+        nearest, _ = _nearest(unit, centers)
     return centers, nearest
 
 

@@ -117,6 +117,12 @@ def test_a_warm_start_keeps_the_known_items_and_takes_new_ones(model):
         (lambda m: Config(dim=10, heads=4), "multiple of heads"),
         (lambda m: Config(dropout=1.5), "dropout must be in"),
         (lambda m: Config(pooling="max"), "pooling must be one of"),
+        (lambda m: Config(recency="a"), "recency must be of type float, not 'a'"),
+        (lambda m: Config(dim=16.0), "dim must be of type int, not 16.0"),
+        (lambda m: Config(layers=True), "layers must be of type int, not True"),
+        (lambda m: Config(threads=-2), "threads must be at least 0, not -2"),
+        (lambda m: Config(intent_balance=float("nan")), "intent_balance must be at least 0"),
+        (lambda m: Config(intent_temperature=0), "intent_temperature must be above 0"),
         (lambda m: Config().ablation("C"), "unknown ablation 'C'"),
     ],
 )

@@ -129,6 +129,11 @@ def test_training_stops_when_validation_no_longer_improves():
     assert len(model.history) - model.history[-1].best_epoch == 2
 
 
+def test_patience_counts_from_the_end_of_the_warm_up():
+    model = ELCRec(tiny(warmup_epochs=4, patience=2, max_epochs=5)).fit(walks(), 40)
+    assert len(model.history) == 5
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_gives_others():
     one, same, other = (
         ELCRec(tiny(max_epochs=1, seed=s)).fit(walks(), 40).network for s in (1, 1, 2)
