@@ -47,6 +47,7 @@ GENERATED = REPO / "build" / "generated"
 GENERATED_INTENTS = 8
 GENERATED_EPOCHS = 10  # enough to find them, and a first try takes minutes
 LAKES = REPO / "lakes"
+OWNER = "source.txt"  # the file of a lake that names the source of its tables
 READY_WITHIN = 120  # seconds an API server may take to answer on a busy machine
 POLL = 1.0  # seconds between two looks at the run
 
@@ -112,14 +113,20 @@ def choose_source(events: str | None, lake: str | None, last_night: date) -> Sou
     """Settle the source: the one named, else the settings' own, else generated events."""
     settings = load_settings()
     own = Path(lake).expanduser().absolute() if lake else None
-    overrides: dict[str, Any] = {"lake.root": str(own)} if own else {}
+    overrides: dict[str, Any] = {}
     truth = None
     if events:
         path = _existing(events)
-        overrides = {"source.path": str(path), "lake.root": str(own or _own_lake(path))}
-    elif not settings.source.path:
+        root = own or LAKES / _lake_name(path)
+        overrides = {"source.path": str(path), "lake.root": str(_claimed(root, str(path)))}
+    elif settings.source.path:
+        if own:
+            overrides = {"lake.root": str(_claimed(own, settings.source.path))}
+    else:
         path, truth = generated_events(last_night)
-        overrides = {"source.path": str(path), "lake.root": str(own or LAKES / "generated")}
+        # A world for each last night: on the same date, two of them do different things.
+        root = own or LAKES / f"generated-{last_night}"
+        overrides = {"source.path": str(path), "lake.root": str(_claimed(root, str(path)))}
         if settings.model.n_intents == ModelSettings().n_intents:
             overrides["model.n_intents"] = GENERATED_INTENTS
         if settings.model.max_epochs == ModelSettings().max_epochs:
@@ -179,17 +186,28 @@ def _existing(events: str) -> Path:
     return Path(os.path.normpath(path))
 
 
-def _own_lake(source: Path) -> Path:
-    """Return the source's own lake: events of two sources must not become one history."""
-    name = re.sub(r"[^\w.-]+", "-", source.name.split(".")[0]).strip("-.") or "events"
-    root = LAKES / name
-    owner = root / "source.txt"
-    if owner.exists() and owner.read_text().strip() != str(source):
-        raise PipelineError(
-            f"{root} holds the tables of another source of that name "
-            f"({owner.read_text().strip()}): "
-            f"give this one a lake of its own with LAKE=folder, or delete {root}"
-        )
+def _lake_name(source: Path) -> str:
+    return re.sub(r"[^\w.-]+", "-", source.name.split(".")[0]).strip("-.") or "events"
+
+
+def _claimed(root: Path, source: str) -> Path:
+    """Return a lake that is the source's own: events of two must not become one history.
+
+    Its file `source.txt` says whose it is. A lake without tables is anybody's.
+    """
+    owner = root / OWNER
+    if root.is_dir() and any(path.name != OWNER for path in root.iterdir()):
+        if not owner.exists():
+            raise PipelineError(
+                f"{root} holds files, but no {OWNER} that names their source: if it is {source}, "
+                f"write that path into {owner}; else name another folder with LAKE=folder"
+            )
+        if (other := owner.read_text().strip()) != source:
+            raise PipelineError(
+                f"{root} holds the tables of another source ({other}): give this one a lake of "
+                f"its own with LAKE=folder, or delete {root}; if that source has only moved to "
+                f"{source}, write its new path into {owner}"
+            )
     root.mkdir(parents=True, exist_ok=True)
     owner.write_text(f"{source}\n")
     return root

@@ -38,12 +38,44 @@ def test_each_source_has_a_lake_of_its_own(tmp_path: Path) -> None:
     assert other.settings.lake.root == tmp_path / "lakes" / "web"
 
 
+def _with_tables(source: local.Source) -> Path:
+    root = source.settings.lake.root
+    (root / "events").mkdir()
+    return root
+
+
 def test_two_sources_of_one_name_do_not_share_a_lake(tmp_path: Path) -> None:
-    local.choose_source(str(_events(tmp_path / "a")), None, NIGHT)
+    _with_tables(local.choose_source(str(_events(tmp_path / "a")), None, NIGHT))
     with pytest.raises(PipelineError, match=r"holds the tables of another source.*LAKE=folder"):
         local.choose_source(str(_events(tmp_path / "b")), None, NIGHT)
     named = local.choose_source(str(_events(tmp_path / "b")), str(tmp_path / "own"), NIGHT)
-    assert named.settings.lake.root == tmp_path / "own"
+    assert _with_tables(named) == tmp_path / "own"
+    with pytest.raises(PipelineError, match="holds the tables of another source"):
+        local.choose_source(str(_events(tmp_path / "a")), str(tmp_path / "own"), NIGHT)
+    local.choose_source(str(_events(tmp_path / "b")), str(tmp_path / "own"), NIGHT)
+
+
+def test_each_generated_world_has_a_lake_of_its_own(tmp_path: Path) -> None:
+    one = _with_tables(local.choose_source(None, None, NIGHT))
+    week_later = _with_tables(local.choose_source(None, None, NIGHT + dt.timedelta(days=7)))
+    assert one.name == "generated-2026-03-01" and week_later.name == "generated-2026-03-08"
+    of_that_name = str(_events(tmp_path, "generated-2026-03-01.jsonl"))
+    with pytest.raises(PipelineError, match="holds the tables of another source"):
+        local.choose_source(of_that_name, None, NIGHT)
+    assert local.choose_source(None, None, NIGHT).settings.lake.root == one
+
+
+def test_a_folder_of_unknown_tables_is_no_lake_of_a_source(tmp_path: Path) -> None:
+    (tmp_path / "lakes" / "shop" / "events").mkdir(parents=True)
+    with pytest.raises(PipelineError, match=r"no source\.txt that names their source"):
+        local.choose_source(str(_events(tmp_path)), None, NIGHT)
+
+
+def test_a_source_that_left_no_table_does_not_keep_its_lake(tmp_path: Path) -> None:
+    local.choose_source(str(_events(tmp_path / "a")), None, NIGHT)
+    (tmp_path / "a" / "shop.jsonl").unlink()
+    source = local.choose_source(str(_events(tmp_path / "b")), None, NIGHT)
+    assert source.settings.lake.root == tmp_path / "lakes" / "shop"
 
 
 def test_without_events_they_are_generated_with_their_truth() -> None:
