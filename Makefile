@@ -27,7 +27,7 @@ help: ## What there is
 	echo
 	echo "  EVENTS=path        event file or folder for run, up (default: generated events with 8 known intents)"
 	echo "  NIGHT=YYYY-MM-DD   the UTC date to run (default: the last night in the events)"
-	echo "  LAKE=folder        where the tables go (default: lake/<name of the events>)"
+	echo "  LAKE=folder        where the tables go (default: lakes/<name of the events>)"
 	echo "  PORT=8080          the web page of make up"
 	echo
 	echo "  One step without Airflow: $(VENV)/bin/python -m tasks --help"
@@ -67,6 +67,6 @@ format: $(STAMP) ## Let ruff and sqlfluff write the format that lint asks for
 bench: $(STAMP) ## Wall time and peak memory of each step on Beauty          [EVENTS=]
 	@$(VENV)/bin/python bench/steps.py
 
-clean: ## Remove .venv, Airflow's folder and caches; tables in lake/ stay
+clean: ## Remove .venv, Airflow's folder and caches; tables in lakes/ and lake/ stay
 	@rm -rf $(VENV) .airflow build .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
