@@ -14,14 +14,18 @@ from urllib.parse import unquote
 import duckdb
 import polars as pl
 import pyarrow as pa
-from deltalake import DeltaTable, write_deltalake
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from tasks.duck import identifier, literal
 from tasks.errors import LakeError
 from tasks.tables import Table
 
 Nights = list[dt.date] | tuple[dt.date, dt.date]
+
+
+class ConcurrentWriteError(Exception):
+    """Another run has written to the table since the version that was read."""
 
 
 class Lake:
@@ -62,9 +66,41 @@ class Lake:
         where += [f"{column} = {literal(value)}" for column, value in (within or {}).items()]
         self._write(table, data, mode="overwrite", predicate=" AND ".join(where))
 
-    def append(self, table: Table, data: Any) -> None:
-        """Add rows to an append-only table, in one transaction."""
-        self._write(table, data, mode="append")
+    def append(self, table: Table, data: Any, *, after: int | None = None) -> None:
+        """Add rows to an append-only table, in one transaction.
+
+        Parameters
+        ----------
+        data
+            As for `replace`.
+        after
+            The version that the rows were computed from: they become the next one, or none.
+
+        Raises
+        ------
+        ConcurrentWriteError
+            The table is at a later version than `after`; nothing was written.
+        """
+        if after is None:
+            self._write(table, data, mode="append")
+            return
+        try:
+            self._write(
+                table,
+                data,
+                version=after,
+                mode="append",
+                # Tried again, Delta would put the rows after those of the other run.
+                commit_properties=CommitProperties(max_commit_retries=0),
+            )
+        except CommitFailedError:
+            if self.version(table) == after:
+                raise
+            raise ConcurrentWriteError(table.name) from None
+
+    def version(self, table: Table) -> int:
+        """Return the number of the table's current version, of a table that is made if needed."""
+        return int((self._open(table) or self._create(table)).version())
 
     def exists(self, table: Table) -> bool:
         """Say whether anything was ever written to the table."""
@@ -153,9 +189,10 @@ class Lake:
                 "folder from a backup, or move it away and backfill"
             ) from error
 
-    def _write(self, table: Table, data: Any, **how: Any) -> None:
-        self.path(table).mkdir(parents=True, exist_ok=True)
+    def _write(self, table: Table, data: Any, version: int | None = None, **how: Any) -> None:
         delta = self._open(table) or self._create(table)
+        if version is not None:
+            delta.load_as_version(version)
         failures: list[Exception] = []
         try:
             write_deltalake(delta, _conform(data, table.schema, failures), **how)
@@ -166,6 +203,7 @@ class Lake:
             raise
 
     def _create(self, table: Table) -> DeltaTable:
+        self.path(table).mkdir(parents=True, exist_ok=True)
         return DeltaTable.create(
             self.path(table),
             schema=table.schema,

@@ -67,7 +67,7 @@ def check_events(settings: Settings, night: dt.date) -> dict[str, Any]:
 
 
 def check_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
-    """Check the night's histories against the vocabulary and the settings.
+    """Check the vocabulary, and the night's histories against it and the settings.
 
     Raises
     ------
@@ -79,8 +79,8 @@ def check_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
         settings,
         night,
         "sequences",
-        suites=("checked_sequences",),
-        sources={tables.SEQUENCES: night},
+        suites=("checked_sequences", "checked_items"),
+        sources={tables.SEQUENCES: night, tables.ITEMS: None},
         limits={
             "last_events": settings.sequences.last_events,
             "vocabulary": items.item() or 0,
@@ -166,7 +166,8 @@ def _create_views(
 ) -> None:
     with duck.connect(settings, database) as con:
         for table, first in sources.items():
-            Lake(settings.lake.root).view(con, table, first=first, last=night)
+            last = night if table.partition_by else None
+            Lake(settings.lake.root).view(con, table, first=first, last=last)
         for suite in suites:
             con.execute(duck.sql(suite))
 

@@ -13,7 +13,7 @@ import duckdb
 
 from tasks import duck, tables
 from tasks.errors import NightError, SettingsError
-from tasks.lake import Lake
+from tasks.lake import ConcurrentWriteError, Lake
 from tasks.settings import SequenceSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -38,11 +38,7 @@ def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
                 f"there are no events up to night {night} in {lake.root}: "
                 "run the step ingest of that night first"
             )
-        lake.view(con, tables.ITEMS)
-        new_items = con.sql(duck.sql("new_items")).to_arrow_table()
-        if new_items.num_rows:
-            lake.append(tables.ITEMS, new_items)
-            lake.view(con, tables.ITEMS)
+        new_items = _add_new_items(con, lake)
         _keep_events(con, settings.sequences)
         kept_users, kept_events = _size(con, "kept_events")
         if not kept_users:
@@ -63,8 +59,26 @@ def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
         "users_left_out": users - kept_users,
         "events_left_out": events - kept_events,
         "items_known": vocabulary[0] if vocabulary else 0,
-        "items_new": new_items.num_rows,
+        "items_new": new_items,
     }
+
+
+def _add_new_items(con: duckdb.DuckDBPyConnection, lake: Lake) -> int:
+    """Give the items of `events` that have none their index, and create the view `items`."""
+    while True:
+        version = lake.version(tables.ITEMS)
+        lake.view(con, tables.ITEMS)
+        new_items = con.sql(duck.sql("new_items")).to_arrow_table()
+        if not new_items.num_rows:
+            return 0
+        try:
+            lake.append(tables.ITEMS, new_items, after=version)
+        except ConcurrentWriteError:
+            # Another night's run was faster, perhaps with the same items: number them anew.
+            log.info("items was written to by another run meanwhile: reading it again")
+            continue
+        lake.view(con, tables.ITEMS)
+        return int(new_items.num_rows)
 
 
 def _keep_events(con: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> None:

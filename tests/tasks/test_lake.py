@@ -12,7 +12,7 @@ import pytest
 from tasks import tables
 from tasks.duck import connect
 from tasks.errors import LakeError
-from tasks.lake import Lake
+from tasks.lake import ConcurrentWriteError, Lake
 from tasks.settings import load_settings
 from tasks.tables import ITEMS, METRICS, STEPS, TABLES
 
@@ -112,6 +112,22 @@ def test_append_adds_rows(lake: Lake) -> None:
         row = {"item_id": item, "item_index": index, "first_seen": DAYS[0]}
         lake.append(ITEMS, pa.Table.from_pylist([row], schema=ITEMS.schema))
     assert lake.scan(ITEMS).sort("item_index").collect()["item_id"].to_list() == ["a", "b"]
+
+
+def test_rows_computed_from_a_version_that_is_no_longer_the_last_are_refused(lake: Lake) -> None:
+    rows = [
+        pa.Table.from_pylist(
+            [{"item_id": item, "item_index": 1, "first_seen": DAYS[0]}], schema=ITEMS.schema
+        )
+        for item in "ab"
+    ]
+    read = [lake.version(ITEMS), lake.version(ITEMS)]
+    lake.append(ITEMS, rows[0], after=read[0])
+    with pytest.raises(ConcurrentWriteError):
+        lake.append(ITEMS, rows[1], after=read[1])
+    assert lake.scan(ITEMS).collect()["item_id"].to_list() == ["a"]
+    lake.append(ITEMS, rows[1], after=lake.version(ITEMS))
+    assert lake.scan(ITEMS).collect().height == 2
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from tasks import tables
@@ -239,6 +240,26 @@ def test_bad_histories_stop_the_night_and_each_is_named(
         assert says in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("double", "says"),
+    [
+        ({"item_index": 99}, "an item has one index (found 2 of 8 rows"),
+        ({"item_id": "other"}, "an index has one item (found 2 of 8 rows"),
+    ],
+    ids=["item twice", "index twice"],
+)
+def test_a_damaged_vocabulary_stops_the_night(
+    settings: Settings, double: dict[str, Any], says: str
+) -> None:
+    lake = Lake(settings.lake.root)
+    first = lake.scan(tables.ITEMS).collect().to_dicts()[0]
+    double = {**first, **double}
+    lake.append(tables.ITEMS, pa.Table.from_pylist([double], schema=tables.ITEMS.schema))
+    with pytest.raises(QualityError) as error:
+        check_sequences(settings, NIGHT)
+    assert says in str(error.value)
+
+
 def test_no_history_at_all_stops_the_night(settings: Settings) -> None:
     write(settings, tables.SEQUENCES, [])
     with pytest.raises(QualityError, match=r"there are histories \(found 0"):
@@ -314,7 +335,7 @@ def test_utilisation_is_the_perplexity_by_the_number_of_intents(settings: Settin
 
 def test_every_expectation_says_what_it_expects_and_what_to_do() -> None:
     suites = sorted(SUITES.glob("*.json"))
-    assert len(suites) == 5
+    assert len(suites) == 6
     for file in suites:
         suite = json.loads(file.read_text("utf-8"))
         assert suite["name"] == file.stem

@@ -148,6 +148,25 @@ def test_a_rerun_or_a_backfill_changes_no_index_and_no_row(tmp_path: Path) -> No
         assert items == final
 
 
+def test_two_runs_that_meet_give_each_item_one_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_events(tmp_path, [("ann", "a", day(0), 1), ("ann", "b", day(0), 2)])
+    append, met = Lake.append, []
+
+    def after_the_other_run(self: Lake, *args: Any, **kwargs: Any) -> None:
+        if not met:
+            met.append(True)
+            build_sequences(settings_for(tmp_path), NIGHT)
+        append(self, *args, **kwargs)
+
+    monkeypatch.setattr(Lake, "append", after_the_other_run)
+    write_events(tmp_path, [("ann", "c", day(-1), 1)])
+    build_sequences(settings_for(tmp_path), NIGHT)
+    assert [row[:2] for row in vocabulary(tmp_path)] == [("c", 1), ("a", 2), ("b", 3)]
+    assert histories(tmp_path) == {"ann": ["c", "a", "b"]}
+
+
 def k_core(events: list[Event], users: int, items: int) -> list[Event]:
     """Filter as the definition says, one pass after the other."""
     while True:

@@ -1,0 +1,8 @@
+-- Makes: the view checked_items, what the suite of that name looks at.
+-- From:  items.
+-- Grain: one item.
+CREATE OR REPLACE VIEW checked_items AS
+SELECT
+    item_id,
+    item_index
+FROM items
