@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 from rich.table import Table as Printed
+from rich.text import Text
 
 from tasks import tables
 from tasks.errors import LakeError
@@ -95,7 +96,8 @@ def show(
         _places(settings, lake, night, summaries, _label_model(labels)),
     ):
         console.print()
-        console.print(part)
+        # A path is printed whole, however narrow the page, so that it can be copied and opened.
+        console.print(part, soft_wrap=isinstance(part, Text))
 
 
 def latest_night(settings: Settings) -> dt.date:
@@ -130,6 +132,11 @@ def _printed(title: str, columns: Sequence[str], right: Sequence[str] = ()) -> P
     return table
 
 
+def _add_row(table: Printed, *cells: str | Text, style: str | None = None) -> None:
+    """Add a row that is printed as it is: brackets in ids and paths are no markup."""
+    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), style=style)
+
+
 def _largest_intents(lake: Lake, night: dt.date) -> Printed:
     profiles = lake.scan(tables.INTENT_PROFILES, first=night, last=night).collect()
     used = profiles.filter(pl.col("users") > 0).sort(
@@ -144,7 +151,7 @@ def _largest_intents(lake: Lake, night: dt.date) -> Printed:
         items = "  ".join(
             f"{top['item_id']} ({top['lift']:.1f})" for top in row["top_items"][:TOP_ITEMS]
         )
-        table.add_row(str(row["intent_id"]), f"{row['users']:,}", f"{row['share']:.1%}", items)
+        _add_row(table, str(row["intent_id"]), f"{row['users']:,}", f"{row['share']:.1%}", items)
     return table
 
 
@@ -163,7 +170,8 @@ def _labels(labels: pl.DataFrame) -> Printed:
         right=["intent_id", "confidence", "runner_up_id", "runner_up_confidence", "n_events"],
     )
     for row in labels.head(SAMPLE).iter_rows(named=True):
-        table.add_row(
+        _add_row(
+            table,
             row["user_id"],
             _text(row["intent_id"]),
             _number(row["confidence"], 2),
@@ -215,11 +223,12 @@ def _evaluation(lake: Lake, night: dt.date, labels_with: str) -> Printed:
     )
     for version, values in sorted(measured.items(), key=lambda one: one[0] == "popularity"):
         mark = " (labels)" if version == labels_with else ""
-        table.add_row(version + mark, *(_number(values.get(column), 4) for column in columns))
+        _add_row(table, version + mark, *(_number(values.get(column), 4) for column in columns))
     if known := PUBLISHED.get(_counts(lake, night)):
         name, published = known
         for method, figures in published.items():
-            table.add_row(
+            _add_row(
+                table,
                 f"{name}: {method}",
                 *(_number(figures.get(column), 4) for column in columns),
                 style="dim",
@@ -248,15 +257,18 @@ def _intent_metrics(
         ("intent_lift@20", 2, "what knowing the label is worth: next-item HR@20 over popularity's"),
     ):
         if metric in values:
-            table.add_row(metric, _number(values[metric], digits), meaning)
+            _add_row(table, metric, _number(values[metric], digits), meaning)
     if truth is not None:
         from tasks.evaluate import recovery
 
         found = recovery(settings, night, truth)
-        table.add_row(
-            "NMI", _number(found["NMI"], 3), "agreement with the planted intents, 1 is all of it"
+        _add_row(
+            table,
+            "NMI",
+            _number(found["NMI"], 3),
+            "agreement with the planted intents, 1 is all of it",
         )
-        table.add_row("ARI", _number(found["ARI"], 3), "the same by pairs of users")
+        _add_row(table, "ARI", _number(found["ARI"], 3), "the same by pairs of users")
     return table
 
 
@@ -265,13 +277,13 @@ def _quality(summaries: Mapping[str, Mapping[str, Any]]) -> Printed:
     for name, row in summaries.items():
         if name.startswith("check-"):
             verdict, found = _verdict(row["summary"])
-            table.add_row(name.removeprefix("check-"), verdict, found)
+            _add_row(table, name.removeprefix("check-"), verdict, found)
     return table
 
 
-def _verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
+def _verdict(summary: Mapping[str, Any]) -> tuple[Text, str]:
     warnings: list[str] = summary["warnings"]
-    verdict = "[yellow]passed with warnings[/yellow]" if warnings else "[green]passed[/green]"
+    verdict = Text("passed with warnings", "yellow") if warnings else Text("passed", "green")
     met = f"{summary['passed']} of {summary['expectations']} expectations met"
     return verdict, "; ".join([met, *warnings])
 
@@ -279,9 +291,10 @@ def _verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
 def _steps(summaries: Mapping[str, Mapping[str, Any]]) -> Printed:
     table = _printed("Steps", ["step", "seconds", "peak MB"], right=["seconds", "peak MB"])
     for name, row in summaries.items():
-        table.add_row(name, f"{row['seconds']:.1f}", f"{row['peak_mb']:,.0f}")
+        _add_row(table, name, f"{row['seconds']:.1f}", f"{row['peak_mb']:,.0f}")
     total = sum(row["seconds"] for row in summaries.values())
-    table.add_row(
+    _add_row(
+        table,
         "all",
         f"{total:.1f}",
         f"{max(row['peak_mb'] for row in summaries.values()):,.0f}",
@@ -296,13 +309,16 @@ def _places(
     night: dt.date,
     summaries: Mapping[str, Mapping[str, Any]],
     version: str,
-) -> Printed:
-    table = _printed("Where it is", ["what", "path"])
-    table.add_row("labels", str(lake.path(tables.INTENT_LABELS) / f"dt={night}"))
-    table.add_row("profiles", str(lake.path(tables.INTENT_PROFILES) / f"dt={night}"))
-    table.add_row("all tables", str(settings.lake.root))
+) -> Text:
+    places = {
+        "labels": lake.path(tables.INTENT_LABELS) / f"dt={night}",
+        "profiles": lake.path(tables.INTENT_PROFILES) / f"dt={night}",
+        "all tables": settings.lake.root,
+        "model": lake.model_dir(version),
+    }
     for row in summaries.values():
         for suite, page in row["summary"].get("pages", {}).items():
-            table.add_row(suite.replace("_", " "), page)
-    table.add_row("model", str(lake.model_dir(version)))
-    return table
+            places[suite.replace("_", " ")] = page
+    width = max(map(len, places))
+    lines = [f"{what:{width}}  {path}" for what, path in places.items()]
+    return Text.assemble(("Where it is", "bold"), "\n", "\n".join(lines))

@@ -1,0 +1,63 @@
+"""The report prints what the tables hold, whatever is in them."""
+
+import datetime as dt
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from tasks import report, tables
+from tasks.lake import Lake
+from tasks.settings import Settings, load_settings
+
+NIGHT = dt.date(2026, 11, 20)
+# Of a shop that names things as it likes: rich reads the first as a style, the second as its end.
+USER, ITEM = "[red]", "[/item]"
+PASSED = {"passed": 3, "expectations": 3, "warnings": ["ids such as [/bold] are odd"]}
+
+
+def row(table: tables.Table, **values: Any) -> pl.DataFrame:
+    """Return one row of a table, of the night; what is not named is null."""
+    names = dict.fromkeys(table.schema.names)
+    empty = pl.from_arrow(table.schema.empty_table())
+    return pl.DataFrame([names | {"dt": NIGHT} | values], schema=pl.DataFrame(empty).schema)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Give settings on a lake with one user, one intent and every step done."""
+    settings = load_settings(**{"lake.root": str(tmp_path / "a lake")})
+    lake = Lake(settings.lake.root)
+    label = {"user_id": USER, "intent_id": 0, "confidence": 1.0, "n_events": 3}
+    last = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC)
+    model = "20261120-00000000"
+    lake.replace(
+        tables.INTENT_LABELS,
+        row(tables.INTENT_LABELS, **label, last_ts=last, model_version=model),
+        nights=[NIGHT],
+    )
+    top = [{"item_id": ITEM, "lift": 7.0}]
+    profile = {"intent_id": 0, "users": 1, "share": 1.0, "top_items": top, "status": "active"}
+    lake.replace(tables.INTENT_PROFILES, row(tables.INTENT_PROFILES, **profile), nights=[NIGHT])
+    steps = [
+        row(tables.STEPS, step=name, seconds=1.0, peak_mb=100.0, summary=json.dumps(PASSED))
+        for name in report.STEPS
+    ]
+    lake.replace(tables.STEPS, pl.concat(steps), nights=[NIGHT])
+    return settings
+
+
+def printed(settings: Settings) -> str:
+    written = io.StringIO()
+    report.show(settings, NIGHT, console=Console(file=written, width=200))
+    return written.getvalue()
+
+
+def test_brackets_in_data_are_printed_as_they_are(settings: Settings) -> None:
+    text = printed(settings)
+    for said in (f"{USER} ", f"{ITEM} (7.0)", "ids such as [/bold] are odd"):
+        assert said in text
