@@ -50,9 +50,11 @@ LAKES = REPO / "lakes"
 OWNER = "source.txt"  # the file of a lake that names the source of its tables
 READY_WITHIN = 120  # seconds an API server may take to answer on a busy machine
 POLL = 1.0  # seconds between two looks at the run
+TRIES = 5  # of a question that the API server leaves unanswered
+PAUSE = 1.0  # seconds between two of them
 
 # Tables are as wide as the terminal; in a file or a pipe as wide as they need.
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 120)
 
 
 class NightFailedError(PipelineError):
@@ -79,19 +81,41 @@ class Airflow:
 
     def login(self) -> None:
         """Fetch a token for the REST API with the password of `.airflow`."""
-        client = httpx.Client(base_url=self.url, trust_env=False, timeout=30)
-        reply = client.post("/auth/token", json={"username": USER, "password": password(self.home)})
-        reply.raise_for_status()
-        client.headers["Authorization"] = f"Bearer {reply.json()['access_token']}"
-        self.client = client
+        self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=30)
+        user = {"username": USER, "password": password(self.home)}
+        token = self._ask("POST", "/auth/token", user, tries=TRIES)["access_token"]
+        self.client.headers["Authorization"] = f"Bearer {token}"
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Call the public REST API below `/api/v2/dags/nightly_intents`."""
+        """Call the public REST API below `/api/v2/dags/nightly_intents`.
+
+        Raises PipelineError when it refuses, and when it does not answer; a question is asked
+        again before that, a change is not.
+        """
+        tries = TRIES if method == "GET" else 1
+        return self._ask(method, f"/api/v2/dags/{DAG_ID}{path}", body, tries)
+
+    def _ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None, tries: int
+    ) -> dict[str, Any]:
         assert self.client is not None
-        reply = self.client.request(method, f"/api/v2/dags/{DAG_ID}{path}", json=body)
+        for left in reversed(range(tries)):
+            try:
+                reply = self.client.request(method, path, json=body)
+                break
+            except httpx.TransportError as error:
+                self.check_alive()
+                if not left:
+                    raise PipelineError(
+                        f"Airflow's web server did not answer {method} {path} "
+                        f"({type(error).__name__}: {error}): run it again when the machine is "
+                        f"less busy, or see {self.home / 'logs' / 'api-server.log'}"
+                    ) from error
+                time.sleep(PAUSE)
         if reply.is_error:
             raise PipelineError(
-                f"Airflow refused {method} {path}: {reply.status_code} {reply.text[:500]}"
+                f"Airflow refused {method} {path}: {reply.status_code} "
+                f"{' '.join(reply.text.split())[:500]}"
             )
         answer: dict[str, Any] = reply.json()
         return answer
@@ -410,7 +434,7 @@ def run_night(night: date, source: Source, home: Path) -> None:
 
     Raises NightFailedError with the failed task's own sentence.
     """
-    out.print(f"Night {night} of {source.settings.source.path}")
+    out.print(f"Night {night} of {escape(source.settings.source.path)}")
     out.print("Starting Airflow (scheduler with LocalExecutor, API server)")
     # No scheduled run beside the one asked for, and a retry within seconds.
     local = {"airflow.schedule": "", "airflow.retry_delay_minutes": 0.1}
@@ -426,7 +450,7 @@ def run_night(night: date, source: Source, home: Path) -> None:
             )
             _follow(running, run_id)
         finally:
-            with contextlib.suppress(PipelineError, httpx.HTTPError):
+            with contextlib.suppress(PipelineError):
                 running.call("PATCH", "", {"is_paused": True})
 
 
@@ -460,7 +484,7 @@ def _follow(running: Airflow, run_id: str) -> None:
             elif task["state"] == "up_for_retry":
                 why = logs.failure(task["task_id"])
                 out.print(
-                    f"[yellow]again[/yellow]   {task['task_id']} is tried again: {why}",
+                    f"[yellow]again[/yellow]   {task['task_id']} is tried again: {escape(why)}",
                     soft_wrap=True,
                 )
         if state in ("success", "failed"):
@@ -575,9 +599,9 @@ def up(events: str | None, lake: str | None, port: int, home: Path) -> None:
     with airflow(home, port, services, settings_of_up(source)) as running:
         out.print(f"\n  Web page   {running.url}/dags/{DAG_ID}")
         out.print(f"  Log in     user [bold]{USER}[/bold], password [bold]{password(home)}[/bold]")
-        out.print(f"  Source     {source.settings.source.path}")
-        out.print(f"  Tables     {source.settings.lake.root}")
-        out.print(f"  Logs       {home / 'logs'}")
+        out.print(f"  Source     {escape(source.settings.source.path)}")
+        out.print(f"  Tables     {escape(str(source.settings.lake.root))}")
+        out.print(f"  Logs       {escape(str(home / 'logs'))}")
         out.print(f"\nTrigger the DAG there, for example with night {night}. Ctrl-C stops Airflow.")
         while True:
             running.check_alive()

@@ -2,11 +2,14 @@
 
 import datetime as dt
 import fcntl
+import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tasks import local
@@ -179,6 +182,75 @@ def test_airflow_listens_on_loopback_and_sends_nothing_out(tmp_path: Path) -> No
     assert env["AIRFLOW__USAGE_DATA_COLLECTION__ENABLED"] == "False"
     assert env["AIRFLOW__CORE__LOAD_EXAMPLES"] == "False"
     assert env["ELCREC_MODEL__SEED"] == "7"
+
+
+def _answering(
+    replies: Callable[[httpx.Request], httpx.Response], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> local.Airflow:
+    monkeypatch.setattr(local, "PAUSE", 0.0)
+    monkeypatch.setattr(local, "POLL", 0.0)
+    client = httpx.Client(base_url="http://127.0.0.1", transport=httpx.MockTransport(replies))
+    return local.Airflow("http://127.0.0.1", home, client=client)
+
+
+def test_brackets_in_what_a_task_says_are_printed_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "no column [/item] in [red].csv"
+    attempt = tmp_path / "logs" / "dag_id=nightly_intents" / "run_id=r" / "task_id=ingest"
+    attempt.mkdir(parents=True)
+    error = [{"exc_type": "OSError", "exc_value": said}]
+    (attempt / "attempt=1.log").write_text(json.dumps({"error_detail": error}) + "\n")
+    states = iter(["up_for_retry", "success"])
+    now = {"state": ""}
+
+    def replies(request: httpx.Request) -> httpx.Response:
+        if not request.url.path.endswith("/taskInstances"):
+            now["state"] = next(states)
+            return httpx.Response(200, json={"state": now["state"]})
+        task = {"task_id": "ingest", "try_number": 1, "start_date": None, "duration": 1.0}
+        return httpx.Response(200, json={"task_instances": [task | now]})
+
+    local._follow(_answering(replies, tmp_path, monkeypatch), "r")
+    assert f"OSError: {said}" in capsys.readouterr().out
+
+
+def test_a_slow_api_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = iter([httpx.ReadTimeout("slow"), httpx.ConnectError("gone"), None])
+
+    def replies(request: httpx.Request) -> httpx.Response:
+        if error := next(slow):
+            raise error
+        return httpx.Response(200, json={"state": "running"})
+
+    running = _answering(replies, tmp_path, monkeypatch)
+    assert running.call("GET", "/dagRuns/r") == {"state": "running"}
+
+
+@pytest.mark.parametrize(("method", "tries"), [("GET", 5), ("POST", 1)])
+def test_an_api_that_does_not_answer_is_one_sentence(
+    method: str, tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def silent(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        raise httpx.ReadTimeout("timed out")
+
+    running = _answering(silent, tmp_path, monkeypatch)
+    with pytest.raises(PipelineError, match=r"did not answer .*timed out.*api-server\.log"):
+        running.call(method, "/dagRuns")
+    assert len(asked) == tries
+
+
+@pytest.mark.parametrize("status", [401, 503])
+def test_a_login_that_is_refused_is_one_sentence(
+    status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = _answering(lambda _: httpx.Response(status, text="why"), tmp_path, monkeypatch)
+    monkeypatch.setattr(httpx, "Client", lambda **_: running.client)
+    with pytest.raises(PipelineError, match=f"refused POST /auth/token: {status} why"):
+        running.login()
 
 
 def test_make_says_which_python_is_missing(tmp_path: Path) -> None:
