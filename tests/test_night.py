@@ -4,6 +4,7 @@ import dataclasses
 import datetime as dt
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -153,6 +154,8 @@ def test_a_run_ends_with_a_report(done: Done) -> None:
     ):
         assert said in done.printed
     assert "epoch 2/2" in done.printed, "the progress of the training"
+    pages = re.findall(r"/\S+\.html$", done.printed, flags=re.M)
+    assert len(pages) > 3 and all(Path(page).is_file() for page in pages), "paths to be opened"
 
 
 def test_published_figures_stand_beside_the_data_they_hold_for_only(
