@@ -274,9 +274,11 @@ def _intent_metrics(
 
 def _quality(summaries: Mapping[str, Mapping[str, Any]]) -> Printed:
     table = _printed("Data quality", ["check", "verdict", "found"])
-    for name, row in summaries.items():
+    for name in STEPS:
         if name.startswith("check-"):
-            verdict, found = _verdict(row["summary"])
+            verdict, found = Text("none", "red"), "it failed or did not run: its log says why"
+            if name in summaries:
+                verdict, found = _verdict(summaries[name]["summary"])
             _add_row(table, name.removeprefix("check-"), verdict, found)
     return table
 
@@ -297,7 +299,7 @@ def _steps(summaries: Mapping[str, Mapping[str, Any]]) -> Printed:
         table,
         "all",
         f"{total:.1f}",
-        f"{max(row['peak_mb'] for row in summaries.values()):,.0f}",
+        f"{max((row['peak_mb'] for row in summaries.values()), default=0):,.0f}",
         style="bold",
     )
     return table

@@ -51,7 +51,7 @@ class Step:
             f"{self.does[0].upper()}{self.does[1:]}.\n\n"
             f"* reads {', '.join(f'`{name}`' for name in self.reads)}\n"
             f"* writes {writes}; running it again replaces what it wrote for the night\n"
-            f"* by hand: `python -m tasks {self.name} --night YYYY-MM-DD`\n"
+            f"* by hand: `.venv/bin/python -m tasks {self.name} --night YYYY-MM-DD --lake FOLDER`\n"
         )
 
     def load(self) -> Callable[[Settings, dt.date], Summary]:
@@ -135,7 +135,7 @@ def run_step(name: str, settings: Settings, night: dt.date) -> Summary:
     """Run one step of one night and record how it went in the table `steps`.
 
     Returns the step's own summary. Errors of the step come through as they are; a step that
-    failed leaves no row.
+    failed leaves no row, not even that of an earlier success: what it said holds no more.
 
     Raises
     ------
@@ -147,6 +147,7 @@ def run_step(name: str, settings: Settings, night: dt.date) -> Summary:
     clock = time.perf_counter()
     _forget_peak()
     log.info("%s of night %s starts", name, night)
+    _forget_last_run(Lake(settings.lake.root), name, night)
     summary = STEPS[name].load()(settings, night)
     seconds = time.perf_counter() - clock
     peak_mb = _peak_mb()
@@ -176,6 +177,13 @@ def check_night(night: dt.date) -> None:
             f"night {night} is not over yet (it is {today} in UTC): "
             f"the latest night that can run is {today - dt.timedelta(days=1)}"
         )
+
+
+def _forget_last_run(lake: Lake, name: str, night: dt.date) -> None:
+    done = lake.scan(tables.STEPS, first=night, last=night).select("step").collect()["step"]
+    if name in done:
+        nothing = tables.STEPS.schema.empty_table()
+        lake.replace(tables.STEPS, nothing, nights=[night], within={"step": name})
 
 
 def _forget_peak() -> None:

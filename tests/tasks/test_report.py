@@ -61,3 +61,23 @@ def test_brackets_in_data_are_printed_as_they_are(settings: Settings) -> None:
     text = printed(settings)
     for said in (f"{USER} ", f"{ITEM} (7.0)", "ids such as [/bold] are odd"):
         assert said in text
+
+
+def test_a_check_that_failed_when_it_ran_again_has_not_passed(settings: Settings) -> None:
+    assert printed(settings).count("passed with warnings") == 3
+    nothing = tables.STEPS.schema.empty_table()
+    Lake(settings.lake.root).replace(
+        tables.STEPS, nothing, nights=[NIGHT], within={"step": "check-labels"}
+    )
+    text = printed(settings)
+    assert text.count("passed with warnings") == 2
+    (line,) = (
+        line for line in text.splitlines() if line.startswith("labels  ") and "/" not in line
+    )
+    assert line.split()[:2] == ["labels", "none"]
+
+
+def test_a_report_of_labels_without_recorded_steps_prints_what_there_is(settings: Settings) -> None:
+    nothing = tables.STEPS.schema.empty_table()
+    Lake(settings.lake.root).replace(tables.STEPS, nothing, nights=[NIGHT])
+    assert "passed" not in printed(settings)

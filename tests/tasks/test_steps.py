@@ -43,11 +43,17 @@ def test_a_run_is_recorded_once_however_often_it_is_repeated(settings: Settings)
     assert row["peak_mb"] > 10
 
 
-def test_a_step_that_fails_keeps_its_error_and_leaves_no_record(settings: Settings) -> None:
+@pytest.mark.parametrize("done_before", [False, True])
+def test_a_step_that_fails_keeps_its_error_and_leaves_no_record(
+    settings: Settings, done_before: bool
+) -> None:
+    if done_before:
+        run_step("ingest", settings, NIGHT)
+        run_step("build-sequences", settings, NIGHT)
     Path(settings.source.path).write_text("")
     with pytest.raises(SourceError, match="is empty"):
         run_step("ingest", settings, NIGHT)
-    assert recorded(settings) == []
+    assert [row["step"] for row in recorded(settings)] == ["build-sequences"] * done_before
 
 
 @pytest.mark.parametrize("days", [0, 1, 400])
