@@ -25,7 +25,8 @@ OTHER_PANEL = "Around them"
 
 app = typer.Typer(
     help="Turn an event log into one intent label a user, night by night.",
-    epilog="Example: python -m tasks run --events ../shared/data/ml-100k.inter --night 1998-04-22",
+    epilog="Example: .venv/bin/python -m tasks run --events events.csv --night 2026-11-22 "
+    "--lake lakes/by-hand",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -44,7 +45,7 @@ Changes = Annotated[
     typer.Option(
         "--set",
         help="A setting for this call only, for example model.n_intents=64; may be repeated. "
-        "Lists and tables as JSON. `python -m tasks settings` shows them all.",
+        "Lists and tables as JSON. `.venv/bin/python -m tasks settings` shows them all.",
         metavar="SECTION.KEY=VALUE",
     ),
 ]
@@ -203,7 +204,7 @@ def _console() -> Console:
 def main() -> None:
     """Run the command line."""
     try:
-        app(prog_name="python -m tasks")
+        app(prog_name=".venv/bin/python -m tasks")
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -20,6 +20,7 @@ import logging
 import os
 import re
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
@@ -566,7 +567,22 @@ def run(events: str | None, night: str | None, lake: str | None, home: Path) -> 
     from tasks import report
 
     report.show(source.settings, chosen, truth=source.truth, console=out)
-    out.print("\n[bold]make up[/bold] shows this run in Airflow's web page.")
+    again = report_command(source, chosen)
+    out.print(f"\nThis report again: [bold]{escape(again)}[/bold]", soft_wrap=True)
+    out.print("[bold]make up[/bold] shows this run in Airflow's web page.")
+
+
+def report_command(source: Source, night: date) -> str:
+    """Return the command that prints the report of a night of this source again."""
+    python = [_shown(Path(sys.executable)), "-m", "tasks", "report"]
+    where = ["--lake", _shown(source.settings.lake.root), "--night", str(night)]
+    truth = ["--truth", _shown(source.truth)] if source.truth else []
+    return shlex.join([*python, *where, *truth])
+
+
+def _shown(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def settings_of_up(source: Source) -> dict[str, Any]:
@@ -611,7 +627,7 @@ def up(events: str | None, lake: str | None, port: int, home: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; what a person can mend is one line on stderr and exit code 2."""
     parser = argparse.ArgumentParser(
-        prog="python -m tasks.local", description="Airflow on this machine."
+        prog=".venv/bin/python -m tasks.local", description="Airflow on this machine."
     )
     parser.add_argument("command", choices=["run", "up"])
     parser.add_argument("--events", default=os.environ.get("EVENTS"), help="event file or folder")

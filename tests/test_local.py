@@ -4,7 +4,9 @@ import datetime as dt
 import fcntl
 import json
 import os
+import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tasks import local
+from tasks import local, report
+from tasks.__main__ import main as command_line
 from tasks.errors import NightError, PipelineError
 from tasks.ingest import latest_night
-from tasks.settings import load_settings
+from tasks.settings import Settings, load_settings
 
 REPO = Path(__file__).resolve().parent.parent
 NIGHT = dt.date(2026, 3, 1)
@@ -182,6 +185,31 @@ def test_airflow_listens_on_loopback_and_sends_nothing_out(tmp_path: Path) -> No
     assert env["AIRFLOW__USAGE_DATA_COLLECTION__ENABLED"] == "False"
     assert env["AIRFLOW__CORE__LOAD_EXAMPLES"] == "False"
     assert env["ELCREC_MODEL__SEED"] == "7"
+
+
+def test_the_command_that_run_names_prints_the_report_of_its_lake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(local, "run_night", lambda *_: None)
+    monkeypatch.setattr(report, "show", lambda *_, **__: None)
+    own = tmp_path / "a lake"
+    local.run(None, str(NIGHT), str(own), tmp_path / "airflow")
+    (line,) = (one for one in capsys.readouterr().out.splitlines() if "again:" in one)
+    python, *module, command = shlex.split(line.partition("again: ")[2])[:4]
+    assert Path(python).absolute() == Path(sys.executable)
+    assert [*module, command] == ["-m", "tasks", "report"]
+    monkeypatch.undo()
+    shown: dict[str, Any] = {}
+
+    def show(settings: Settings, night: dt.date, **named: Any) -> None:
+        shown.update(root=settings.lake.root, night=night, truth=named["truth"])
+
+    monkeypatch.setattr(report, "show", show)
+    monkeypatch.setattr(sys, "argv", ["tasks", *shlex.split(line.partition("tasks ")[2])])
+    with pytest.raises(SystemExit):
+        command_line()
+    truth = tmp_path / "generated" / str(NIGHT) / "truth.parquet"
+    assert shown == {"root": own, "night": NIGHT, "truth": truth} and truth.is_file()
 
 
 def _answering(
