@@ -4,7 +4,8 @@ The view is lazy: DuckDB reads the file anew, in parallel and in bounded memory,
 queried. Its columns:
 
 =============  ============  =====================================================================
-`row_number`   BIGINT        line of a text file (with its header), or row of a Parquet file, from 1
+`row_number`   BIGINT        line of a text file (with its header) where the row begins, or row of a
+                             Parquet file, from 1
 `raw`          VARCHAR       the line as read; of CSV, RecBole and Parquet its columns as JSON
 `user_id`      VARCHAR       null when blank; so is `item_id`
 `event_type`   VARCHAR       "event" when the file has no such column
@@ -29,8 +30,12 @@ from itertools import takewhile
 from pathlib import Path
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 
+from tasks import duck
 from tasks.duck import identifier, literal
 from tasks.errors import SourceError
 from tasks.settings import SourceSettings
@@ -50,6 +55,9 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 SEPARATORS = (",", "\t", ";", "|")
 LONGEST_LINE = 16 * 1024 * 1024  # bytes; a sequence file has one line a user
 SAMPLED_LINES = 1000  # of a JSON lines file, to see which keys there are
+
+Lines = npt.NDArray[np.int64]  # line numbers, rising
+NO_LINES: Lines = np.array([], np.int64)
 
 # Position p (from 0) of a history without a clock becomes this moment plus p minutes.
 SYNTHETIC_EPOCH = "2000-01-01 00:00:00+00"
@@ -213,14 +221,14 @@ def _csv(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSetting
         file,
         source,
         columns,
-        reader=f"(SELECT *, row_number() OVER () + 1 AS line_number FROM {reader})",
+        reader=_numbered(con, file, source, reader, quote, header=True),
         row_number="line_number",
         raw=_as_json(columns),
     )
 
 
 def _jsonl(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> str:
-    lines = _lines(file, source)
+    lines = _lines(con, file, source)
     sampled = con.execute(
         "SELECT list_distinct(flatten(list(json_keys(line)))) "
         f"FROM (SELECT line FROM {lines} LIMIT {SAMPLED_LINES}) WHERE json_valid(line)"
@@ -276,7 +284,7 @@ def _sequences(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceS
                 SELECT *, CASE WHEN len(words) > 1 THEN words[2:] ELSE [NULL] END AS items
                 FROM (
                     SELECT *, string_split_regex(trim(line), '\\s+') AS words
-                    FROM {_lines(file, source)}
+                    FROM {_lines(con, file, source)}
                 )
             )
         )
@@ -355,12 +363,86 @@ def _as_json(columns: dict[str, str]) -> str:
     return f"json_object({', '.join(pairs)})::VARCHAR"
 
 
-def _lines(file: SourceFile, source: SourceSettings) -> str:
+def _lines(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> str:
     """Write the FROM of a file's lines that are not blank, each with its number."""
     # One column that no separator ends; not strict, for a file may mix its line ends.
     reader = _text_reader(file, source, ["line"], "\x01", "", header=False, strict=False)
-    numbered = f"SELECT line, row_number() OVER () AS line_number FROM {reader}"
-    return f"(SELECT * FROM ({numbered}) WHERE trim(line) <> '')"
+    numbered = _numbered(con, file, source, reader, "", header=False)
+    return f"(SELECT * FROM {numbered} WHERE trim(line) <> '')"
+
+
+def _numbered(
+    con: duckdb.DuckDBPyConnection,
+    file: SourceFile,
+    source: SourceSettings,
+    reader: str,
+    quote: str,
+    *,
+    header: bool,
+) -> str:
+    """Write the FROM of a text file's rows with `line_number`, the line where each begins.
+
+    DuckDB gives the rows in order, but passes over blank lines, lines that it sets aside, and
+    those that go on within quotes. These gaps are found first; row n is on the line after as many
+    gaps as lie before it.
+    """
+    blank, inside = _odd_lines(con, file, source, quote) if header else (NO_LINES, NO_LINES)
+    rejected, rows = NO_LINES, 0
+    if source.broken_rows == "quarantine" or len(inside):
+        rows = con.sql(f"FROM {reader}").count("*").fetchall()[0][0]
+        rejected = _rejected_lines(con)
+    if len(inside) and con.table("file_lines").count("*").fetchall()[0][0] != (
+        header + rows + len(rejected) + len(blank) + len(inside)
+    ):
+        # A quote that encloses nothing: taken as a letter, only what follows it can be off.
+        blank, inside = _odd_lines(con, file, source, "")
+    gaps = np.union1d(np.concatenate([blank, inside]), _after_gaps(rejected, inside))
+    con.register(
+        "rejected_lines", pl.DataFrame({"line": rejected, "at": _after_gaps(rejected, inside)})
+    )
+    counted = f"(SELECT *, row_number() OVER () + {int(header)} AS line_number FROM {reader})"
+    if not len(gaps):
+        return counted
+    before = gaps - np.arange(1, len(gaps) + 1)
+    found = pl.DataFrame({"before": before, "gaps": np.arange(1, len(gaps) + 1)})
+    # Of gaps in a row the last one counts.
+    con.register("line_gaps", found.unique("before", keep="last", maintain_order=True))
+    return (
+        "(SELECT c.* REPLACE (c.line_number + coalesce(g.gaps, 0) AS line_number) "
+        f"FROM {counted} AS c ASOF LEFT JOIN line_gaps AS g ON c.line_number > g.before)"
+    )
+
+
+def _odd_lines(
+    con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings, quote: str
+) -> tuple[Lines, Lines]:
+    """Return the lines that are blank, and those that go on within quotes."""
+    # As Latin-1 every byte is a letter: no line is set aside, whatever it holds.
+    reader = _text_reader(
+        file, source, ["line"], "\x01", "", header=False, strict=False, encoding="latin-1"
+    )
+    con.execute(f"CREATE OR REPLACE TEMP VIEW file_lines AS SELECT line FROM {reader}")
+    odd = con.sql(duck.sql("odd_lines"), params={"quote": quote}).pl()
+    blank = odd.filter("blank")["line_number"].to_numpy()
+    return blank, odd.filter(~pl.col("blank"))["line_number"].to_numpy()
+
+
+def _rejected_lines(con: duckdb.DuckDBPyConnection) -> Lines:
+    """Return the lines that the last scan set aside, as DuckDB counts them, and forget them."""
+    known = "FROM duckdb_tables() WHERE table_name = 'reject_errors'"
+    if not con.execute(known).fetchall():
+        return NO_LINES
+    lines = con.sql("SELECT DISTINCT line::BIGINT AS line FROM reject_errors ORDER BY line")
+    found: Lines = lines.pl()["line"].to_numpy()
+    con.execute("DELETE FROM reject_errors")
+    return found
+
+
+def _after_gaps(lines: Lines, gaps: Lines) -> Lines:
+    """Return where lines are that were counted without the gaps."""
+    before = gaps - np.arange(1, len(gaps) + 1)
+    moved: Lines = lines + np.searchsorted(before, lines, side="left")
+    return moved
 
 
 def _text_reader(
@@ -372,6 +454,7 @@ def _text_reader(
     *,
     header: bool,
     strict: bool = True,
+    encoding: str = "utf-8",
 ) -> str:
     """Write the FROM of a text file whose columns are all read as text."""
     types = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in columns)
@@ -384,6 +467,7 @@ def _text_reader(
         "escape": literal(quote),
         "max_line_size": str(LONGEST_LINE),
         "strict_mode": str(strict).lower(),
+        "encoding": literal(encoding),
         # What cannot be parsed goes to the tables reject_errors and reject_scans.
         "store_rejects": str(source.broken_rows == "quarantine").lower(),
     }

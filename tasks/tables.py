@@ -32,7 +32,7 @@ EVENTS = Table(
             ("ts", TIME),
             ("weight", pa.float32()),  # null: the source has none
             ("source", pa.string()),  # path below source.path
-            ("row_number", pa.int64()),  # 1 is the first line (text) or row (Parquet)
+            ("row_number", pa.int64()),  # line where it begins (text) or row (Parquet), from 1
         ]
     ),
 )

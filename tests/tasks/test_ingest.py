@@ -401,13 +401,52 @@ def test_broken_lines_stop_the_run_or_go_to_quarantine(
     with pytest.raises(SourceError) as error:
         run(path.name)
     assert f"{path} line {number}" in str(error.value)
-    assert not lake.exists(tables.EVENTS)
+    assert lake.nights(tables.EVENTS) == []
 
     summary = run(path.name, broken_rows="quarantine")
     (row,) = rows_of(lake, tables.QUARANTINE)
     assert (summary["rows_read"], summary["rows_events"], summary["rows_quarantined"]) == (6, 4, 1)
     assert row["row_number"] == number
     assert row["raw"][:1] == broken[:1]
+
+
+LINE_NUMBERS: dict[str, tuple[str, str | bytes, list[int], list[int]]] = {
+    # The numbers of the lines with an event of user ann, and of those that go to quarantine.
+    "blank lines": ("csv", "H\n\nG\n\n\nG\n,a,2026-11-02\n\nG\n", [3, 6, 9], [7]),
+    "Windows": ("csv", "H\r\n\r\nG\r\n\r\nbad\r\nG\r\n", [3, 6], [5]),
+    "broken lines": ("csv", "H\nbad\nG\n\nbad\nbad,\nG\nG\n", [3, 7, 8], [2, 5, 6]),
+    "not UTF-8": ("csv", b"H\nG\nb\xf6b,a,2026-11-02\nG\n", [2, 4], [3]),
+    "values with line ends": (
+        "csv",
+        'H\nG\nann,"a\n\n""b""",2026-11-02\n\nG\nbad\n"x\ny"\nG\n,"a\n",2026-11-02\nG\n',
+        [2, 3, 7, 11, 14],
+        [8, 9, 12],
+    ),
+    "a stray quote": ("csv", 'H\nann,5" tv,2026-11-02\n\nG\nbad\nG\n', [2, 4, 6], [5]),
+    "a stray separator": ("csv", "H\nann,\x01,2026-11-02\nG\nbad\nG\n", [2, 3, 5], [4]),
+    "JSON lines": ("jsonl", b"G\n\nb\xf6b\n{\nG\n \nG\n", [1, 5, 7], [3, 4]),
+}
+
+
+@pytest.mark.parametrize("case", LINE_NUMBERS)
+def test_rows_are_numbered_by_the_line_where_they_begin(
+    tmp_path: Path, run: Callable[..., Any], lake: Lake, case: str
+) -> None:
+    kind, text, events, rejected = LINE_NUMBERS[case]
+    row = {"user_id": "ann", "item_id": "a", "ts": "2026-11-02"}
+    good = json.dumps(row) if kind == "jsonl" else ",".join(row.values())
+    content = text.encode() if isinstance(text, str) else text
+    path = tmp_path / f"events.{kind}"
+    content = content.replace(b"H", HEAD.strip().encode())
+    while b"G" in content:  # each at another time, so that none is a duplicate
+        time = b"2026-11-02 00:%02d" % content.count(b"G")
+        content = content.replace(b"G", good.encode().replace(b"2026-11-02", time), 1)
+    path.write_bytes(content)
+    summary = run(path.name, broken_rows="quarantine")
+    assert events_of(lake)["row_number"].sort().to_list() == events
+    found = lake.scan(tables.QUARANTINE).sort("row_number").collect()["row_number"].to_list()
+    assert found == rejected
+    assert summary["rows_read"] == len(events) + len(rejected)
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -490,7 +529,7 @@ def test_bad_input_gets_one_sentence_and_writes_nothing(
     message = str(error.value)
     assert all(word in message for word in says), message
     assert "\n" not in message
-    assert not lake.exists(tables.EVENTS)
+    assert lake.nights(tables.EVENTS) == []
 
 
 def test_bad_input_leaves_the_nights_before_as_they_were(
@@ -535,7 +574,7 @@ def test_a_compressed_file_cut_short_anywhere_is_never_taken_for_a_shorter_one(
         path.write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(SourceError, match="is cut short"):
             run(path.name)
-    assert not lake.exists(tables.EVENTS)
+    assert lake.nights(tables.EVENTS) == []
 
 
 def test_a_single_wrong_time_among_many_goes_to_quarantine(
@@ -649,7 +688,7 @@ def test_counts_that_do_not_agree_stop_the_step(
     monkeypatch.setattr(duck, "sql", losing)
     with pytest.raises(SourceError, match="1 of them are in no count"):
         run("events.csv")
-    assert not lake.exists(tables.EVENTS)
+    assert lake.nights(tables.EVENTS) == []
 
 
 WRITES = ["events", "quarantine", "ingests"]
