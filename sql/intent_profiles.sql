@@ -42,16 +42,17 @@ holders AS (
 pooled AS (
     SELECT
         holders.intent_id,
-        holders.item_index,
+        items.item_id,
         holders.in_intent,
         (holders.in_intent / sizes.users)
         / (holders.in_all / (SELECT sum(all_sizes.users) FROM sizes AS all_sizes)) AS lift
     FROM holders
     INNER JOIN sizes ON holders.intent_id = sizes.intent_id
+    INNER JOIN items ON holders.item_index = items.item_index
     WHERE holders.in_intent >= least(2, sizes.users)
     QUALIFY row_number() OVER (
         PARTITION BY holders.intent_id
-        ORDER BY holders.in_intent DESC, holders.in_all ASC, holders.item_index ASC
+        ORDER BY holders.in_intent DESC, holders.in_all ASC, items.item_id ASC
     ) <= $pool
 ),
 
@@ -60,14 +61,13 @@ tops AS (
         pooled.intent_id,
         list_slice(
             list(
-                { 'item_id': items.item_id, 'lift': pooled.lift::FLOAT }
-                ORDER BY pooled.lift DESC, pooled.in_intent DESC, pooled.item_index ASC
+                { 'item_id': pooled.item_id, 'lift': pooled.lift::FLOAT }
+                ORDER BY pooled.lift DESC, pooled.in_intent DESC, pooled.item_id ASC
             ),
             1,
             $top
         ) AS top_items
     FROM pooled
-    INNER JOIN items ON pooled.item_index = items.item_index
     GROUP BY pooled.intent_id
 )
 

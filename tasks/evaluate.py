@@ -19,7 +19,14 @@ from elcrec.intents import intent_lift, largest_share, perplexity, utilisation
 from tasks import tables
 from tasks.errors import LakeError, ModelError
 from tasks.lake import Lake
-from tasks.models import load, model_of_night, promoted, trainable_histories
+from tasks.models import (
+    load,
+    model_numbers,
+    model_of_night,
+    promoted,
+    renumbered,
+    trainable_histories,
+)
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -42,21 +49,24 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
     be read and so nothing protects the labels (unless promote.force is set).
     """
     lake = Lake(settings.lake.root)
-    identity = model_of_night(settings, night)
-    version, n_items = identity.version, identity.n_items
-    histories = trainable_histories(settings, night)
+    version = model_of_night(settings, night).version
+    by_index = trainable_histories(settings, night)
     # NDCG@20 decides what is promoted, whatever cutoffs are asked for.
     cutoffs = sorted({*settings.evaluate.cutoffs, LIFT_CUTOFF})
 
-    model = load(settings, version)
+    model, item_ids = load(settings, version)
+    histories = renumbered(by_index, model_numbers(lake, item_ids))
+    n_items = len(item_ids)
     measured = {
-        version: judge(model, histories, n_items, cutoffs),
+        version: judge(model, histories, histories, n_items, cutoffs),
         POPULARITY: popularity_baseline(histories, n_items, SPLIT, cutoffs),
     }
     last = promoted(lake, until=night - dt.timedelta(days=1))
     if last is not None and last[0] != version:
         try:
-            measured[last[0]] = judge(load(settings, last[0]), histories, n_items, cutoffs)
+            earlier, known_ids = load(settings, last[0])
+            as_known = renumbered(by_index, model_numbers(lake, known_ids))
+            measured[last[0]] = judge(earlier, as_known, histories, n_items, cutoffs)
         except ModelError as error:
             if not settings.promote.force:
                 raise ModelError(
@@ -72,15 +82,17 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
 
 
 def judge(
-    model: ELCRec, histories: Histories, n_items: int, cutoffs: list[int]
+    model: ELCRec, as_known: Histories, histories: Histories, n_items: int, cutoffs: list[int]
 ) -> dict[str, float]:
     """Measure one model: HR and NDCG at the cutoffs, and what its labels are worth.
 
+    as_known: the histories in the model's own numbers, which an earlier model has of its own.
+    histories: the same in the numbers of the night, 1 to n_items.
     Raises ModelError when the model cannot be applied to the histories.
     """
     try:
-        metrics = dict(model.evaluate(histories, split=SPLIT, cutoffs=cutoffs))
-        intents = model.transform(histories.drop_last(2)).intent
+        metrics = dict(model.evaluate(as_known, split=SPLIT, cutoffs=cutoffs))
+        intents = model.transform(as_known.drop_last(2)).intent
     except ELCRecError as error:
         raise ModelError(f"the model cannot be evaluated: {error}") from error
     n_intents = model.config.n_intents

@@ -19,7 +19,7 @@ from tasks import tables
 from tasks.duck import connect, sql
 from tasks.errors import LakeError, ModelError
 from tasks.lake import Lake
-from tasks.models import load, promoted
+from tasks.models import load, model_numbers, promoted, renumbered
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -49,12 +49,13 @@ def label(settings: Settings, night: dt.date) -> dict[str, Any]:
             f"run train, evaluate and promote --night {night} first"
         )
     version, born = chosen
-    model = load(settings, version)
+    model, item_ids = load(settings, version)
+    numbers = model_numbers(lake, item_ids)
     with connect(settings) as con:
         lake.view(con, tables.SEQUENCES, first=night, last=night)
         histories = con.sql("SELECT user_id, items, n_events, last_ts FROM sequences")
         labels = (
-            label_batch(batch, model, night, version)
+            label_batch(batch, model, numbers, night, version)
             for batch in histories.to_arrow_reader(USERS_A_BATCH)
         )
         stream = pa.RecordBatchReader.from_batches(tables.INTENT_LABELS.schema, labels)
@@ -96,14 +97,21 @@ def label(settings: Settings, night: dt.date) -> dict[str, Any]:
 
 
 def label_batch(
-    histories: pa.RecordBatch, model: ELCRec, night: dt.date, version: str
+    histories: pa.RecordBatch,
+    model: ELCRec,
+    numbers: npt.NDArray[np.int32],
+    night: dt.date,
+    version: str,
 ) -> pa.RecordBatch:
     """Label one batch of `sequences`; rows keep their order.
+
+    numbers: the model's number of each item_index (`model_numbers`).
 
     Raises ModelError when the model cannot be applied or gives confidences that are no numbers.
     """
     try:
-        labels = model.transform(Histories.from_arrow(histories.column("items")))
+        items = Histories.from_arrow(histories.column("items"))
+        labels = model.transform(renumbered(items, numbers))
     except ELCRecError as error:
         raise ModelError(f"model {version} cannot label night {night}: {error}") from error
     known = labels.intent >= 0

@@ -3,6 +3,10 @@
 A version is named after its night, its settings and its data, so a rerun finds or overwrites its
 own model and a change of either makes another. Which model labels a night is a question of dates
 alone: the newest promoted one of that night or before it, whatever was trained since.
+
+A model numbers the items of its night's histories by the order of their ids, and keeps the ids in
+its folder. The index of an item in `items` follows from the order in which nights were run; so a
+backfill can equal the nightly run only where no index reaches the model.
 """
 
 import datetime as dt
@@ -13,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 import elcrec
@@ -29,6 +35,8 @@ log = logging.getLogger(__name__)
 
 # Leave-one-out takes two events of a history and trains on what is left.
 MIN_EVENTS = 3
+USERS_A_BATCH = 65_536  # bounds the memory, whatever the number of users
+VOCABULARY = "vocabulary.parquet"  # in a model's folder: item_id, in the order of the numbers
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,7 @@ class Identity:
     version: str
     settings_fingerprint: str
     data_fingerprint: str
-    users: int  # in `sequences` of the night, trainable or not
-    n_items: int  # the largest item_index in use
+    n_items: int  # different items in the night's histories
 
 
 def identify(settings: Settings, night: dt.date) -> Identity:
@@ -47,17 +54,8 @@ def identify(settings: Settings, night: dt.date) -> Identity:
 
     Raises LakeError when the night has no histories.
     """
-    lake = Lake(settings.lake.root)
-    with connect(settings) as con:
-        lake.view(con, tables.SEQUENCES, first=night, last=night)
-        lake.view(con, tables.ITEMS)
-        row = con.execute(sql("training_fingerprint")).fetchone()
-    users, n_items, content = row if row else (0, 0, "")
-    if not users:
-        raise LakeError(
-            f"table sequences has no rows for night {night}: run build-sequences for it first"
-        )
-    data = _digest(content)
+    item_ids = vocabulary(settings, night)
+    data = _data_fingerprint(settings, night, item_ids)
     # The whole config, so that another default of the library makes another model too; but where
     # and how fast a model is computed does not change which model it is.
     config = configure(settings, settings.model.n_intents or None).to_dict()
@@ -72,8 +70,7 @@ def identify(settings: Settings, night: dt.date) -> Identity:
         version=f"{night:%Y%m%d}-{_digest(made + data)[:8]}",
         settings_fingerprint=made,
         data_fingerprint=data,
-        users=users,
-        n_items=n_items,
+        n_items=len(item_ids),
     )
 
 
@@ -100,7 +97,7 @@ def configure(settings: Settings, n_intents: int | None = None) -> Config:
 
 
 def trainable_histories(settings: Settings, night: dt.date) -> Histories:
-    """Read the histories of at least MIN_EVENTS items, in the order of user_id.
+    """Read the histories of at least MIN_EVENTS items, in the order of user_id, by item_index.
 
     Raises ModelError when no user has as many.
     """
@@ -114,6 +111,37 @@ def trainable_histories(settings: Settings, night: dt.date) -> Histories:
             "train on: wait for more events, or loosen sequences.last_events and the k-core"
         )
     return histories
+
+
+def vocabulary(settings: Settings, night: dt.date) -> pl.Series:
+    """Return the ids of all items in the night's histories, in the order of their model numbers."""
+    lake = Lake(settings.lake.root)
+    with connect(settings) as con:
+        lake.view(con, tables.SEQUENCES, first=night, last=night)
+        lake.view(con, tables.ITEMS)
+        item_ids: pl.Series = con.sql(sql("model_vocabulary")).pl()["item_id"]
+    return item_ids
+
+
+def model_numbers(lake: Lake, item_ids: pl.Series) -> npt.NDArray[np.int32]:
+    """Map each item_index of the lake to a model's number for that item, int32 `[indices + 1]`.
+
+    Item `item_ids[n]` has number n + 1; an item that the model does not know has one number more
+    than it has items, which `elcrec` leaves out; 0 stays 0.
+    """
+    known = pl.DataFrame({"item_id": item_ids}).with_row_index("number", offset=1).lazy()
+    items = lake.scan(tables.ITEMS).select("item_id", "item_index")
+    found = items.join(known, on="item_id").select("item_index", "number").collect()
+    largest = items.select(pl.col("item_index").max()).collect().item() or 0
+    numbers = np.full(largest + 1, len(item_ids) + 1, np.int32)
+    numbers[found["item_index"].to_numpy()] = found["number"].to_numpy()
+    numbers[0] = 0
+    return numbers
+
+
+def renumbered(histories: Histories, numbers: npt.NDArray[np.int32]) -> Histories:
+    """Return histories of item_index as those of the model that `numbers` is of."""
+    return Histories(numbers[histories.items], histories.offsets)
 
 
 def registered(lake: Lake, night: dt.date) -> pl.DataFrame:
@@ -173,15 +201,21 @@ def is_complete(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     try:
-        ELCRec.load(folder, device="cpu")
+        _read(folder, device="cpu")
     except ELCRecError as error:
         log.warning("model %s is not whole: %s", folder.name, error)
         return False
     return True
 
 
-def load(settings: Settings, version: str) -> ELCRec:
-    """Load a registered model onto the device of the settings.
+def save(model: ELCRec, item_ids: pl.Series, folder: Path) -> None:
+    """Write a model and the ids of its items, in the order of their numbers, into a folder."""
+    model.save(folder)
+    item_ids.alias("item_id").to_frame().write_parquet(folder / VOCABULARY)
+
+
+def load(settings: Settings, version: str) -> tuple[ELCRec, pl.Series]:
+    """Load a registered model onto the device of the settings, and the ids of its items.
 
     Raises ModelError when its folder is missing or damaged, or the device is not there.
     """
@@ -189,7 +223,7 @@ def load(settings: Settings, version: str) -> ELCRec:
     try:
         if not folder.is_dir():
             raise ELCRecError("the folder is missing")
-        return ELCRec.load(folder, device=settings.model.device)
+        return _read(folder, device=settings.model.device)
     except (ELCRecError, OSError) as error:
         if isinstance(error, ELCRecError) and is_complete(folder):
             raise ModelError(
@@ -202,6 +236,48 @@ def load(settings: Settings, version: str) -> ELCRec:
             "damaged, restore them from a backup, or delete the folder and, with the settings of "
             f"that night, run train --night {trained}"
         ) from error
+
+
+def _read(folder: Path, device: str) -> tuple[ELCRec, pl.Series]:
+    """Read what `save` wrote; raises ELCRecError for what is missing or damaged."""
+    model = ELCRec.load(folder, device=device)
+    file = folder / VOCABULARY
+    try:
+        item_ids = pl.read_parquet(file)["item_id"]
+    except FileNotFoundError:
+        raise ELCRecError(f"{folder} lacks {VOCABULARY}, the ids of its items") from None
+    except pl.exceptions.PolarsError as error:
+        raise ELCRecError(f"{file} is damaged: {error}") from error
+    if len(item_ids) != model.n_items:
+        raise ELCRecError(f"{file} has {len(item_ids)} items, the model {model.n_items}")
+    return model, item_ids
+
+
+def _data_fingerprint(settings: Settings, night: dt.date, item_ids: pl.Series) -> str:
+    """Hash users, items and histories, the same for any item_index and any order of rows.
+
+    Raises LakeError when the night has no histories.
+    """
+    lake = Lake(settings.lake.root)
+    numbers = model_numbers(lake, item_ids)
+    # One hash a column, so that where a batch ends makes no difference.
+    users, lengths, items = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+    found = 0
+    with connect(settings) as con:
+        lake.view(con, tables.SEQUENCES, first=night, last=night)
+        ordered = con.sql(sql("fingerprinted_histories"))
+        for batch in ordered.to_arrow_reader(USERS_A_BATCH):
+            histories = renumbered(Histories.from_arrow(batch.column("items")), numbers)
+            users.update(batch.column("user_hash").to_numpy().data)
+            lengths.update(histories.lengths.data)
+            items.update(histories.items.data)
+            found += len(histories)
+    if not found:
+        raise LakeError(
+            f"table sequences has no rows for night {night}: run build-sequences for it first"
+        )
+    names = _digest(json.dumps(item_ids.to_list()))
+    return _digest(names + users.hexdigest() + lengths.hexdigest() + items.hexdigest())
 
 
 def _digest(text: str) -> str:

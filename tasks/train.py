@@ -13,7 +13,17 @@ from elcrec import ELCRec, EpochReport
 from elcrec.errors import ELCRecError
 from tasks.errors import ModelError
 from tasks.lake import Lake
-from tasks.models import configure, identify, is_complete, register, trainable_histories
+from tasks.models import (
+    configure,
+    identify,
+    is_complete,
+    model_numbers,
+    register,
+    renumbered,
+    save,
+    trainable_histories,
+    vocabulary,
+)
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -39,14 +49,15 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
         register(lake, night, identity)
         return summary | {"trained": False}
 
-    histories = trainable_histories(settings, night)
+    item_ids = vocabulary(settings, night)
+    histories = renumbered(trainable_histories(settings, night), model_numbers(lake, item_ids))
     config = configure(settings, number_of_intents(settings, len(histories)))
     log.info(
         "model %s: %d users with 3 events or more, %d events, %d items, %d intents",
         identity.version,
         len(histories),
         len(histories.items),
-        identity.n_items,
+        len(item_ids),
         config.n_intents,
     )
     scratch = folder.parent / ".training" / identity.version
@@ -59,7 +70,7 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
     try:
         model = ELCRec(config).fit(
             histories,
-            n_items=identity.n_items,
+            n_items=len(item_ids),
             checkpoint_dir=scratch / "checkpoints",
             on_epoch=on_epoch,
         )
@@ -67,7 +78,7 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
         raise ModelError(f"training on night {night} failed: {error}") from error
     finished = scratch / "model"
     shutil.rmtree(finished, ignore_errors=True)
-    model.save(finished)
+    save(model, item_ids, finished)
     if not is_complete(folder):  # another run of the night may have been faster
         shutil.rmtree(folder, ignore_errors=True)
         finished.rename(folder)

@@ -82,10 +82,11 @@ def test_a_model_written_but_not_registered_is_registered_by_a_rerun(tiny: Setti
     assert table(tiny, tables.MODELS)["model_version"].to_list() == [version]
 
 
-def test_a_damaged_model_is_trained_again(tiny: Settings) -> None:
+@pytest.mark.parametrize("part", ["*.safetensors", "model.json", "vocabulary.parquet"])
+def test_a_damaged_model_is_trained_again(tiny: Settings, part: str) -> None:
     version = train(tiny, NIGHT)["model_version"]
     before = weights(tiny, version)
-    [file] = Lake(tiny.lake.root).model_dir(version).glob("*.safetensors")
+    [file] = Lake(tiny.lake.root).model_dir(version).glob(part)
     file.write_bytes(b"half")
     assert train(tiny, NIGHT)["trained"] is True
     assert weights(tiny, version) == before
@@ -102,7 +103,7 @@ def test_a_model_trained_on_a_gpu_is_a_whole_one_without_a_gpu(
     before = weights(tiny, version)
     assert train(tiny, NIGHT)["trained"] is False
     assert '"cuda"' in facts.read_text() and weights(tiny, version) == before
-    assert load(tiny, version).config.device == "cpu"
+    assert load(tiny, version)[0].config.device == "cpu"
     on_gpu = small_settings(tiny.lake.root, model=TINY | {"device": "cuda"})
     with pytest.raises(ModelError, match=r"is whole but cannot be loaded .*'cuda'.*no GPU"):
         load(on_gpu, version)
