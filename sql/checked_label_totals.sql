@@ -15,6 +15,10 @@ SELECT
         FROM sequences
         ANTI JOIN intent_labels ON sequences.user_id = intent_labels.user_id
     ) AS users_without_label,
+    (
+        SELECT count(*) FILTER (WHERE intent_labels.intent_id IS NULL) / count(*)
+        FROM intent_labels
+    ) AS unlabelled_share,
     max(share) AS largest_share,
     exp(-sum(share * ln(share))) / (SELECT count(*) FROM intent_profiles) AS utilisation
 FROM shares

@@ -109,6 +109,7 @@ def check_labels(settings: Settings, night: dt.date) -> dict[str, Any]:
         },
         limits={
             "max_label_share": settings.quality.max_label_share,
+            "max_unlabelled_share": settings.quality.max_unlabelled_share,
             "min_label_utilisation": settings.quality.min_label_utilisation,
         },
     )

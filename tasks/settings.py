@@ -107,6 +107,7 @@ class QualitySettings(Section):
     max_duplicate_share: float = Field(0.05, ge=0, le=1)
     max_quarantined_share: float = Field(0.05, ge=0, le=1)
     max_label_share: float = Field(0.9, gt=0, le=1)
+    max_unlabelled_share: float = Field(0.5, ge=0, lt=1)
     min_label_utilisation: float = Field(0.1, ge=0, le=1)
 
 

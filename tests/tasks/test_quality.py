@@ -299,8 +299,12 @@ def test_bad_labels_stop_the_night_and_each_is_named(
             "no intent has nearly all users (found 1.0",
         ),
         ([], "there are labels (found 0"),
+        (
+            [{**row, "intent_id": None, "confidence": None} for row in labels()],
+            "most users have an intent (found 1.0, expected at most 0.5)",
+        ),
     ],
-    ids=["all in one", "none"],
+    ids=["all in one", "none", "all null"],
 )
 def test_worthless_labels_stop_the_night(
     settings: Settings, rows: list[dict[str, Any]], says: str
