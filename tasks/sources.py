@@ -54,7 +54,8 @@ FORMATS = {
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 SEPARATORS = (",", "\t", ";", "|")
 LONGEST_LINE = 16 * 1024 * 1024  # bytes; a sequence file has one line a user
-SAMPLED_LINES = 1000  # of a JSON lines file, to see which keys there are
+SAMPLED_LINES = 1000  # of a JSON lines file, to see which keys are usual
+NEEDED = ("user_columns", "item_columns", "time_columns")
 
 Lines = npt.NDArray[np.int64]  # line numbers, rising
 NO_LINES: Lines = np.array([], np.int64)
@@ -237,21 +238,35 @@ def _jsonl(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSetti
         raise SourceError(
             f"{file} has no JSON object from line 1 on: correct it, or set source.format"
         )
-    columns = {
-        name: f"(object ->> {literal('/' + name.replace('~', '~0').replace('/', '~1'))})"
-        for name in sorted(sampled[0])
-    }
     # A line that is no JSON gets no object, so that looking into it does not fail.
     objects = f"(SELECT *, CASE WHEN json_valid(line) THEN line::JSON END AS object FROM {lines})"
+    # Each line has keys of its own: what is looked for is not what the first lines happen to have.
+    columns, roles = {}, {}
+    for role in SourceSettings.model_fields:
+        if not role.endswith("_columns"):
+            continue
+        wanted = getattr(source, role)
+        # Those of the first lines come first: the others then are seldom looked for.
+        names = sorted(wanted, key=lambda name: name not in sampled[0])
+        columns[role] = f"coalesce({', '.join([*map(_json_value, names), 'NULL'])})"
+        roles[role] = (role,) if wanted else ()
+        if role in NEEDED and not set(wanted) & set(sampled[0]):
+            later = f"SELECT 1 FROM {objects} WHERE {columns[role]} IS NOT NULL LIMIT 1"
+            if not con.execute(later).fetchall():
+                _needed(file, dict.fromkeys(sorted(sampled[0]), ""), wanted, f"source.{role}")
     return _rows(
         file,
-        source,
+        source.model_copy(update=roles),
         columns,
         reader=objects,
         row_number="line_number",
         raw="line",
         broken="CASE WHEN object IS NULL THEN 'no valid JSON' END",
     )
+
+
+def _json_value(name: str) -> str:
+    return f"(object ->> {literal('/' + name.replace('~', '~0').replace('/', '~1'))})"
 
 
 def _sequences(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> str:

@@ -410,6 +410,21 @@ def test_broken_lines_stop_the_run_or_go_to_quarantine(
     assert row["raw"][:1] == broken[:1]
 
 
+def test_a_json_key_is_found_wherever_it_first_appears(
+    tmp_path: Path, run: Callable[..., Any], lake: Lake
+) -> None:
+    rows: list[dict[str, Any]] = [{"user": f"u{n}", "ts": "2026-11-02"} for n in range(1500)]
+    rows += [{"userId": "ann", "ts": "2026-11-02", "item": "a", "score": 2.5, "event": "buy"}]
+    rows += [{"user": "bob", "time": "2026-11-02", "itemId": 7, "rating": 3}] * 2
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run("a.jsonl")
+    found = events_of(lake).select("user_id", "item_id", "event_type", "weight", "row_number")
+    assert list(found.iter_rows()) == [
+        ("ann", "a", "buy", 2.5, 1501),
+        ("bob", "7", "event", 3.0, 1502),
+    ]
+
+
 LINE_NUMBERS: dict[str, tuple[str, str | bytes, list[int], list[int]]] = {
     # The numbers of the lines with an event of user ann, and of those that go to quarantine.
     "blank lines": ("csv", "H\n\nG\n\n\nG\n,a,2026-11-02\n\nG\n", [3, 6, 9], [7]),
