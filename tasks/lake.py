@@ -102,10 +102,6 @@ class Lake:
         """Return the number of the table's current version, of a table that is made if needed."""
         return int((self._open(table) or self._create(table)).version())
 
-    def exists(self, table: Table) -> bool:
-        """Say whether anything was ever written to the table."""
-        return self._open(table) is not None
-
     def nights(self, table: Table) -> list[dt.date]:
         """Return the nights that the table has a partition of, oldest first."""
         delta = self._open(table)
@@ -149,17 +145,10 @@ class Lake:
         first: dt.date | None = None,
         last: dt.date | None = None,
     ) -> None:
-        """Create a view of nights first..last (both included) in a DuckDB connection."""
-        con.execute(self.view_sql(table, name, first, last))
+        """Create a view of nights first..last (both included) in a DuckDB connection.
 
-    def view_sql(
-        self,
-        table: Table,
-        name: str | None = None,
-        first: dt.date | None = None,
-        last: dt.date | None = None,
-    ) -> str:
-        """Return the statement that creates the view; it names the files, not the table."""
+        It reads the files that the table has now, whatever is written to the table afterwards.
+        """
         types = {field.name: _duckdb_type(field.type) for field in table.schema}
         files = self.files(table, first, last)
         if files:
@@ -176,7 +165,7 @@ class Lake:
         else:
             columns = ", ".join(f"NULL::{kind} AS {column}" for column, kind in types.items())
             body = f"SELECT {columns} WHERE false"
-        return f"CREATE OR REPLACE VIEW {identifier(name or table.name)} AS {body}"
+        con.execute(f"CREATE OR REPLACE VIEW {identifier(name or table.name)} AS {body}")
 
     def _open(self, table: Table) -> DeltaTable | None:
         try:
