@@ -6,11 +6,13 @@ Order of precedence, highest first: what a run passes to `load_settings`, the en
 """
 
 import difflib
+import json
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -62,6 +64,13 @@ class SourceSettings(Section):
     separator: str = "auto"
     broken_rows: Literal["stop", "quarantine"] = "stop"
 
+    @field_validator("separator")
+    @classmethod
+    def _is_one_character(cls, separator: str) -> str:
+        if separator != "auto" and (len(separator) != 1 or separator in '"\r\n'):
+            raise ValueError('write "auto" or one character, which is no quote and no line end')
+        return separator
+
 
 class SequenceSettings(Section):
     """How events become histories."""
@@ -84,11 +93,17 @@ class ModelSettings(Section):
     max_length: int = Field(50, ge=3)
     overrides: dict[str, Any] = {}
 
+    @field_validator("overrides")
+    @classmethod
+    def _read_numbers(cls, overrides: dict[str, Any]) -> dict[str, Any]:
+        """Turn what the environment gives as text (ELCREC_MODEL__OVERRIDES__DIM) into values."""
+        return {name: _from_json(value) for name, value in overrides.items()}
+
 
 class EvaluateSettings(Section):
     """How a model is judged."""
 
-    cutoffs: tuple[int, ...] = (5, 10, 20)
+    cutoffs: tuple[Annotated[int, Field(ge=1)], ...] = Field((5, 10, 20), min_length=1)
 
 
 class PromoteSettings(Section):
@@ -118,6 +133,14 @@ class DuckDBSettings(Section):
     threads: int = Field(0, ge=0)
     temp_directory: str = ""
 
+    @field_validator("memory_limit")
+    @classmethod
+    def _is_a_size(cls, limit: str) -> str:
+        size = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]i?B|%)", limit.strip(), re.IGNORECASE)
+        if limit.strip() and not (size and float(size[1]) > 0):
+            raise ValueError('write a size such as "8GB", "512MB" or "50%", or "" for no own limit')
+        return limit.strip()
+
 
 class AirflowSettings(Section):
     """When the DAG runs and how often a task is tried again."""
@@ -125,6 +148,19 @@ class AirflowSettings(Section):
     schedule: str = "@daily"
     retries: int = Field(2, ge=0)
     retry_delay_minutes: float = Field(5, ge=0)
+
+    @field_validator("schedule")
+    @classmethod
+    def _is_a_cron_expression(cls, schedule: str) -> str:
+        if schedule not in ("", "@daily"):
+            from croniter import croniter  # Airflow's own
+
+            if not croniter.is_valid(schedule):
+                raise ValueError(
+                    'write a cron expression such as "30 2 * * *", a preset such as "@daily", '
+                    'or "" for no schedule'
+                )
+        return schedule
 
 
 class Settings(BaseSettings):
@@ -220,6 +256,13 @@ def known_keys() -> Iterator[str]:
         assert isinstance(field.annotation, type) and issubclass(field.annotation, Section)
         for key in field.annotation.model_fields:
             yield f"{section}.{key}"
+
+
+def _from_json(value: Any) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except json.JSONDecodeError:
+        return value
 
 
 def _by_section(overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,13 @@ def test_every_setting_is_explained_in_the_file() -> None:
         ({"evaluate": 3}, ["unknown setting evaluate"]),
         ({"lake.root": "s3://bucket/lake"}, ["lake.root", "not supported yet", "folder"]),
         ({"lake.root": "a%20b"}, ["lake.root", "%"]),
+        ({"source.separator": "::"}, ["source.separator", "'::'", "one character"]),
+        ({"source.separator": '"'}, ["source.separator", "no quote"]),
+        ({"duckdb.memory_limit": "lots"}, ["duckdb.memory_limit", "'lots'", '"8GB"']),
+        ({"duckdb.memory_limit": "0GB"}, ["duckdb.memory_limit", "'0GB'"]),
+        ({"airflow.schedule": "nonsense"}, ["airflow.schedule", "'nonsense'", '"@daily"']),
+        ({"evaluate.cutoffs": [5, 0]}, ["evaluate.cutoffs", "0", "greater than or equal to 1"]),
+        ({"evaluate.cutoffs": []}, ["evaluate.cutoffs", "at least 1 item"]),
     ],
 )
 def test_a_wrong_value_of_a_run_is_named(overrides: dict[str, object], says: list[str]) -> None:
@@ -62,6 +69,30 @@ def test_a_wrong_environment_variable_is_named(
     with pytest.raises(SettingsError) as error:
         load_settings()
     assert all(word in str(error.value) for word in says)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"duckdb.memory_limit": "512 MiB", "airflow.schedule": "30 2 * * *"},
+        {"duckdb.memory_limit": "50%", "airflow.schedule": "@weekly", "source.separator": "\t"},
+        {"duckdb.memory_limit": "", "airflow.schedule": "", "source.separator": "auto"},
+    ],
+)
+def test_sizes_schedules_and_separators_are_taken(values: dict[str, str]) -> None:
+    settings = load_settings(**values)
+    for name, value in values.items():
+        section, key = name.split(".")
+        assert getattr(getattr(settings, section), key) == value
+
+
+def test_overrides_of_the_environment_are_numbers_where_they_look_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"DIM": "128", "DROPOUT": "0.5", "ENCODER": "gru", "X": "[1, 2]"}.items():
+        monkeypatch.setenv(f"ELCREC_MODEL__OVERRIDES__{name}", value)
+    overrides = load_settings().model.overrides
+    assert overrides == {"dim": 128, "dropout": 0.5, "encoder": "gru", "x": [1, 2]}
 
 
 @pytest.mark.parametrize(
