@@ -72,7 +72,12 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
     with duck.connect(settings) as con:
         con.execute(duck.sql("staged_table"))
         _set_night(con, night, bootstrap)
-        counts = {file.name: _stage(con, file, settings.source) for file in files}
+        counts: dict[str, FileCounts] = {}
+        late: set[dt.date] = set()
+        for file in files:
+            counts[file.name] = _stage(con, file, settings.source)
+            if not bootstrap:
+                late |= _late_nights(con, lake, file, night, counts[file.name].first_day)
         con.execute(duck.sql("night_events"))
         lake.view(con, tables.QUARANTINE, "earlier_quarantine", last=night - dt.timedelta(days=1))
         con.execute(duck.sql("night_rejects"), {"night": night})
@@ -81,7 +86,8 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
             raise NightError(
                 _nothing_to_do(con, settings, night, counts, [] if bootstrap else others)
             )
-        return _write(con, lake, night, counts, bootstrap, earlier_run)
+        summary = _write(con, lake, night, counts, bootstrap, earlier_run)
+    return {**summary, "late_nights": [known.isoformat() for known in sorted(late)]}
 
 
 def _set_night(con: duckdb.DuckDBPyConnection, night: dt.date, bootstrap: bool) -> None:
@@ -217,6 +223,45 @@ def _stage_unparsed(con: duckdb.DuckDBPyConnection, file: SourceFile) -> int:
     inserted = con.execute(duck.sql("staged_broken_lines"), {"source": file.name}).fetchone()
     con.execute("DELETE FROM reject_errors")
     return int(inserted[0]) if inserted else 0
+
+
+def _late_nights(
+    con: duckdb.DuckDBPyConnection,
+    lake: Lake,
+    file: SourceFile,
+    night: dt.date,
+    first_day: dt.date | None,
+) -> set[dt.date]:
+    """Warn of rows that came after their night was ingested; return the nights to run again.
+
+    They are rows of nights before, in a file that these nights did not read. Rows added later to a
+    file that they did read are not told apart from the others.
+    """
+    if first_day is None or first_day >= night:
+        return set()
+    runs = lake.scan(tables.INGESTS).select("dt", "source", "bootstrap").collect()
+    of_file = set(runs.filter(pl.col("source") == file.name)["dt"])
+    first_night = runs.filter("bootstrap")["dt"].max()
+    late: dict[dt.date, int] = {}
+    with reading(file):
+        days = con.execute(duck.sql("past_days")).fetchall()
+    for day, rows in days:
+        # A day is read by its own night, and by the first night when that comes later.
+        readers = {known for known in set(runs["dt"]) if known == day}
+        if isinstance(first_night, dt.date) and day <= first_night:
+            readers.add(first_night)
+        if readers and not readers & of_file:
+            again = day if day in readers else max(readers)
+            late[again] = late.get(again, 0) + rows
+    if late:
+        log.warning(
+            "%s: %d rows came after their nights were ingested and are in no table: with all files "
+            "of these nights there, run them again: %s",
+            file,
+            sum(late.values()),
+            ", ".join(f"{known} ({late[known]} rows)" for known in sorted(late)),
+        )
+    return set(late)
 
 
 def _settle(con: duckdb.DuckDBPyConnection, counts: dict[str, FileCounts]) -> None:

@@ -294,6 +294,26 @@ def test_the_first_night_again_after_a_later_one_changes_nothing(
     assert everything(lake) == before
 
 
+def test_rows_that_come_after_their_night_are_named_with_the_night_to_run_again(
+    tmp_path: Path, run: Callable[..., Any], lake: Lake, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, night, later = three_days_of_files(tmp_path / "events")
+    last = later + dt.timedelta(days=1)
+    run("events", night)
+    assert run("events", later)["late_nights"] == []
+    assert "came after" not in caplog.text
+    times = [f"{first}T01:00", f"{later}T01:00", f"{later}T02:00", f"{last}T01:00"]
+    rows = "".join(f"bob,a,{time}\n" for time in times)
+    (tmp_path / "events" / "late.csv").write_text(HEAD + rows)
+    assert run("events", last)["late_nights"] == [str(night), str(later)]
+    assert "late.csv: 3 rows came after" in caplog.text
+    assert f"run them again: {night} (1 rows), {later} (2 rows)" in caplog.text
+    for again in (night, later):
+        run("events", again)
+    assert run("events", last)["late_nights"] == []
+    assert events_of(lake).filter(pl.col("user_id") == "bob").height == 4
+
+
 def test_the_first_night_again_leaves_the_days_whose_files_are_gone(
     tmp_path: Path, run: Callable[..., Any], lake: Lake
 ) -> None:
