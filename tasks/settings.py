@@ -84,9 +84,11 @@ class ModelSettings(Section):
     """What is trained, for how long and on what."""
 
     preset: Literal["default", "paper"] = "default"
+    dataset: Literal["", "beauty", "sports", "toys", "yelp"] = ""
+    ablation: Literal["full", "B", "B+ICL", "B+ELCM"] = "full"
     n_intents: int = Field(0, ge=0)
-    max_epochs: int = Field(30, ge=1)
-    patience: int = Field(5, ge=1)
+    max_epochs: int = Field(0, ge=0)
+    patience: int = Field(0, ge=0)
     seed: int = Field(42, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(0, ge=0)

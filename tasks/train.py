@@ -93,24 +93,32 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
 
 
 def number_of_intents(settings: Settings, users: int) -> int:
-    """Settle k for so many trainable users; raises ModelError for more intents than users."""
+    """Settle k for so many trainable users: the one set, the paper's for its data set, or by users.
+
+    Raises ModelError for more intents than users.
+    """
     automatic = min(max(users // USERS_AN_INTENT, FEWEST_INTENTS), MOST_INTENTS, users)
-    intents = settings.model.n_intents or automatic
+    chosen = settings.model
+    published = configure(settings).n_intents if chosen.dataset else 0
+    intents = chosen.n_intents or published or automatic
     if intents > users:
+        asked = "model.n_intents" if chosen.n_intents else f"k of model.dataset {chosen.dataset!r}"
         raise ModelError(
-            f"model.n_intents is {intents}, but only {users} users have 3 events or more: "
-            "set it lower, or to 0 for a number that follows the users"
+            f"{asked} is {intents}, but only {users} users have 3 events or more: set "
+            "model.n_intents lower, or to 0 without model.dataset for a number that follows the "
+            "users"
         )
     return intents
 
 
 def epoch_line(report: EpochReport) -> str:
-    """Say in one line how an epoch went: losses, validation, time taken and time left."""
+    """Say in one line how an epoch went: losses, validation, best epoch so far, time."""
     losses = "  ".join(f"{name} {value:.4f}" for name, value in report.losses.items())
+    best = f"epoch {report.best_epoch}" if report.best_epoch else "none yet"
     validation = report.metrics.get("NDCG@20", float("nan"))
     return (
         f"epoch {report.epoch}/{report.max_epochs}  {losses}  validation NDCG@20 {validation:.4f}"
-        f"  {report.seconds:.1f} s  at most {_duration(report.seconds_left)} left"
+        f"  best {best}  {report.seconds:.1f} s  at most {_duration(report.seconds_left)} left"
     )
 
 

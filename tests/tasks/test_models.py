@@ -6,8 +6,9 @@ from typing import Any
 
 import polars as pl
 import pytest
+import torch
 
-from elcrec.config import PRESETS
+from elcrec.config import PRESETS, Config
 from tasks import tables
 from tasks.errors import LakeError, ModelError
 from tasks.lake import Lake
@@ -96,6 +97,32 @@ def test_another_default_of_the_library_makes_another_version(
     before = identify(settings, NIGHT)
     monkeypatch.setitem(PRESETS, "default", {"recency": 0.7})
     assert identify(settings, NIGHT).version != before.version
+
+
+def test_the_default_preset_trains_for_a_night_and_the_paper_as_published(
+    settings: Settings,
+) -> None:
+    default = configure(small_settings(settings.lake.root, model={}))
+    assert (default.max_epochs, default.patience) == (30, 5)
+    paper = {"preset": "paper", "dataset": "sports"}
+    published = Config.preset("paper", "sports", seed=42)
+    assert configure(small_settings(settings.lake.root, model=paper)) == published
+    shorter = configure(small_settings(settings.lake.root, model=paper | {"max_epochs": 3}))
+    assert (shorter.max_epochs, shorter.patience) == (3, published.patience)
+    ablated = configure(small_settings(settings.lake.root, model=paper | {"ablation": "B+ICL"}))
+    assert ablated == published.ablation("B+ICL") != published
+
+
+def test_a_model_is_applied_with_the_threads_of_the_settings(night_done: Settings) -> None:
+    version = model_of_night(night_done, NIGHT).version
+    before = torch.get_num_threads()
+    try:
+        for threads in (2, 1):
+            asked = small_settings(night_done.lake.root, model=SMALL_MODEL | {"threads": threads})
+            load(asked, version)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_items_first_seen_on_a_later_night_change_no_earlier_version(settings: Settings) -> None:

@@ -32,7 +32,7 @@ def test_every_setting_is_explained_in_the_file() -> None:
         ({"source": {"pth": "x"}}, ["unknown setting source.pth", "source.path"]),
         ({"sources": {"path": "x"}}, ["unknown setting sources", "did you mean source"]),
         ({"source.format": "xml"}, ["source.format", "'xml'", "'parquet'"]),
-        ({"model": {"max_epochs": 0}}, ["model.max_epochs", "0", "greater than or equal to 1"]),
+        ({"model": {"max_epochs": -1}}, ["model.max_epochs", "-1", "greater than or equal to 0"]),
         ({"evaluate": 3}, ["unknown setting evaluate"]),
         ({"lake.root": "s3://bucket/lake"}, ["lake.root", "not supported yet", "folder"]),
         ({"lake.root": "a%20b"}, ["lake.root", "%"]),

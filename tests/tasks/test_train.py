@@ -2,6 +2,7 @@
 
 import datetime as dt
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -134,11 +135,39 @@ def test_number_of_intents_follows_the_users(settings: Settings, users: int, exp
 
 
 @pytest.mark.parametrize(
+    ("dataset", "n_intents", "expected"), [("beauty", 0, 256), ("toys", 0, 512), ("toys", 7, 7)]
+)
+def test_the_paper_on_its_data_sets_has_its_number_of_intents(
+    settings: Settings, dataset: str, n_intents: int, expected: int
+) -> None:
+    paper = {"preset": "paper", "dataset": dataset, "n_intents": n_intents}
+    of_paper = small_settings(settings.lake.root, model=paper)
+    assert number_of_intents(of_paper, 22_363) == expected
+
+
+def test_the_ablations_of_the_paper_train(tiny: Settings) -> None:
+    small = {"overrides": {"dim": 8, "layers": 1}, "device": "cpu", "max_epochs": 1}
+    paper = small | {"preset": "paper", "n_intents": 2}
+    versions = set()
+    for ablation in ("full", "B", "B+ICL", "B+ELCM"):
+        ablated = small_settings(tiny.lake.root, model=paper | {"ablation": ablation})
+        versions.add(train(ablated, NIGHT)["model_version"])
+    assert len(versions) == 4
+
+
+@pytest.mark.parametrize(
     ("histories", "model", "error", "says"),
     [
         ({}, {}, LakeError, "no rows for night 2026-11-20: run build-sequences"),
         ({"a": [1], "b": [1, 2]}, {}, ModelError, "no user of night 2026-11-20 has 3 events"),
         (HISTORIES, {"n_intents": 13}, ModelError, "model.n_intents is 13, but only 12 users"),
+        (
+            HISTORIES,
+            {"preset": "paper", "dataset": "toys", "n_intents": 0},
+            ModelError,
+            "k of model.dataset 'toys' is 512, but only 12 users",
+        ),
+        (HISTORIES, {"dataset": "toys"}, SettingsError, "preset 'default' has no data set 'toys'"),
         (HISTORIES, {"overrides": {"width": 4}}, SettingsError, "'width'"),
         (HISTORIES, {"overrides": {"dropout": 2.0}}, SettingsError, "dropout"),
         (HISTORIES, {"overrides": {"dim": "wide"}}, SettingsError, "model.overrides"),
@@ -172,13 +201,20 @@ def test_epoch_line_tells_progress_and_time_left() -> None:
         max_epochs=30,
         losses={"next_item": 5.25, "intent": 0.5},
         metrics={"NDCG@20": 0.0512},
-        best_epoch=3,
+        best_epoch=2,
         seconds=12.0,
         seconds_left=324.0,
     )
     line = epoch_line(report)
-    for part in ("epoch 3/30", "next_item 5.2500", "NDCG@20 0.0512", "5 min 24 s left"):
+    for part in (
+        "epoch 3/30",
+        "next_item 5.2500",
+        "NDCG@20 0.0512",
+        "best epoch 2",
+        "5 min 24 s left",
+    ):
         assert part in line
+    assert "best none yet" in epoch_line(replace(report, best_epoch=0))
 
 
 def test_nights_have_models_of_their_own(tiny: Settings) -> None:
