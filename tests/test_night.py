@@ -1,5 +1,6 @@
 """A whole night, as a person runs it: through Airflow, again, killed, and with bad input."""
 
+import contextlib
 import dataclasses
 import datetime as dt
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 import pytest
 from rich.console import Console
 
@@ -49,11 +51,12 @@ KEYS = {
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """A night that Airflow has run: where, and what it printed."""
+    """A night that Airflow has run: where, what it printed, and on which addresses it listened."""
 
     settings: Settings
     home: Path
     printed: str
+    listened: frozenset[str]
 
 
 @pytest.fixture(scope="session")
@@ -84,29 +87,53 @@ def in_environment(settings: Mapping[str, Any]) -> dict[str, str]:
 
 def through_airflow(
     events: Path, lake: Path, home: Path, night: dt.date = NIGHT
-) -> subprocess.CompletedProcess[str]:
-    """Do what `make run` does, with a home and a lake of its own."""
+) -> tuple[subprocess.CompletedProcess[str], frozenset[str]]:
+    """Do what `make run` does, with a home and a lake of its own; watch where it listens."""
     asked = ["--events", str(events), "--night", str(night), "--lake", str(lake)]
-    return subprocess.run(
-        [sys.executable, "-m", "tasks.local", "run", *asked, "--home", str(home)],
+    command = [sys.executable, "-m", "tasks.local", "run", *asked, "--home", str(home)]
+    listened: set[str] = set()
+    with subprocess.Popen(
+        command,
         cwd=REPO,
         env=in_environment(SMALL),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-    )
+    ) as running:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                printed, errors = running.communicate(timeout=0.5)
+                break
+            listened |= listening(running.pid)
+    done = subprocess.CompletedProcess(command, running.returncode, printed, errors)
+    return done, frozenset(listened)
+
+
+def listening(pid: int) -> set[str]:
+    """Return the addresses at which a process and all it has started can be reached."""
+    found: set[str] = set()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        for process in [parent, *parent.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                found |= {
+                    socket.laddr.ip
+                    for socket in process.net_connections(kind="inet")
+                    if socket.status == psutil.CONN_LISTEN
+                }
+    return found
 
 
 @pytest.fixture(scope="session")
 def done(events: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """Run the night through Airflow, once for all tests that look at the outcome."""
     folder = tmp_path_factory.mktemp("night")
-    run = through_airflow(events, folder / "lake", folder / "airflow")
+    run, listened = through_airflow(events, folder / "lake", folder / "airflow")
     assert run.returncode == 0, run.stdout + run.stderr
     settings = load_settings(
         **{**SMALL, "source.path": str(events), "lake.root": str(folder / "lake")}
     )
-    return Done(settings, folder / "airflow", run.stdout)
+    return Done(settings, folder / "airflow", run.stdout, listened)
 
 
 def in_airflow(home: Path, query: str) -> list[tuple[Any, ...]]:
@@ -123,6 +150,10 @@ def test_airflow_ran_every_task_of_the_night_once(done: Done) -> None:
     assert in_airflow(done.home, "SELECT state, run_type FROM dag_run") == [("success", "manual")]
     tasks = in_airflow(done.home, "SELECT task_id, state, try_number FROM task_instance")
     assert sorted(tasks) == sorted((name.replace("-", "_"), "success", 1) for name in STEPS)
+
+
+def test_airflow_is_reached_from_this_machine_only(done: Done) -> None:
+    assert done.listened == {"127.0.0.1"}
 
 
 def test_airflow_announces_the_labels_of_the_night(done: Done) -> None:
@@ -233,7 +264,7 @@ run_step("label", load_settings(), datetime.date.fromisoformat("{NIGHT}"))
 def test_bad_input_is_a_failed_task_with_its_sentence(done: Done, tmp_path: Path) -> None:
     broken = tmp_path / "broken.parquet"
     broken.write_text("no parquet")
-    run = through_airflow(broken, tmp_path / "lake", done.home)
+    run, _ = through_airflow(broken, tmp_path / "lake", done.home)
     assert run.returncode == 2
     assert run.stderr.startswith("error: ingest failed: ")
     assert run.stderr.count("\n") == 1 and "broken.parquet" in run.stderr
