@@ -217,8 +217,8 @@ def _stage_unparsed(con: duckdb.DuckDBPyConnection, file: SourceFile) -> int:
     """Move the lines that DuckDB set aside into `staged`; return how many."""
     known = con.execute(
         "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reject_errors'"
-    ).fetchone()
-    if known == (0,):
+    ).fetchall()
+    if known == [(0,)]:
         return 0
     inserted = con.execute(duck.sql("staged_broken_lines"), {"source": file.name}).fetchone()
     con.execute("DELETE FROM reject_errors")
@@ -388,8 +388,7 @@ def _kept_files(
 def _one_row(con: duckdb.DuckDBPyConnection, statement: str) -> dict[str, Any]:
     result = con.execute(statement)
     names = [column[0] for column in result.description or []]
-    row = result.fetchone()
-    assert row is not None
+    (row,) = result.fetchall()  # all: with a row left, nothing can be registered
     return dict(zip(names, row, strict=True))
 
 
