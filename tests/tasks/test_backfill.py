@@ -25,14 +25,16 @@ MODEL = {
 
 
 def write_source(folder: Path) -> Path:
-    """Write three nights of events; every night brings items, whose ids go before the older ones.
+    """Write three nights of events, each with items of its own, and some users more every night.
 
-    A user of the first two nights comes back on the third with items of that night alone.
+    The third has two items of the second as well: run before it, it numbers them first.
     """
     rows = [
         {
             "user_id": f"u{user:02}",
-            "item_id": f"{'cab'[number]}{(user * (number + 1) + event * 3) % 5}",
+            "item_id": f"a{user % 2 + 3}"
+            if number == 2 and event == 3
+            else f"{'cab'[number]}{(user * (number + 1) + event * 3) % 5}",
             "timestamp": dt.datetime.combine(night, dt.time(event, user), dt.UTC),
         }
         for number, night in enumerate(NIGHTS)
