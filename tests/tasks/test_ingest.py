@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from tasks import tables
 from tasks.errors import NightError, PipelineError, SourceError
-from tasks.ingest import ingest
+from tasks.ingest import ingest, latest_night
 from tasks.lake import Lake
 from tasks.settings import REPO, Settings, load_settings
 
@@ -280,6 +280,16 @@ def everything(lake: Lake) -> dict[str, list[dict[str, Any]]]:
     return {
         name: lake.scan(tables.TABLES[name]).collect().sort(pl.all()).to_dicts() for name in WRITES
     }
+
+
+def test_the_latest_night_is_that_of_the_last_event_in_any_file(tmp_path: Path) -> None:
+    days = three_days_of_files(tmp_path / "events")
+    # Of days that are over, whenever this runs.
+    for day in days:
+        file = tmp_path / "events" / f"{day}.csv"
+        file.write_text(file.read_text().replace("2026", "2025"))
+    settings = settings_for(tmp_path / "events", tmp_path / "lake")
+    assert latest_night(settings) == days[-1].replace(year=2025)
 
 
 def test_the_first_night_again_after_a_later_one_changes_nothing(
