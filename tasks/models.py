@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 # Leave-one-out takes two events of a history and trains on what is left.
 MIN_EVENTS = 3
 # Where a night departs from the library's preset: one a day has no time for the last digit.
-NIGHTLY = {"default": {"max_epochs": 18, "patience": 5}}
+NIGHTLY = {"default": {"max_epochs": 10, "patience": 5}}
 USERS_A_BATCH = 65_536  # bounds the memory, whatever the number of users
 VOCABULARY = "vocabulary.parquet"  # in a model's folder: item_id, in the order of the numbers
 

@@ -103,7 +103,7 @@ def test_the_default_preset_trains_for_a_night_and_the_paper_as_published(
     settings: Settings,
 ) -> None:
     default = configure(small_settings(settings.lake.root, model={}))
-    assert (default.max_epochs, default.patience) == (18, 5)
+    assert (default.max_epochs, default.patience) == (10, 5)
     paper = {"preset": "paper", "dataset": "sports"}
     published = Config.preset("paper", "sports", seed=42)
     assert configure(small_settings(settings.lake.root, model=paper)) == published
