@@ -143,7 +143,7 @@ def _largest_intents(lake: Lake, night: dt.date) -> Printed:
         ["users", "intent_id"], descending=[True, False]
     )
     table = _printed(
-        f"Largest intents ({min(LARGEST, used.height)} of {used.height} in use)",
+        f"The {min(LARGEST, used.height)} largest of {used.height} intents in use",
         ["intent", "users", "share", "top items (lift)"],
         right=["intent", "users", "share"],
     )
