@@ -175,7 +175,7 @@ def test_a_night_ends_with_one_label_a_user(done: Done) -> None:
 
 def test_a_run_ends_with_a_report(done: Done) -> None:
     for said in (
-        "Largest intents",
+        "intents in use",
         "popularity",
         "NDCG@20",
         "perplexity",
