@@ -18,7 +18,7 @@ from elcrec import checkpoint
 from elcrec.config import Config
 from elcrec.errors import ELCRecError
 from elcrec.evaluation import behaviours, hit_rate_and_ndcg, newest_outputs, target_ranks
-from elcrec.histories import Histories, Split, leave_one_out, ragged_arange
+from elcrec.histories import Histories, Split, leave_one_out
 from elcrec.intents import Labels, spherical_kmeans
 from elcrec.model import Network
 from elcrec.training import EpochReport, Trainer
@@ -163,7 +163,8 @@ class ELCRec:
         network = self._fitted()
         parts = []
         for first in range(0, len(histories), BLOCK_USERS):
-            block = self._known(histories.slice(first, min(first + BLOCK_USERS, len(histories))))
+            block = histories.slice(first, min(first + BLOCK_USERS, len(histories)))
+            block = _without_items_beyond(block, self.n_items)
             parts.append(_labels(network, block))
         joined = (
             [np.concatenate(columns) for columns in zip(*parts, strict=True)]
@@ -272,13 +273,6 @@ class ELCRec:
     def _use_threads(self) -> None:
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
-
-    def _known(self, histories: Histories) -> Histories:
-        """The newest L known items of every user; what the model has not learned is left out."""
-        known = _without_items_beyond(histories, self.n_items)
-        kept = np.minimum(known.lengths, self.config.max_length)
-        rows = ragged_arange(known.offsets[1:] - kept, kept)
-        return Histories(known.items[rows], np.concatenate([[0], np.cumsum(kept)]))
 
     def _check_items(self, histories: Histories, n_items: int) -> None:
         largest = int(histories.items.max(initial=0))
