@@ -5,8 +5,8 @@
 
 Events are generated once for each size and seed below --folder and used again. Each step runs as
 `python -m tasks` does it, in a process of its own, on --threads threads and with DuckDB held to
---memory; so do the same k-core and histories in pandas and in Polars, written as one would at first.
-Time is that of the whole process, imports included.
+--memory; so do the same k-core and histories in pandas and in Polars, as one would write them
+first. Time is that of the whole process, imports included.
 """
 
 import argparse
@@ -108,11 +108,11 @@ def generate(folder: Path, events: int, seed: int, threads: int) -> Path:
 
 
 def _world(users: int, items: int) -> dict[str, float]:
-    """Return the parameters of the two laws: busy users to a few thousand events, items to 0.5 %."""
+    """Return the parameters of the laws: users to some thousand events, items to 1 % of all."""
     values: dict[str, float] = {"users": users, "items": items}
     for name, size, exponent, shift in (
         ("user", users, 0.85, users / 5000),
-        ("item", items, 0.9, 20.0),
+        ("item", items, 1.2, 20.0),
     ):
         low = shift ** (1 - exponent)
         values[f"{name}_shift"] = shift
