@@ -35,15 +35,16 @@ CORE, LAST_EVENTS = 5, 50
 
 # One night's rows, in order of time. Who and what come from a Zipf-Mandelbrot law (weight of the
 # r-th: (r + shift)^-exponent), drawn by its inverse from hashes of the row's number: any part of
-# the log can be made on its own, in any order, and is the same.
+# the log can be made on its own, in any order, and is the same. Hashes of one number each: of
+# several, DuckDB combines them in a way that would tie the item to the user.
 NIGHT_ROWS = """
 COPY (
     WITH drawn AS (
         SELECT
             row_number,
-            hash($seed, row_number, 'user') / 18446744073709551616.0 AS who,
-            hash($seed, row_number, 'item') / 18446744073709551616.0 AS what,
-            hash($seed, row_number, 'rest') / 18446744073709551616.0 AS rest
+            hash(4 * ($seed * 1000000000000 + row_number)) / 18446744073709551616.0 AS who,
+            hash(4 * ($seed * 1000000000000 + row_number) + 1) / 18446744073709551616.0 AS what,
+            hash(4 * ($seed * 1000000000000 + row_number) + 2) / 18446744073709551616.0 AS rest
         FROM range($first, $stop) AS rows (row_number)
     ),
 
@@ -59,7 +60,7 @@ COPY (
 
     SELECT
         -- Neither ids nor their order say how busy a user or how popular an item is.
-        printf('%016x', hash($seed, user_rank)) AS user_id,
+        printf('%016x', hash($seed * 1000000000000 + user_rank)) AS user_id,
         printf('i%08d', (item_rank * 7919 + 104729) % $items) AS item_id,
         CASE WHEN rest < 0.9 THEN 'view' WHEN rest < 0.97 THEN 'cart' ELSE 'purchase' END
             AS event_type,
