@@ -21,6 +21,8 @@ class Config:
     heads: int = 2  # attention heads a block
     max_length: int = 50  # newest events of a history the encoder sees, L
     positions: Literal["relative", "absolute"] = "relative"  # absolute: the paper's, aligned right
+    low_pass: float = 0.7  # share of the low-pass filter in a block, the rest is attention's
+    filters: int = 8  # of the low-pass, each for d / filters columns
     dropout: float = 0.5  # on embeddings, attention outputs and feed-forward outputs
     attention_dropout: float = 0.5  # on attention weights
     norm_eps: float = 1e-12  # of every LayerNorm
@@ -28,7 +30,11 @@ class Config:
 
     # Next item (loss 1)
     next_item: Literal["softmax", "bce"] = "softmax"  # bce: one sampled negative a position (paper)
-    full_softmax_items: int = 50_000  # with more items than this the softmax is sampled …
+    # Of the products with all items, as torch.set_float32_matmul_precision has it: "medium" rounds
+    # factors to bfloat16 where the CPU multiplies those faster (AMX), to TF32 on a GPU.
+    softmax_precision: Literal["medium", "high", "highest"] = "medium"
+    # With more items than this the softmax is sampled and a step touches only the rows it needs …
+    full_softmax_items: int = 50_000
     negatives: int = 4_096  # … from this many, drawn anew for every batch and shared by it
 
     # Intents
@@ -136,11 +142,16 @@ class Config:
                 raise ELCRecError(f"{name} must be above 0, not {value}")
         if self.dim % self.heads:
             raise ELCRecError(f"dim ({self.dim}) must be a multiple of heads ({self.heads})")
+        if self.low_pass and self.dim % self.filters:
+            raise ELCRecError(f"dim ({self.dim}) must be a multiple of filters ({self.filters})")
+        if self.low_pass and self.pooling == "padded_outputs":
+            raise ELCRecError("the low-pass would smooth padding: set low_pass to 0, or pooling")
 
 
 NUMBERS: dict[type, tuple[type, ...]] = {float: (float, int)}  # an int will do for a float
 LEAST: dict[str, float] = {
-    **dict.fromkeys(("dim", "layers", "heads", "max_length", "n_intents", "negatives"), 1),
+    **dict.fromkeys(("dim", "layers", "heads", "filters", "max_length"), 1),
+    **dict.fromkeys(("n_intents", "negatives"), 1),
     **dict.fromkeys(("batch_users", "epoch_windows", "validation_users"), 1),
     **dict.fromkeys(("max_epochs", "patience"), 1),
     **dict.fromkeys(("full_softmax_items", "warmup_epochs", "seed", "threads"), 0),
@@ -148,7 +159,7 @@ LEAST: dict[str, float] = {
     **dict.fromkeys(("sequence_contrast_weight", "intent_contrast_weight"), 0.0),
 }
 SHARES = {
-    *("dropout", "attention_dropout", "average_decay"),
+    *("low_pass", "dropout", "attention_dropout", "average_decay"),
     *("crop_ratio", "mask_ratio", "reorder_ratio"),
 }
 POSITIVE = {
@@ -162,6 +173,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dim": 64,
         "layers": 1,
         "positions": "absolute",
+        "low_pass": 0.0,
         "next_item": "bce",
         "intent_loss": "elcm",
         "intent_loss_weight": 10.0,

@@ -5,6 +5,8 @@ M predicted positions, B sequences, V items, k intents, d width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,13 +23,16 @@ def next_item_bce(outputs: Tensor, positives: Tensor, negatives: Tensor) -> Tens
     return (F.softplus(-positive) + F.softplus(negative)).mean()
 
 
-def next_item_softmax(outputs: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+def next_item_softmax(
+    outputs: Tensor, items: Tensor, targets: Tensor, precision: str = "highest"
+) -> Tensor:
     """Mean cross-entropy of the next item against every item.
 
     outputs: `[M, d]`; items: `[V + 1, d]`, of which row 0 is padding and no candidate; targets:
-    int64 `[M]`, rows of `items`. Scalar out.
+    int64 `[M]`, rows of `items`; precision: of the products with the items, as
+    `torch.set_float32_matmul_precision` names it. Scalar out.
     """
-    loss: Tensor = _LinearCrossEntropy.apply(outputs, items, targets)  # type: ignore[no-untyped-call]
+    loss: Tensor = _LinearCrossEntropy.apply(outputs, items, targets, precision)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -39,37 +44,55 @@ class _LinearCrossEntropy(torch.autograd.Function):
     way keeps and passes over four of them.
     """
 
-    BUFFER = 500_000  # numbers
+    # Of a block on a CPU: many enough for a fast product, few enough for the cache. The last block
+    # is filled up, for a product of a new shape costs more to prepare than to compute.
+    ROWS = 64
 
     @staticmethod
-    def forward(ctx: Any, outputs: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, outputs: Tensor, items: Tensor, targets: Tensor, precision: str
+    ) -> Tensor:
         count = outputs.shape[0]
+        rows = _LinearCrossEntropy.ROWS if outputs.device.type == "cpu" else count
+        filled = F.pad(outputs, (0, 0, 0, -count % rows))
+        scores = outputs.new_empty(rows, items.shape[0])
         loss = outputs.new_zeros(())
-        outputs_gradient, items_gradient = torch.empty_like(outputs), torch.zeros_like(items)
-        rows = (
-            max(1, _LinearCrossEntropy.BUFFER // items.shape[0])
-            if outputs.device.type == "cpu"
-            else count
-        )
-        for first in range(0, count, rows):
-            x, y = outputs[first : first + rows], targets[first : first + rows, None]
-            scores = x @ items.T  # [rows, V + 1]
-            scores[:, 0] = -torch.inf
-            highest = scores.amax(1, keepdim=True)
-            target_scores = scores.gather(1, y) - highest
-            total = scores.sub_(highest).exp_().sum(1, keepdim=True)
-            loss += (total.log() - target_scores).sum()
-            scores.div_(total * count).scatter_add_(1, y, scores.new_full(y.shape, -1 / count))
-            torch.mm(scores, items, out=outputs_gradient[first : first + rows])
-            items_gradient.addmm_(scores.T, x)
-        ctx.save_for_backward(outputs_gradient, items_gradient)
+        outputs_gradient, items_gradient = torch.empty_like(filled), torch.zeros_like(items)
+        with matmul_precision(precision):
+            for first in range(0, count, rows):
+                x, y = filled[first : first + rows], targets[first : first + rows, None]
+                real = y.shape[0]
+                torch.mm(x, items.T, out=scores)
+                scores[:, 0] = -torch.inf
+                highest = scores.amax(1, keepdim=True)
+                target_scores = scores[:real].gather(1, y) - highest[:real]
+                total = scores.sub_(highest).exp_().sum(1, keepdim=True)
+                loss += (total[:real].log() - target_scores).sum()
+                # The division by the total waits for the products' smaller sides.
+                scores[:real].scatter_add_(1, y, -total[:real])
+                scores[real:] = 0.0
+                by_row = outputs_gradient[first : first + rows]
+                torch.mm(scores, items, out=by_row).div_(total * count)
+                items_gradient.addmm_(scores.T, x / (total * count))
+        ctx.save_for_backward(outputs_gradient[:count], items_gradient)
         return loss / count
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         outputs_gradient, items_gradient = ctx.saved_tensors
         # In place: nobody else has them, and a copy of the items' is as large as the vocabulary.
-        return outputs_gradient.mul_(gradients[0]), items_gradient.mul_(gradients[0]), None
+        return outputs_gradient.mul_(gradients[0]), items_gradient.mul_(gradients[0]), None, None
+
+
+@contextmanager
+def matmul_precision(wanted: str) -> Iterator[None]:
+    """Multiply float32 matrices as `torch.set_float32_matmul_precision` says, meanwhile."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(wanted)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def next_item_sampled_softmax(

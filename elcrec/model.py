@@ -58,13 +58,53 @@ class Attention(nn.Module):
         return rows
 
 
+class LowPass(nn.Module):
+    """A learned low-pass filter over a user's events, with a post-LayerNorm residual.
+
+    Attention alone smooths histories too little or too much; BSARec (AAAI 2024) mixes it with
+    a filter in the frequency domain: `low + β²·(x − low)`. This one is causal, so that a history
+    trains as all its prefixes at once: `low` is a mean of the events so far, weighted by how long
+    ago they were, with weights that are learned for each group of d / filters columns.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        d = config.dim
+        self.filters = config.filters
+        self.distance_bias = nn.Parameter(torch.zeros(config.filters, config.max_length))
+        self.high = nn.Parameter(torch.randn(d))  # β
+        self.norm = nn.LayerNorm(d, eps=config.norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, groups: tuple[Group, ...]) -> Tensor:
+        """`[N, d]` to `[N, d]`."""
+        smoothed = [self._smooth(x[g.tokens], g) for g in groups]
+        low = smoothed[0] if len(smoothed) == 1 else torch.cat(smoothed)  # [N, d]
+        joined: Tensor = self.norm(x + self.dropout(low + self.high.square() * (x - low)))
+        return joined
+
+    def _smooth(self, x: Tensor, group: Group) -> Tensor:
+        d, f = x.shape[1], self.filters
+        steps = torch.arange(group.width, device=x.device)
+        distance = steps[:, None] - steps[None, :]
+        bias = self.distance_bias[:, distance.clamp(min=0)].masked_fill(distance < 0, HIDDEN)
+        cells = x.index_select(0, group.rectangle).view(group.count, group.width, f, d // f)
+        columns = cells.permute(2, 1, 0, 3).reshape(f, group.width, -1)  # [f, width, count·d/f]
+        low = (bias.softmax(-1) @ columns).view(f, group.width, group.count, d // f)
+        rows: Tensor = low.permute(2, 1, 0, 3).reshape(-1, d).index_select(0, group.cells)
+        return rows
+
+
 class Block(nn.Module):
-    """Attention, then a GELU feed-forward of width 4d, each with residual and LayerNorm."""
+    """Attention mixed with a low-pass, then a GELU feed-forward of width 4d with LayerNorm."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         d = config.dim
         self.attention = Attention(config)
+        self.low_pass_share = config.low_pass
+        if config.low_pass:
+            self.low_pass = LowPass(config)
         self.expand = nn.Linear(d, 4 * d)
         self.contract = nn.Linear(4 * d, d)
         self.norm = nn.LayerNorm(d, eps=config.norm_eps)
@@ -72,7 +112,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, groups: tuple[Group, ...], masks: list[Tensor]) -> Tensor:
         """`[N, d]` to `[N, d]`."""
-        x = self.attention(x, groups, masks)
+        attended = self.attention(x, groups, masks)
+        if self.low_pass_share:
+            x = torch.lerp(attended, self.low_pass(x, groups), self.low_pass_share)
+        else:
+            x = attended
         widened = F.gelu(self.expand(x))  # [N, 4d], the exact GELU
         joined: Tensor = self.norm(x + self.dropout(self.contract(widened)))
         return joined

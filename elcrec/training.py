@@ -19,6 +19,7 @@ from elcrec.histories import Histories, leave_one_out, ragged_arange
 from elcrec.model import Network
 from elcrec.negatives import FrequentItems, UnseenItems
 from elcrec.packing import Packed, pack
+from elcrec.rows import RowAdam
 from elcrec.views import View, random_view
 
 
@@ -101,9 +102,18 @@ class Trainer:
             self._unseen = UnseenItems(self.known, network.n_items)
         elif network.n_items > config.full_softmax_items:
             self._frequent = FrequentItems(self.known, network.n_items)
-        others = [p for p in network.parameters() if p is not network.centers]
+        self.rows: RowAdam | None = None
+        if config.next_item == "softmax" and network.n_items > config.full_softmax_items:
+            # A step needs few rows of such a table, so it reads and writes no others.
+            averaged = config.average_decay > 0
+            self.rows = RowAdam(network.items, config.learning_rate, averaged)
+        dense = {
+            name: parameter
+            for name, parameter in network.named_parameters()
+            if self.rows is None or parameter is not self.rows.weight
+        }
         groups: list[dict[str, Any]] = [
-            {"params": others},
+            {"params": [p for p in dense.values() if p is not network.centers]},
             {"params": [network.centers], "lr": config.center_learning_rate},
         ]
         self.optimizer = torch.optim.AdamW(
@@ -113,7 +123,7 @@ class Trainer:
             fused=True,
         )
         self.average = (
-            [p.detach().clone() for p in network.parameters()] if config.average_decay else []
+            {name: p.detach().clone() for name, p in dense.items()} if config.average_decay else {}
         )
         self.steps = 0
 
@@ -147,12 +157,13 @@ class Trainer:
         total.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.steps += 1
+        # Early averages follow the weights closely, so that the untrained start is forgotten.
+        decay = min(self.config.average_decay, (1 + self.steps) / (10 + self.steps))
+        if self.rows is not None:
+            self.rows.step(decay)
         if self.average:
-            # Early averages follow the weights closely, so that the untrained start is forgotten.
-            decay = min(self.config.average_decay, (1 + self.steps) / (10 + self.steps))
-            torch._foreach_lerp_(
-                self.average, [p.detach() for p in self.network.parameters()], 1 - decay
-            )
+            weights = [self.network.get_parameter(name).detach() for name in self.average]
+            torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
         return values
 
     def losses(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> dict[str, Tensor]:
@@ -201,9 +212,8 @@ class Trainer:
     def place_centers(self, centers: Tensor) -> None:
         """Put the intent centres, `[k, d]`, where training goes on from; in the average too."""
         self.network.centers.copy_(centers)
-        for (name, _), average in zip(self.network.named_parameters(), self.average, strict=False):
-            if name == "centers":
-                average.copy_(centers)
+        if self.average:
+            self.average["centers"].copy_(centers)
 
     @torch.no_grad()
     def _follow_shares(self, behaviours: Tensor, log_shares: Tensor) -> None:
@@ -284,7 +294,9 @@ class Trainer:
                 states, self.network.items(target_items), self.network.items(negatives)
             )
         if self.network.n_items <= self.config.full_softmax_items:
-            return losses.next_item_softmax(states, self.network.items.weight, target_items)
+            return losses.next_item_softmax(
+                states, self.network.items.weight, target_items, self.config.softmax_precision
+            )
         items, log_expected = self._frequent.draw(self.config.negatives, rng)
         drawn = torch.from_numpy(items).to(self.device)
         return losses.next_item_sampled_softmax(
@@ -298,14 +310,17 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Metrics on the validation split and the weights they belong to: the average, if kept."""
-        parameters: list[Tensor] = list(self.network.parameters())
-        trained = [p.detach().clone() for p in parameters] if self.average else []
-        if self.average:
-            torch._foreach_copy_(parameters, self.average)
+        averages = dict(self.average)
+        if self.rows is not None and averages:
+            averages["items.weight"] = self.rows.average()
+        parameters: list[Tensor] = [self.network.get_parameter(name) for name in averages]
+        trained = [p.detach().clone() for p in parameters]
+        if averages:
+            torch._foreach_copy_(parameters, list(averages.values()))
         self.network.eval()
         metrics = hit_rate_and_ndcg(target_ranks(self.network, self.validation), (5, 10, 20))
         state = {name: value.clone() for name, value in self.network.state_dict().items()}
-        if self.average:
+        if averages:
             torch._foreach_copy_(parameters, trained)
         return metrics, state
 
@@ -315,12 +330,13 @@ class Trainer:
             "steps": torch.tensor(self.steps),
             "shares": self.network.shares,
         }
-        for i, (name, parameter) in enumerate(self.network.named_parameters()):
+        for name, parameter in self.network.named_parameters():
             tensors[f"weight.{name}"] = parameter.detach()
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{name}.{key}"] = value
-            if self.average:
-                tensors[f"average.{name}"] = self.average[i]
+        tensors |= {f"average.{name}": value for name, value in self.average.items()}
+        if self.rows is not None:
+            tensors |= {f"rows.{name}": value for name, value in self.rows.state.items()}
         return tensors
 
     @torch.no_grad()
@@ -328,7 +344,7 @@ class Trainer:
         """Go on from what `state` gave."""
         self.steps = int(tensors["steps"])
         self.network.shares.copy_(tensors["shares"])
-        for i, (name, parameter) in enumerate(self.network.named_parameters()):
+        for name, parameter in self.network.named_parameters():
             parameter.copy_(tensors[f"weight.{name}"])
             prefix = f"optimizer.{name}."
             moments = {
@@ -338,8 +354,11 @@ class Trainer:
             }
             if moments:
                 self.optimizer.state[parameter] = moments
-            if self.average:
-                self.average[i].copy_(tensors[f"average.{name}"])
+        for name, average in self.average.items():
+            average.copy_(tensors[f"average.{name}"])
+        if self.rows is not None:
+            for name, value in self.rows.state.items():
+                value.copy_(tensors[f"rows.{name}"])
 
 
 def _inverse(permutation: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -32,9 +32,9 @@ def test_next_item_softmax_of_one_position():
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("buffer", [10, 100_000])
-def test_next_item_softmax_has_the_gradients_of_autograd(monkeypatch, buffer):
-    monkeypatch.setattr(losses._LinearCrossEntropy, "BUFFER", buffer)
+@pytest.mark.parametrize("rows", [4, 13, 64])
+def test_next_item_softmax_has_the_gradients_of_autograd(monkeypatch, rows):
+    monkeypatch.setattr(losses._LinearCrossEntropy, "ROWS", rows)
     outputs, items = torch.randn(13, 4, requires_grad=True), torch.randn(7, 4, requires_grad=True)
     targets = torch.randint(1, 7, (13,))
     expected = torch.autograd.grad(
@@ -45,6 +45,25 @@ def test_next_item_softmax_has_the_gradients_of_autograd(monkeypatch, buffer):
     )
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_bfloat16_factors_move_the_softmax_and_its_gradients_little():
+    outputs, items = torch.randn(70, 32, requires_grad=True), torch.randn(500, 32)
+    targets = torch.randint(1, 500, (70,))
+    loss, rounded = (
+        losses.next_item_softmax(outputs, items, targets, precision)
+        for precision in ("highest", "medium")
+    )
+    assert rounded.item() == pytest.approx(loss.item(), rel=2e-3)
+    exact, other = (torch.autograd.grad(value, outputs)[0] for value in (loss, rounded))
+    assert (exact - other).norm() < 0.02 * exact.norm()
+
+
+def test_a_precision_is_given_back_after_the_products():
+    before = torch.get_float32_matmul_precision()
+    with losses.matmul_precision("medium"):
+        assert torch.get_float32_matmul_precision() == "medium"
+    assert torch.get_float32_matmul_precision() == before
 
 
 def test_elcm_of_two_opposite_centres_and_one_behaviour():

@@ -96,13 +96,17 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("preset", ["default", "paper"])
-def test_training_that_was_killed_ends_with_the_weights_of_one_that_was_not(tmp_path, preset):
+@pytest.mark.parametrize(
+    ("preset", "changes"), [("default", {}), ("paper", {}), ("default", {"full_softmax_items": 10})]
+)
+def test_training_that_was_killed_ends_with_the_weights_of_one_that_was_not(
+    tmp_path, preset, changes
+):
     def kill_after_two(report):
         if report.epoch == 2:
             raise KilledError
 
-    config = tiny(preset, max_epochs=4)
+    config = tiny(preset, max_epochs=4, **changes)
     undisturbed = ELCRec(config).fit(walks(), 40)
     with pytest.raises(KilledError):
         ELCRec(config).fit(walks(), 40, checkpoint_dir=tmp_path, on_epoch=kill_after_two)
