@@ -17,7 +17,13 @@ from torch import Tensor
 from elcrec import checkpoint
 from elcrec.config import Config
 from elcrec.errors import ELCRecError
-from elcrec.evaluation import behaviours, hit_rate_and_ndcg, newest_outputs, target_ranks
+from elcrec.evaluation import (
+    BLOCK_USERS,
+    behaviours,
+    hit_rate_and_ndcg,
+    newest_outputs,
+    target_ranks,
+)
 from elcrec.histories import Histories, Split, leave_one_out
 from elcrec.intents import Labels, spherical_kmeans
 from elcrec.model import Network
@@ -25,8 +31,6 @@ from elcrec.training import EpochReport, Trainer
 
 SAVED = "model"
 RESUMABLE = "training"
-# Users whose behaviours are held at once when labelling; bounds the memory, whatever their number.
-BLOCK_USERS = 16_384
 # k-means on more users than this many an intent moves the starting centres no further.
 KMEANS_USERS_PER_INTENT = 256
 KMEANS_STARTS = 5

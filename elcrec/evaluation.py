@@ -20,6 +20,8 @@ from elcrec.packing import Packed, pack
 
 # Scores of one block of users against all items; bounds the memory, whatever the number of users.
 BLOCK_CELLS = 16_000_000
+# Users that the encoder reads at once, outside of training: what it makes of them fits the cache.
+BLOCK_USERS = 1_024
 
 
 def hit_rate_and_ndcg(ranks: NDArray[np.integer], cutoffs: Iterable[int]) -> dict[str, float]:
@@ -54,7 +56,7 @@ def target_ranks(
     seen_users, seen_items = distinct_seen(split)
     table = network.items.weight[1:]  # [V, d]: padding is no candidate
     by_length = np.argsort(split.histories.lengths, kind="stable")
-    block = max(1, block_cells // table.shape[0])
+    block = min(max(1, block_cells // table.shape[0]), BLOCK_USERS)
     for first in range(0, by_length.size, block):
         users = by_length[first : first + block]
         states = newest_outputs(network, split.histories.take(users))  # [b, d]
@@ -83,13 +85,13 @@ def target_ranks(
 def newest_outputs(network: Network, histories: Histories) -> Tensor:
     """The encoder's output at every history's newest event, `[n, d]`; no history may be empty."""
     batch = _newest_events(network, histories)
-    return _in_callers_order(batch, network(batch)[batch.last_rows])
+    return _in_callers_order(batch, network.newest(batch))
 
 
 def behaviours(network: Network, histories: Histories) -> Tensor:
     """The behaviour embedding `h` of every history, `[n, d]`; no history may be empty."""
     batch = _newest_events(network, histories)
-    return _in_callers_order(batch, network.behaviours(batch, network(batch)))
+    return _in_callers_order(batch, network.label_behaviours(batch))
 
 
 def _newest_events(network: Network, histories: Histories) -> Packed:

@@ -26,11 +26,17 @@ class Group:
     """Sequences of like length, as one rectangle `[count, width]` for attention."""
 
     tokens: slice  # its rows in the packed batch
+    sequences: slice  # its sequences there
     count: int
     width: int
     rectangle: Tensor  # int64 [count * width]: the row (within the group) of each cell
     cells: Tensor  # int64 [rows of the group]: the cell of each row
     keys_hidden: Tensor | None  # bool [count, width]: padding that attention must not see
+    lengths: Tensor  # int64 [count]
+
+    def ages(self) -> Tensor:
+        """How many events are newer than each cell's, below 0 for empty cells: `[count, width]`."""
+        return self.lengths[:, None] - 1 - torch.arange(self.width, device=self.lengths.device)
 
 
 @dataclass(frozen=True)
@@ -100,11 +106,13 @@ def pack(
         groups.append(
             Group(
                 slice(begin, end),
+                slice(first, last),
                 count,
                 width,
                 torch.from_numpy(rectangle).to(device),
                 torch.from_numpy(cells).to(device),
                 hidden,
+                torch.from_numpy(sorted_lengths[first:last]).to(device),
             )
         )
         first = last

@@ -19,9 +19,8 @@ L = 12
 
 def network(**changes) -> Network:
     torch.manual_seed(0)
-    config = Config.preset(
-        "paper", dim=8, layers=2, heads=2, max_length=L, n_intents=3, init_std=0.5, **changes
-    )
+    settings = {"dim": 8, "layers": 2, "heads": 2, "max_length": L, "n_intents": 3, "init_std": 0.5}
+    config = Config.preset("paper", **settings | changes)
     return Network(config, n_items=30).eval()
 
 
@@ -70,9 +69,56 @@ def test_padding_on_request_is_computed_as_the_published_code_does():
     torch.testing.assert_close(h, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_with_relative_positions_one_pass_sees_what_passes_over_all_prefixes_see():
-    net = network(positions="relative")
-    torch.nn.init.normal_(net.distance_bias)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"layers": 1},
+        {"positions": "relative"},
+        {"positions": "relative", "low_pass": 0.7, "filters": 4},
+        {"pooling": "padded_outputs"},
+    ],
+)
+def test_the_newest_events_alone_give_what_a_whole_pass_gives_for_them(changes):
+    net = network(**changes)
+    for name, parameter in net.named_parameters():
+        if "distance_bias" in name:
+            torch.nn.init.normal_(parameter)
+    items, lengths = random_sequences(70)  # of every length: two groups and more
+    if net.config.pooling == "padded_outputs":
+        items, lengths = padded(items, lengths, L)
+    batch = pack(items, lengths, L, CPU)
+    expected = net(batch)[batch.last_rows]
+    torch.testing.assert_close(net.newest(batch), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["blend", "outputs"])
+def test_labels_come_from_the_behaviours_that_training_learns_on(pooling):
+    net = network(pooling=pooling)
+    batch = pack(*random_sequences(), L, CPU)
+    expected = net.behaviours(batch, net(batch))
+    torch.testing.assert_close(net.label_behaviours(batch), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_low_pass_is_a_mean_over_what_came_before_by_how_long_ago_it_was():
+    net = network(positions="relative", layers=1, low_pass=0.5, filters=2)
+    low_pass = net.blocks[0].low_pass
+    torch.nn.init.normal_(low_pass.distance_bias)
+    x = torch.randn(3, 8)
+    batch = pack(np.array([1, 2, 3]), np.array([3]), L, CPU)
+    for t in range(3):
+        weights = low_pass.distance_bias[:, : t + 1].flip(1).softmax(1)  # [filters, t + 1]
+        low = torch.cat([weights[0] @ x[: t + 1, :4], weights[1] @ x[: t + 1, 4:]])
+        expected = low_pass.norm(x[t] + low + low_pass.high.square() * (x[t] - low))
+        torch.testing.assert_close(low_pass(x, batch.groups)[t], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("low_pass", [0.0, 0.7])
+def test_with_relative_positions_one_pass_sees_what_passes_over_all_prefixes_see(low_pass):
+    net = network(positions="relative", low_pass=low_pass, filters=4)
+    for name, parameter in net.named_parameters():
+        if "distance_bias" in name:
+            torch.nn.init.normal_(parameter)
     items = np.arange(1, L + 1)
     together = net(pack(items, np.array([L]), L, CPU))
     for length in range(1, L + 1):
