@@ -2,21 +2,46 @@
 
 The vocabulary `items` holds every item ever seen and only grows: an index once given is never
 changed or reused, whatever is run again or backfilled. A history keeps the last events of a user
-in the order of `sql/sequences.sql`.
+by time; events of the same time are in the order they were read, by the file's name, then by their
+row in it. Neither depends on anything that came later, so a backfill orders them the same.
 """
 
 import datetime as dt
 import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from tasks import duck, tables
+from tasks.core import in_order, k_core, last_of_each, stable_order
 from tasks.errors import NightError, SettingsError
 from tasks.lake import ConcurrentWriteError, Lake
 from tasks.settings import SequenceSettings, Settings
 
 log = logging.getLogger(__name__)
+
+ROWS_A_BATCH = 500_000
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Users and their last items, as columns; users ascend.
+
+    `users` [n] are numbers of the table `users`. `lengths` [n] says how many of `items` belong to
+    each, oldest first; `n_events` [n] counts the whole history and `last_us` [n] is when it ends,
+    in microseconds since 1970.
+    """
+
+    users: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int32]
+    lengths: npt.NDArray[np.int64]
+    n_events: npt.NDArray[np.int64]
+    last_us: npt.NDArray[np.int64]
 
 
 def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
@@ -32,33 +57,31 @@ def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
     lake = Lake(settings.lake.root)
     with duck.connect(settings) as con:
         lake.view(con, tables.EVENTS, last=night)
-        users, events = _size(con, "events")
+        events = _count(con, "events")
         if not events:
             raise NightError(
                 f"there are no events up to night {night} in {lake.root}: "
                 "run the step ingest of that night first"
             )
         new_items = _add_new_items(con, lake)
-        _keep_events(con, settings.sequences)
-        kept_users, kept_events = _size(con, "kept_events")
-        if not kept_users:
+        con.execute(duck.sql("users"))
+        users = _count(con, "users")
+        items = _count(con, "items")
+        histories = _histories(con, settings.sequences, users, events)
+        if not len(histories.users):
             raise SettingsError(
                 f"none of {users} users is left: sequences.min_user_events is "
                 f"{settings.sequences.min_user_events} and sequences.min_item_events is "
                 f"{settings.sequences.min_item_events}; lower them, or wait for more events"
             )
-        sequences = con.sql(
-            duck.sql("sequences"),
-            params={"night": night, "last_events": settings.sequences.last_events},
-        )
-        lake.replace(tables.SEQUENCES, sequences, nights=[night])
-        vocabulary = con.execute("SELECT count(*) FROM items").fetchone()
+        lake.replace(tables.SEQUENCES, _rows(con, histories, night), nights=[night])
+    kept_users, kept_events = len(histories.users), int(histories.n_events.sum())
     return {
         "users": kept_users,
         "events": kept_events,
         "users_left_out": users - kept_users,
         "events_left_out": events - kept_events,
-        "items_known": vocabulary[0] if vocabulary else 0,
+        "items_known": items,
         "items_new": new_items,
     }
 
@@ -81,34 +104,85 @@ def _add_new_items(con: duckdb.DuckDBPyConnection, lake: Lake) -> int:
         return int(new_items.num_rows)
 
 
-def _keep_events(con: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> None:
-    """Create `kept_events`: the largest part in which each user and item has enough events."""
-    if settings.min_user_events == settings.min_item_events == 1:
-        con.execute(duck.sql("all_events"))
-        return
-    con.execute(duck.sql("core"))
-    rounds, dropped = 0, 1
-    # Dropping users makes items rarer and the other way round: until neither drops any.
-    while dropped:
-        dropped = sum(
-            _count(con, duck.sql(statement), {"least": least})
-            for statement, least in (
-                ("core_without_rare_users", settings.min_user_events),
-                ("core_without_rare_items", settings.min_item_events),
-            )
+def _histories(
+    con: duckdb.DuckDBPyConnection, settings: SequenceSettings, users: int, events: int
+) -> Histories:
+    """Order the events, leave out rare users and items, keep the last events of each user."""
+    user, item, ts_us = _events_in_time(con, events)
+    order = stable_order(user)
+    of_user = np.bincount(user, minlength=users)
+    item = item[order]
+    if settings.min_user_events > 1 or settings.min_item_events > 1:
+        user = np.repeat(np.arange(users, dtype=np.int32), of_user)
+        kept = k_core(
+            user, item, min_user=settings.min_user_events, min_item=settings.min_item_events
         )
-        rounds += 1
-    log.info("k-core filter stable after %d rounds", rounds)
-    con.execute(duck.sql("core_events"))
+        of_user = np.bincount(user[kept], minlength=users)
+        item, order = item[kept], order[kept]
+    left = np.flatnonzero(of_user)
+    n_events = of_user[left]
+    return Histories(
+        users=left,
+        items=item[last_of_each(n_events, settings.last_events)],
+        lengths=np.minimum(n_events, settings.last_events),
+        n_events=n_events,
+        last_us=ts_us[order[np.cumsum(n_events) - 1]],
+    )
 
 
-def _size(con: duckdb.DuckDBPyConnection, events: str) -> tuple[int, int]:
-    """Return the numbers of users and events of a view."""
-    users, rows = con.table(events).aggregate("count(DISTINCT user_id), count(*)").fetchall()[0]
-    return int(users), int(rows)
+def _events_in_time(
+    con: duckdb.DuckDBPyConnection, events: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Read user, item and time of each event, in the order of a history."""
+    con.execute(duck.sql("event_sources"))
+    user, item = np.empty(events, np.int32), np.empty(events, np.int32)
+    ts_us, read = np.empty(events, np.int64), np.empty(events, np.int64)
+    columns: dict[str, npt.NDArray[Any]]
+    columns = {"user_number": user, "item_index": item, "ts_us": ts_us, "read": read}
+    end = 0
+    for batch in con.sql(duck.sql("coded_events")).to_arrow_reader(ROWS_A_BATCH):
+        start, end = end, end + batch.num_rows
+        for name, column in columns.items():
+            column[start:end] = batch.column(name).to_numpy()
+    assert end == events, f"{end} of {events} events have a user, an item and a source"
+    if not in_order(ts_us, read):
+        order = stable_order(ts_us)
+        # As a rule rows of the same time come as they were read.
+        if not in_order(ts_us[order], read[order]):
+            order = stable_order(read)
+            order = order[stable_order(ts_us[order])]
+        user, item, ts_us = user[order], item[order], ts_us[order]
+    return user, item, ts_us
 
 
-def _count(con: duckdb.DuckDBPyConnection, statement: str, parameters: dict[str, Any]) -> int:
-    """Return the one number that a statement gives, for a DELETE the rows it took."""
-    row = con.execute(statement, parameters).fetchone()
-    return int(row[0]) if row else 0
+def _rows(
+    con: duckdb.DuckDBPyConnection, histories: Histories, night: dt.date
+) -> pa.RecordBatchReader:
+    """Stream the histories as rows of `sequences`."""
+    user_ids = con.sql("SELECT user_id FROM users ORDER BY user_number").to_arrow_table()["user_id"]
+    ends = np.cumsum(histories.lengths)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for first in range(0, len(histories.users), ROWS_A_BATCH):
+            batch = slice(first, first + ROWS_A_BATCH)
+            offsets = np.concatenate([[0], np.cumsum(histories.lengths[batch])])
+            end = ends[batch][-1]
+            users = pa.array(histories.users[batch])
+            columns = {
+                "dt": pa.repeat(pa.scalar(night, pa.date32()), len(users)),
+                "user_id": user_ids.take(users).combine_chunks(),
+                "items": pa.ListArray.from_arrays(
+                    pa.array(offsets, pa.int32()),
+                    pa.array(histories.items[end - offsets[-1] : end]),
+                ),
+                "n_events": pa.array(histories.n_events[batch], pa.int32()),
+                "last_ts": pa.array(histories.last_us[batch]).cast(tables.TIME),
+            }
+            yield pa.RecordBatch.from_pydict(columns, schema=tables.SEQUENCES.schema)
+
+    return pa.RecordBatchReader.from_batches(tables.SEQUENCES.schema, batches())
+
+
+def _count(con: duckdb.DuckDBPyConnection, relation: str) -> int:
+    """Return the number of rows of a table or view."""
+    return int(con.table(relation).aggregate("count(*)").fetchall()[0][0])

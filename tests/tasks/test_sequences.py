@@ -101,6 +101,33 @@ def test_events_of_the_same_time_are_in_the_order_they_were_read(tmp_path: Path)
         assert histories(tmp_path) == {"ann": items[-last_events:]}
 
 
+def test_events_of_the_same_time_are_in_the_order_of_their_files(tmp_path: Path) -> None:
+    chance = random.Random(3)
+    rows = [
+        {
+            "dt": NIGHT,
+            "user_id": f"u{chance.randrange(4)}",
+            "item_id": f"i{number}",
+            "event_type": "event",
+            "ts": dt.datetime.combine(NIGHT, dt.time(chance.randrange(3)), dt.UTC),
+            "weight": None,
+            "source": chance.choice(["b.csv", "B.csv", "a/b.csv"]),
+            "row_number": chance.randrange(10**6),
+        }
+        for number in range(100)
+    ]
+    types = {"weight": pl.Float32, "ts": pl.Datetime("us", "UTC")}
+    Lake(tmp_path).replace(
+        tables.EVENTS, pl.DataFrame(rows, schema_overrides=types), nights=[NIGHT]
+    )
+    build_sequences(settings_for(tmp_path), NIGHT)
+    rows.sort(key=lambda row: (row["ts"], str(row["source"]), row["row_number"]))
+    assert histories(tmp_path) == {
+        user: [row["item_id"] for row in rows if row["user_id"] == user]
+        for user in sorted({str(row["user_id"]) for row in rows})
+    }
+
+
 def test_a_history_keeps_the_last_events_and_counts_all(tmp_path: Path) -> None:
     write_events(tmp_path, [("ann", f"i{hour}", day(0), hour) for hour in range(10)])
     build_sequences(settings_for(tmp_path, last_events=3), NIGHT)

@@ -1,0 +1,47 @@
+"""Order and k-core on columns of numbers, against the plain way to say it."""
+
+import numpy as np
+import pytest
+
+from tasks.core import in_order, k_core, last_of_each, stable_order
+
+
+@pytest.mark.parametrize("highest", [1, 1000, 2**40, 2**62])
+@pytest.mark.parametrize("rows", [0, 1, 3000])
+def test_equal_keys_keep_their_order_however_wide_the_keys_are(rows: int, highest: int) -> None:
+    chance = np.random.default_rng(rows)
+    keys = chance.integers(-highest, highest, rows, dtype=np.int64)
+    assert stable_order(keys).tolist() == sorted(range(rows), key=lambda row: keys[row])
+    runs = np.concatenate([np.sort(keys), np.sort(keys)])
+    assert stable_order(runs).tolist() == sorted(range(2 * rows), key=lambda row: runs[row])
+
+
+def test_order_looks_at_the_second_key_only_where_the_first_is_the_same() -> None:
+    first = np.array([1, 1, 2])
+    assert in_order(first, np.array([5, 6, 0]))
+    assert not in_order(first, np.array([6, 5, 7]))
+    assert not in_order(np.array([2, 1]), np.array([1, 2]))
+
+
+@pytest.mark.parametrize(("min_user", "min_item"), [(1, 1), (2, 1), (1, 4), (3, 2), (5, 5)])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_core_is_what_remains_when_rare_ones_are_dropped_again_and_again(
+    seed: int, min_user: int, min_item: int
+) -> None:
+    chance = np.random.default_rng(seed)
+    users = np.sort((60 * chance.random(250) ** 2).astype(np.int32))
+    items = (50 * chance.random(250) ** 2).astype(np.int32)
+    left = np.ones(len(users), dtype=np.bool_)
+    while True:
+        often = np.bincount(users[left], minlength=60)[users] >= min_user
+        wanted = np.bincount(items[left], minlength=50)[items] >= min_item
+        if (left & often & wanted).sum() == left.sum():
+            break
+        left &= often & wanted
+    kept = k_core(users, items, min_user=min_user, min_item=min_item)
+    assert kept.tolist() == left.tolist()
+
+
+def test_the_last_of_each_run_are_marked() -> None:
+    marks = last_of_each(np.array([3, 1, 5, 2]), 2)
+    assert marks.astype(int).tolist() == [0, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1]
