@@ -39,6 +39,13 @@ INTENTS = {"beauty": 256, "sports": 512}  # as in the paper
 COLUMNS = ("HR@5", "NDCG@5", "HR@20", "NDCG@20")
 
 
+def read_histories(dataset: str) -> tuple[Histories, int]:
+    """Read a benchmark file, a user and items a line; return histories and number of items."""
+    lines = (DATA / FILES[dataset]).read_text().splitlines()
+    histories = Histories.from_lists([np.array(line.split()[1:], int) for line in lines])
+    return histories, int(histories.items.max())
+
+
 def kmeans_labels(model: ELCRec, known: Histories, seed: int) -> NDArray[np.int64]:
     """k-means on the mean item embedding of each history, int64 `[n]`."""
     assert model.network is not None
@@ -83,9 +90,8 @@ def main() -> None:
         except (ValueError, SyntaxError):
             changes[name] = value
 
-    lines = (DATA / FILES[given.dataset]).read_text().splitlines()
-    histories = Histories.from_lists([np.array(line.split()[1:], int) for line in lines])
-    known, n_items = histories.drop_last(2), int(histories.items.max())
+    histories, n_items = read_histories(given.dataset)
+    known = histories.drop_last(2)
     dataset = given.dataset if given.preset == "paper" else None
     intents = INTENTS[given.dataset]
     torch.set_num_threads(given.threads)

@@ -70,8 +70,8 @@ class Config:
     average_decay: float = (
         0.999  # of the exponential moving average of weights that is kept; 0: none is
     )
-    max_epochs: int = 60
-    patience: int = 8  # epochs without a better validation NDCG@20 before training stops
+    max_epochs: int = 30
+    patience: int = 5  # epochs without a better validation NDCG@20 before training stops
     seed: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0  # CPU threads; 0: as torch finds them

@@ -128,9 +128,7 @@ def elcm(behaviours: Tensor, centers: Tensor) -> Tensor:
     return pull - apart
 
 
-def intent_attraction(
-    behaviours: Tensor, centers: Tensor, temperature: float, log_shares: Tensor
-) -> Tensor:
+def intent_attraction(scores: Tensor, temperature: float) -> Tensor:
     """Attract each behaviour to the centres near it, the nearest most: a mixture of directions.
 
     `−τ·mean_i log Σ_j exp(ĥ_i·ĉ_j/τ − log s_j)`, the log-likelihood of a mixture of von
@@ -138,9 +136,8 @@ def intent_attraction(
     proportion to the soft assignment of i to j. Dividing by `s_j`, the share of users that intent
     j has had lately, keeps large intents from growing and hands users to starving ones.
 
-    behaviours: `[B, d]`; centers: `[k, d]`; log_shares: `[k]`, zeros for no balancing. Scalar out.
+    scores: `ĥ_i·ĉ_j/τ − log s_j`, `[B, k]`, of `intent_scores`. Scalar out.
     """
-    scores = intent_scores(behaviours, centers, temperature) - log_shares  # [B, k]
     return -temperature * scores.logsumexp(1).mean()
 
 

@@ -192,17 +192,8 @@ class Trainer:
         if self.warming_up:
             return parts
         behaviours = network.behaviours(batch, outputs, embedded)  # [B, d]
-        if config.intent_loss == "attraction":
-            log_shares = config.intent_balance * network.shares.log()
-            attraction = losses.intent_attraction(
-                behaviours, network.centers, config.intent_temperature, log_shares
-            )
-            parts["clustering"] = config.intent_loss_weight * attraction
-            self._follow_shares(behaviours.detach(), log_shares)
-        elif config.intent_loss == "elcm":
-            parts["clustering"] = config.intent_loss_weight * losses.elcm(
-                behaviours, network.centers
-            )
+        if config.intent_loss != "none":
+            parts["clustering"] = config.intent_loss_weight * self.clustering(behaviours)
         if config.sequence_contrast_weight or config.intent_contrast_weight:
             intents = network.nearest_centers(behaviours)[torch.from_numpy(_inverse(batch.order))]
             parts |= self._contrasts(items, lengths, intents, rng)
@@ -215,16 +206,18 @@ class Trainer:
         if self.average:
             self.average["centers"].copy_(centers)
 
-    @torch.no_grad()
-    def _follow_shares(self, behaviours: Tensor, log_shares: Tensor) -> None:
-        """Move the network's running shares towards the assignments of this batch."""
-        scores = losses.intent_scores(
-            behaviours, self.network.centers, self.config.intent_temperature
-        )
-        batch_shares = (scores - log_shares).softmax(1).mean(0)
+    def clustering(self, behaviours: Tensor) -> Tensor:
+        """Loss 2 as the config has it: `[B, d]` to a scalar. Moves the intents' running shares."""
+        config, network = self.config, self.network
+        if config.intent_loss == "elcm":
+            return losses.elcm(behaviours, network.centers)
+        temperature = config.intent_temperature
+        log_shares = config.intent_balance * network.shares.log()
+        scores = losses.intent_scores(behaviours, network.centers, temperature) - log_shares
         # The memory spans about eight users an intent, enough to tell large from small.
-        pace = min(1.0, behaviours.shape[0] / (8 * self.config.n_intents))
-        self.network.shares.lerp_(batch_shares, pace).clamp_(min=1e-6)
+        pace = min(1.0, behaviours.shape[0] / (8 * config.n_intents))
+        network.shares.lerp_(scores.detach().softmax(1).mean(0), pace).clamp_(min=1e-6)
+        return losses.intent_attraction(scores, temperature)
 
     def _contrasts(
         self,

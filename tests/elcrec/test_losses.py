@@ -92,14 +92,15 @@ def test_intent_attraction_of_one_behaviour_between_two_centres():
     )  # cosines 1 and 0
     shares = torch.tensor([0.25, 0.75])
     expected = -0.5 * math.log(math.exp(1 / 0.5) / 0.25 + math.exp(0) / 0.75)
-    loss = losses.intent_attraction(behaviours, centers, 0.5, shares.log())
+    scores = losses.intent_scores(behaviours, centers, 0.5) - shares.log()
+    loss = losses.intent_attraction(scores, 0.5)
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_intent_attraction_moves_a_centre_towards_its_behaviour():
     centers = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
     behaviours = torch.tensor([[1.0, 0.5]])
-    losses.intent_attraction(behaviours, centers, 0.1, torch.zeros(2)).backward()
+    losses.intent_attraction(losses.intent_scores(behaviours, centers, 0.1), 0.1).backward()
     moved = centers.detach() - 0.1 * centers.grad
     assert F.cosine_similarity(moved[0], behaviours[0], dim=0) > F.cosine_similarity(
         centers[0].detach(), behaviours[0], dim=0
