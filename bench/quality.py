@@ -2,6 +2,7 @@
 
     python bench/quality.py --dataset beauty --seeds 1 2 3
     python bench/quality.py --dataset beauty --set intent_loss=none   # without clustering
+    python bench/quality.py --preset paper --ablation B+ELCM --set max_epochs=20
 
 Trains the preset, picks the epoch on validation, and prints a row a seed: the test figures, and
 what labels made from all but the newest two events are worth beside k-means (same k, 20 iterations,
@@ -78,6 +79,7 @@ def main() -> None:
     )
     parser.add_argument("--dataset", choices=FILES, default="beauty")
     parser.add_argument("--preset", choices=["default", "paper"], default="default")
+    parser.add_argument("--ablation", choices=["B", "B+ICL", "B+ELCM", "full"], default="full")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="of Config")
@@ -99,7 +101,7 @@ def main() -> None:
     print(" k-means lift@20 | epochs | minutes |\n| " + "---: | " * 11)
     for seed in given.seeds:
         values = {"seed": seed, "n_intents": intents, "threads": given.threads} | changes
-        config = Config.preset(given.preset, dataset, **values)
+        config = Config.preset(given.preset, dataset, **values).ablation(given.ablation)
         start = time.perf_counter()
         model = ELCRec(config).fit(histories, n_items, on_epoch=say)
         minutes = (time.perf_counter() - start) / 60
