@@ -36,6 +36,9 @@ class Config:
     # With more items than this the softmax is sampled and a step touches only the rows it needs …
     full_softmax_items: int = 50_000
     negatives: int = 4_096  # … from this many, drawn anew for every batch and shared by it
+    held_out_negatives: bool = (
+        True  # bce: false as published, which draws no item held out for tests
+    )
 
     # Intents
     n_intents: int = 256  # k
@@ -53,6 +56,8 @@ class Config:
     fusion: Literal["shift", "concat"] = "shift"  # how 3a joins an output and its nearest centre
     contrast_temperature: float = 1.0
     mask_same_intent: bool = False  # 3b: users of the same intent are no negatives
+    # 3b: what a view must tell its centre from; both: as published, other users' behaviours too
+    intent_contrast_negatives: Literal["centers", "both"] = "centers"
     crop_ratio: float = 0.2  # of a history kept by crop
     mask_ratio: float = 0.7  # of a history dropped by mask
     reorder_ratio: float = 0.2  # of a history shuffled by reorder

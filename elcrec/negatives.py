@@ -9,12 +9,18 @@ from elcrec.histories import Histories
 
 
 class UnseenItems:
-    """Uniform items that the user has not had, one a position (the paper's negatives)."""
+    """Uniform items that the user has not had, one a position (the paper's negatives).
 
-    def __init__(self, histories: Histories, n_items: int) -> None:
+    histories: whose events are asked for; had: the same users' histories that no item is drawn
+    from, by default these.
+    """
+
+    def __init__(self, histories: Histories, n_items: int, had: Histories | None = None) -> None:
         self.n_items = n_items
         self._users = np.repeat(np.arange(len(histories)), histories.lengths)  # of each event
-        self._had = np.unique(self._users * (n_items + 1) + histories.items)
+        had = had or histories
+        owners = np.repeat(np.arange(len(had)), had.lengths)
+        self._had = np.unique(owners * (n_items + 1) + had.items)
 
     def draw(self, events: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         """An item for each of `events`, rows of the histories' items: int64 `[M]` to `[M]`."""

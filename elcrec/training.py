@@ -99,7 +99,8 @@ class Trainer:
                 "no history has the four events it takes to train on: two, and two held out"
             )
         if config.next_item == "bce":
-            self._unseen = UnseenItems(self.known, network.n_items)
+            had = self.known if config.held_out_negatives else histories
+            self._unseen = UnseenItems(self.known, network.n_items, had)
         elif network.n_items > config.full_softmax_items:
             self._frequent = FrequentItems(self.known, network.n_items)
         self.rows: RowAdam | None = None
@@ -259,8 +260,13 @@ class Trainer:
             centers = F.normalize(network.centers, dim=-1)[intents]  # [B, d]
             same = intents[:, None] == intents[None, :] if config.mask_same_intent else None
             temperature = config.contrast_temperature
+            contrast = (
+                losses.intent_contrast
+                if config.intent_contrast_negatives == "centers"
+                else losses.info_nce
+            )
             contrasts = [
-                losses.intent_contrast(view, centers, temperature, same)
+                contrast(view, centers, temperature, same)
                 for view in (h[: lengths.size], h[lengths.size :])
             ]
             parts["intent_contrast"] = config.intent_contrast_weight * torch.stack(contrasts).mean()

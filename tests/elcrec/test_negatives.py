@@ -15,6 +15,16 @@ def test_unseen_items_are_none_that_the_user_has_had():
         assert item not in histories[user]
 
 
+def test_items_that_a_user_will_have_are_drawn_unless_they_are_named():
+    histories = Histories.from_lists([[1, 2, 3, 4]])
+    events = np.zeros(200, np.int64)
+    known = histories.drop_last(2)
+    drawn = UnseenItems(known, 8).draw(events, np.random.default_rng(0))
+    assert set(drawn) == {3, 4, 5, 6, 7, 8}
+    drawn = UnseenItems(known, 8, histories).draw(events, np.random.default_rng(0))
+    assert set(drawn) == {5, 6, 7, 8}
+
+
 def test_a_user_who_has_had_everything_still_gets_an_item():
     drawn = UnseenItems(Histories.from_lists([[1, 2]]), 2).draw(
         np.zeros(9, np.int64), np.random.default_rng(0)

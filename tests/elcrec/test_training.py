@@ -85,7 +85,14 @@ def test_ablations_switch_losses_off(ablation, expected):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"fusion": "concat"}, {"pooling": "padded_outputs"}, {"mask_same_intent": True}]
+    "changes",
+    [
+        {},
+        {"fusion": "concat"},
+        {"pooling": "padded_outputs"},
+        {"mask_same_intent": True},
+        {"intent_contrast_negatives": "both", "held_out_negatives": False},
+    ],
 )
 def test_every_switch_of_the_paper_preset_trains(changes):
     model = ELCRec(tiny("paper", max_epochs=1, **changes)).fit(walks(), 40)
