@@ -102,6 +102,10 @@ class Lake:
         """Return the number of the table's current version, of a table that is made if needed."""
         return int((self._open(table) or self._create(table)).version())
 
+    def identity(self, table: Table) -> str:
+        """Return the id that the table was given when it was made; it is made if needed."""
+        return str((self._open(table) or self._create(table)).metadata().id)
+
     def nights(self, table: Table) -> list[dt.date]:
         """Return the nights that the table has a partition of, oldest first."""
         delta = self._open(table)

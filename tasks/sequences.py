@@ -4,9 +4,14 @@ The vocabulary `items` holds every item ever seen and only grows: an index once 
 changed or reused, whatever is run again or backfilled. A history keeps the last events of a user
 by time; events of the same time are in the order they were read, by the file's name, then by their
 row in it. Neither depends on anything that came later, so a backfill orders them the same.
+
+Where an earlier night's histories were built from what the tables hold still, the night adds the
+events since then to them; otherwise it reads all events. Both give the same rows.
 """
 
 import datetime as dt
+import hashlib
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +30,9 @@ from tasks.settings import SequenceSettings, Settings
 
 log = logging.getLogger(__name__)
 
+# To be raised when the same events and settings come to give other histories: the night after then
+# builds its own anew.
+RULES = 1
 ROWS_A_BATCH = 500_000
 
 
@@ -55,10 +63,15 @@ def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
         The smallest numbers of events leave no user.
     """
     lake = Lake(settings.lake.root)
+    # Before any event is read: if another run replaces events meanwhile, what is recorded below
+    # will match nothing later.
+    inputs = _Inputs(lake, settings.sequences, night)
+    base = _base(lake, settings.sequences, inputs, night)
     with duck.connect(settings) as con:
-        lake.view(con, tables.EVENTS, last=night)
+        first = base + dt.timedelta(days=1) if base else None
+        lake.view(con, tables.EVENTS, first=first, last=night)
         events = _count(con, "events")
-        if not events:
+        if not events and not base:
             raise NightError(
                 f"there are no events up to night {night} in {lake.root}: "
                 "run the step ingest of that night first"
@@ -66,24 +79,98 @@ def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
         new_items = _add_new_items(con, lake)
         con.execute(duck.sql("users"))
         users = _count(con, "users")
-        items = _count(con, "items")
         histories = _histories(con, settings.sequences, users, events)
-        if not len(histories.users):
+        if not len(histories.users) and not base:
             raise SettingsError(
                 f"none of {users} users is left: sequences.min_user_events is "
                 f"{settings.sequences.min_user_events} and sequences.min_item_events is "
                 f"{settings.sequences.min_item_events}; lower them, or wait for more events"
             )
-        lake.replace(tables.SEQUENCES, _rows(con, histories, night), nights=[night])
-    kept_users, kept_events = len(histories.users), int(histories.n_events.sum())
+        rows: Any = _rows(con, histories, night)
+        if base:
+            con.register("added", rows.read_all())
+            lake.view(con, tables.SEQUENCES, "base", base, base)
+            limits = {"night": night, "last_events": settings.sequences.last_events}
+            rows = con.sql(duck.sql("extended_sequences"), params=limits)
+        lake.replace(tables.SEQUENCES, rows, nights=[night])
+        inputs.record(night)
+        lake.view(con, tables.SEQUENCES, first=night, last=night)
+        kept = con.table("sequences").aggregate("count(*), sum(n_events)::BIGINT").fetchall()[0]
+        items = _count(con, "items")
     return {
-        "users": kept_users,
-        "events": kept_events,
-        "users_left_out": users - kept_users,
-        "events_left_out": events - kept_events,
+        "users": kept[0],
+        "events": kept[1],
+        "users_left_out": users - len(histories.users),
+        "events_left_out": events - int(histories.n_events.sum()),
         "items_known": items,
         "items_new": new_items,
+        "added_to": base.isoformat() if base else None,
     }
+
+
+class _Inputs:
+    """What histories are made from, as the tables hold it now."""
+
+    def __init__(self, lake: Lake, settings: SequenceSettings, night: dt.date) -> None:
+        self.lake = lake
+        # No name is ever used again: a partition that is written anew has other files.
+        self.events = _names(lake.files(tables.EVENTS, last=night))
+        self.others = [RULES, settings.model_dump(mode="json"), lake.identity(tables.ITEMS)]
+
+    def fingerprint(self, night: dt.date) -> str:
+        """Return what stands for all that the histories up to a night are made from."""
+        return _fingerprint(
+            [
+                *self.others,
+                [name for name in self.events if name[: len("dt=YYYY-MM-DD")] <= f"dt={night}"],
+            ]
+        )
+
+    def record(self, night: dt.date) -> None:
+        """Note that the night's histories, which have just been written, are made from these."""
+        row = {
+            "dt": night,
+            "inputs": self.fingerprint(night),
+            "files": _fingerprint(_names(self.lake.files(tables.SEQUENCES, night, night))),
+        }
+        rows = pa.Table.from_pylist([row], schema=tables.SEQUENCE_INPUTS.schema)
+        self.lake.replace(tables.SEQUENCE_INPUTS, rows, nights=[night])
+
+
+def _base(
+    lake: Lake, settings: SequenceSettings, inputs: _Inputs, night: dt.date
+) -> dt.date | None:
+    """Return the newest earlier night whose histories need the events since and nothing else."""
+    if settings.min_user_events > 1 or settings.min_item_events > 1:
+        log.info(
+            "histories of night %s are built from all events: with sequences.min_user_events or "
+            "sequences.min_item_events above 1, one event more may bring back older ones",
+            night,
+        )
+        return None
+    earlier = lake.scan(tables.SEQUENCE_INPUTS, last=night - dt.timedelta(days=1)).collect()
+    for row in earlier.sort("dt", descending=True).iter_rows(named=True):
+        day: dt.date = row["dt"]
+        if row["inputs"] == inputs.fingerprint(day) and row["files"] == _fingerprint(
+            _names(lake.files(tables.SEQUENCES, day, day))
+        ):
+            log.info("histories of night %s are those of %s and the events since", night, day)
+            return day
+    log.info(
+        "histories of night %s are built from all events: no earlier night's were built with the "
+        "settings and from the events of now",
+        night,
+    )
+    return None
+
+
+def _names(files: list[str]) -> list[str]:
+    """Return the names of a table's files below its folder."""
+    return ["/".join(file.split("/")[-2:]) for file in files]
+
+
+def _fingerprint(described: Any) -> str:
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def _add_new_items(con: duckdb.DuckDBPyConnection, lake: Lake) -> int:

@@ -95,6 +95,19 @@ SEQUENCES = Table(
     ),
 )
 
+# What a night's sequences were made from, as it was then: while both fingerprints hold, building
+# them anew would give the same rows.
+SEQUENCE_INPUTS = Table(
+    "sequence_inputs",
+    pa.schema(
+        [
+            DT,
+            ("inputs", pa.string()),  # of the settings, the vocabulary and the files of events
+            ("files", pa.string()),  # of the files of the night's sequences
+        ]
+    ),
+)
+
 # One trained model.
 MODELS = Table(
     "models",
@@ -187,6 +200,7 @@ TABLES = {
         INGESTS,
         ITEMS,
         SEQUENCES,
+        SEQUENCE_INPUTS,
         MODELS,
         METRICS,
         INTENT_LABELS,

@@ -1,0 +1,155 @@
+"""Adding a night's events to earlier histories gives the rows of building anew, or is not done."""
+
+import datetime as dt
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tasks import tables
+from tasks.lake import Lake
+from tasks.sequences import build_sequences
+from tests.tasks.test_sequences import Event, day, settings_for, write_events
+
+USERS, ITEMS = 12, 20
+
+
+def write_day(root: Path, number: int, chance: random.Random, rows: int = 25) -> None:
+    """Replace the events of a day, some of them of the same user and time."""
+    events: list[Event] = [
+        (
+            f"u{chance.randrange(USERS)}",
+            f"i{chance.randrange(ITEMS)}",
+            day(number),
+            chance.randrange(4),
+        )
+        for _ in range(rows)
+    ]
+    write_events(root, events, source=chance.choice(["a.csv", "b.csv"]))
+
+
+def sequences(root: Path, number: int) -> pl.DataFrame:
+    return Lake(root).scan(tables.SEQUENCES, day(number), day(number)).sort("user_id").collect()
+
+
+def build(root: Path, number: int, **settings: Any) -> dt.date | None:
+    """Build a night's histories, see that they are those of all events, return their base."""
+    summary = build_sequences(settings_for(root, **settings), day(number))
+    anew = root.with_name("anew")
+    shutil.rmtree(anew, ignore_errors=True)
+    shutil.copytree(root, anew)
+    shutil.rmtree(anew / "sequence_inputs")
+    other = build_sequences(settings_for(anew, **settings), day(number))
+    assert other["added_to"] is None
+    assert sequences(root, number).equals(sequences(anew, number))
+    same = ("users", "events", "users_left_out", "events_left_out", "items_known")
+    assert [summary[key] for key in same] == [other[key] for key in same]
+    return summary["added_to"] and dt.date.fromisoformat(summary["added_to"])
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Give a lake with the events of days 0 to 4 and the histories of nights 0 to 3."""
+    chance = random.Random(1)
+    root = tmp_path / "lake"
+    for number in range(5):
+        write_day(root, number, chance)
+    for number in range(4):
+        build(root, number, last_events=6)
+    return root
+
+
+def test_a_night_adds_its_events_to_the_histories_of_the_night_before(root: Path) -> None:
+    assert build(root, 4, last_events=6) == day(3)
+
+
+def test_a_night_that_runs_again_gives_the_same(root: Path) -> None:
+    for _ in range(2):
+        assert build(root, 3, last_events=6) == day(2)
+
+
+def test_a_night_without_events_hands_the_histories_on(root: Path) -> None:
+    build(root, 4, last_events=6)
+    assert build(root, 6, last_events=6) == day(4)
+
+
+def test_late_events_are_added_to_the_last_night_before_them(root: Path) -> None:
+    write_day(root, 2, random.Random(7), rows=40)
+    assert build(root, 4, last_events=6) == day(1)
+
+
+def test_events_before_the_first_night_are_not_missed(root: Path) -> None:
+    write_day(root, -1, random.Random(7))
+    assert build(root, 4, last_events=6) is None
+
+
+def test_a_past_day_whose_events_are_gone_is_not_in_the_histories(root: Path) -> None:
+    nothing = tables.EVENTS.schema.empty_table()
+    Lake(root).replace(tables.EVENTS, nothing, nights=[day(0)])
+    assert build(root, 4, last_events=6) is None
+
+
+@pytest.mark.parametrize("last_events", [5, 7])
+def test_histories_of_another_length_are_built_anew(root: Path, last_events: int) -> None:
+    assert build(root, 4, last_events=last_events) is None
+    # And do not become the base of the others.
+    assert build(root, 5, last_events=6) == day(3)
+
+
+def test_a_base_that_was_written_to_by_another_hand_is_not_added_to(root: Path) -> None:
+    Lake(root).replace(tables.SEQUENCES, sequences(root, 3).head(3), nights=[day(3)])
+    assert build(root, 4, last_events=6) == day(2)
+
+
+def test_a_vocabulary_that_was_made_anew_makes_the_histories_anew(root: Path) -> None:
+    known = Lake(root).scan(tables.ITEMS).collect().with_columns(pl.col("item_index") + 100)
+    shutil.rmtree(root / "items")
+    Lake(root).append(tables.ITEMS, known)
+    assert build(root, 4, last_events=6) is None
+
+
+def test_a_night_whose_run_was_cut_short_is_not_added_to(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = Lake.replace
+
+    def crash(self: Lake, table: tables.Table, *args: Any, **kwargs: Any) -> None:
+        if table is tables.SEQUENCE_INPUTS:
+            raise KeyboardInterrupt
+        replace(self, table, *args, **kwargs)
+
+    write_day(root, 3, random.Random(7))
+    with monkeypatch.context() as broken:
+        broken.setattr(Lake, "replace", crash)
+        with pytest.raises(KeyboardInterrupt):
+            build_sequences(settings_for(root, last_events=6), day(3))
+    assert build(root, 4, last_events=6) == day(2)
+
+
+def test_a_lake_that_was_moved_goes_on(root: Path) -> None:
+    moved = root.with_name("moved")
+    root.rename(moved)
+    assert build(moved, 4, last_events=6) == day(3)
+
+
+def test_with_a_k_core_histories_are_built_anew(root: Path) -> None:
+    for number in (3, 4):
+        assert build(root, number, min_user_events=2, min_item_events=2) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nights_in_any_order_with_late_events_between_are_those_of_all_events(
+    tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    root = tmp_path / "lake"
+    write_day(root, 0, chance)
+    bases = []
+    for _ in range(14):
+        for _ in range(chance.randrange(3)):
+            write_day(root, chance.randrange(6), chance, rows=chance.randrange(1, 30))
+        bases.append(build(root, chance.randrange(6), last_events=5))
+    assert set(map(bool, bases)) == {True, False}
