@@ -27,10 +27,12 @@ import polars as pl
 import torch
 
 from elcrec import Config, ELCRec, Histories
+from elcrec.matching import first_ids
 from elcrec.model import Network
 from elcrec.training import Trainer
 from tasks import models, tables
 from tasks.duck import connect
+from tasks.intent_ids import named
 from tasks.lake import Lake
 from tasks.settings import load_settings
 
@@ -69,8 +71,9 @@ def build_lake(root: Path, users: int) -> None:
     torch.manual_seed(0)
     model = ELCRec(Config(n_intents=INTENTS))
     model.network, model.n_items = Network(model.config, LABELLED_ITEMS), LABELLED_ITEMS
-    identity = models.Identity("generated", "", "", LABELLED_ITEMS)
-    models.save(model, ids, lake.model_dir(identity.version))
+    identity = models.Identity("generated", "", "", LABELLED_ITEMS, None, False)
+    intents = named(first_ids(INTENTS), NIGHT, None)
+    models.save(model, ids, intents, lake.model_dir(identity.version))
     models.register(lake, NIGHT, identity)
     promoted = models.registered(lake, NIGHT).with_columns(promoted=True)
     lake.replace(tables.MODELS, promoted, nights=[NIGHT])

@@ -158,18 +158,27 @@ class ELCRec:
         return self
 
     @torch.no_grad()
-    def transform(self, histories: Histories) -> Labels:
+    def transform(
+        self,
+        histories: Histories,
+        previous: NDArray[np.integer] | None = None,
+        margin: float = 0.0,
+    ) -> Labels:
         """The intent of every user, how sure it is, and the runner-up.
 
         A user with one known item gets a label; one without any gets −1 and NaN. Items beyond
         n_items, which the model has not learned, are left out.
+
+        previous: int `[n]`, the intent that each user had before, −1 for none. It is held until
+            another is surer by more than `margin`, which then is the runner-up, though surer.
         """
         network = self._fitted()
         parts = []
         for first in range(0, len(histories), BLOCK_USERS):
             block = histories.slice(first, min(first + BLOCK_USERS, len(histories)))
             block = _without_items_beyond(block, self.n_items)
-            parts.append(_labels(network, block))
+            held = None if previous is None else previous[first : first + len(block)]
+            parts.append(_labels(network, block, held, margin))
         joined = (
             [np.concatenate(columns) for columns in zip(*parts, strict=True)]
             if parts
@@ -360,7 +369,12 @@ def _without_items_beyond(histories: Histories, n_items: int) -> Histories:
     return Histories(histories.items[keep], np.concatenate([[0], np.cumsum(lengths)]))
 
 
-def _labels(network: Network, histories: Histories) -> tuple[NDArray[np.number], ...]:
+def _labels(
+    network: Network,
+    histories: Histories,
+    previous: NDArray[np.integer] | None,
+    margin: float,
+) -> tuple[NDArray[np.number], ...]:
     """(intent, confidence, runner-up, its confidence) of every user of one block."""
     n = len(histories)
     intent, runner_up = np.full(n, -1, np.int32), np.full(n, -1, np.int32)
@@ -377,4 +391,12 @@ def _labels(network: Network, histories: Histories) -> tuple[NDArray[np.number],
         intent[users], confidence[users] = indices[:, 0], values[:, 0]
         if indices.shape[1] > 1:
             runner_up[users], runner_up_confidence[users] = indices[:, 1], values[:, 1]
+        if previous is not None:
+            before = torch.from_numpy(previous[users].astype(np.int64)).to(probabilities.device)
+            sure = probabilities.gather(1, before.clamp(min=0)[:, None]).squeeze(1).cpu().numpy()
+            other = (previous[users] >= 0) & (previous[users] != intent[users])
+            held = users[other & (confidence[users] - sure <= margin)]
+            runner_up[held], runner_up_confidence[held] = intent[held], confidence[held]
+            intent[held] = previous[held]
+            confidence[held] = sure[np.searchsorted(users, held)]
     return intent, confidence, runner_up, runner_up_confidence

@@ -1,6 +1,7 @@
 -- Makes:  intent_profiles of one night.
--- From:   intent_labels, sequences (views: the partition of one night), items (view: all).
--- Grain:  one intent of the model, whether it has users or not.
+-- From:   intent_labels, sequences (views: the partition of one night), items (view: all),
+--         model_intents (the intents of the model, and those it retired if it is of this night).
+-- Grain:  one intent of model_intents, whether it has users or not.
 -- lift =  share of the intent's users who have the item / share of all labelled users who have it.
 -- An item that two people have is easily exclusive to an intent, and says nothing about it. So the
 -- top items are those of highest lift among the $pool items that most of the intent's users have,
@@ -77,9 +78,14 @@ SELECT
     coalesce(sizes.users, 0) AS users,
     coalesce(sizes.users / (SELECT sum(all_sizes.users) FROM sizes AS all_sizes), 0.0) AS share,
     coalesce(tops.top_items, []) AS top_items,
-    $born::DATE AS born,
-    CASE WHEN sizes.users IS NULL THEN 'empty' ELSE 'active' END AS status
-FROM range($n_intents) AS intents (intent_id)
+    intents.born,
+    CASE
+        WHEN intents.retired THEN 'retired'
+        WHEN sizes.users IS NULL THEN 'empty'
+        ELSE 'active'
+    END AS status,
+    intents.came_from
+FROM model_intents AS intents
 LEFT JOIN sizes ON intents.intent_id = sizes.intent_id
 LEFT JOIN tops ON intents.intent_id = tops.intent_id
 ORDER BY intents.intent_id;

@@ -54,19 +54,19 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
     # NDCG@20 decides what is promoted, whatever cutoffs are asked for.
     cutoffs = sorted({*settings.evaluate.cutoffs, LIFT_CUTOFF})
 
-    model, item_ids = load(settings, version)
-    histories = renumbered(by_index, model_numbers(lake, item_ids))
-    n_items = len(item_ids)
+    model = load(settings, version)
+    histories = renumbered(by_index, model_numbers(lake, model.item_ids))
+    n_items = len(model.item_ids)
     measured = {
-        version: judge(model, histories, histories, n_items, cutoffs),
+        version: judge(model.model, histories, histories, n_items, cutoffs),
         POPULARITY: popularity_baseline(histories, n_items, SPLIT, cutoffs),
     }
     last = promoted(lake, until=night - dt.timedelta(days=1))
     if last is not None and last[0] != version:
         try:
-            earlier, known_ids = load(settings, last[0])
-            as_known = renumbered(by_index, model_numbers(lake, known_ids))
-            measured[last[0]] = judge(earlier, as_known, histories, n_items, cutoffs)
+            earlier = load(settings, last[0])
+            as_known = renumbered(by_index, model_numbers(lake, earlier.item_ids))
+            measured[last[0]] = judge(earlier.model, as_known, histories, n_items, cutoffs)
         except ModelError as error:
             if not settings.promote.force:
                 raise ModelError(

@@ -1,5 +1,8 @@
 """Label every user with the promoted model, and profile the intents.
 
+A user keeps the intent of the last labelled night before this one until another is surer by a
+margin, so that labels do not flicker.
+
 Both tables are written as whole partitions of the night, each in one transaction: a reader sees
 the state before or after. A run killed between the two is completed by running it again.
 """
@@ -13,13 +16,13 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from elcrec import ELCRec, Histories
+from elcrec import Histories
 from elcrec.errors import ELCRecError
 from tasks import tables
 from tasks.duck import connect, sql
 from tasks.errors import LakeError, ModelError
 from tasks.lake import Lake
-from tasks.models import load, model_numbers, promoted, renumbered
+from tasks.models import Loaded, load, model_numbers, promoted, renumbered
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -48,14 +51,17 @@ def label(settings: Settings, night: dt.date) -> dict[str, Any]:
             f"no model is promoted on night {night} or before: "
             f"run train, evaluate and promote --night {night} first"
         )
-    version, born = chosen
-    model, item_ids = load(settings, version)
-    numbers = model_numbers(lake, item_ids)
+    version, trained = chosen
+    model = load(settings, version)
+    numbers = model_numbers(lake, model.item_ids)
+    before = [known for known in lake.nights(tables.INTENT_LABELS) if known < night]
     with connect(settings) as con:
         lake.view(con, tables.SEQUENCES, first=night, last=night)
-        histories = con.sql("SELECT user_id, items, n_events, last_ts FROM sequences")
+        last = before[-1] if before else night  # of the night itself nothing is read
+        lake.view(con, tables.INTENT_LABELS, "previous_labels", first=last, last=last)
+        histories = con.sql(sql("labelled_histories"), params={"night": night})
         labels = (
-            label_batch(batch, model, numbers, night, version)
+            label_batch(batch, model, numbers, night, version, settings.label.margin)
             for batch in histories.to_arrow_reader(USERS_A_BATCH)
         )
         stream = pa.RecordBatchReader.from_batches(tables.INTENT_LABELS.schema, labels)
@@ -65,13 +71,8 @@ def label(settings: Settings, night: dt.date) -> dict[str, Any]:
         for table in (tables.INTENT_LABELS, tables.SEQUENCES):
             lake.view(con, table, first=night, last=night)
         lake.view(con, tables.ITEMS)
-        values = {
-            "night": night,
-            "born": born,
-            "n_intents": model.config.n_intents,
-            "pool": TOP_ITEMS_POOL,
-            "top": TOP_ITEMS,
-        }
+        con.register("model_intents", model.intents.rows(with_retired=trained == night))
+        values = {"night": night, "pool": TOP_ITEMS_POOL, "top": TOP_ITEMS}
         profiles = con.sql(sql("intent_profiles"), params=values).to_arrow_table()
     lake.replace(tables.INTENT_PROFILES, profiles, nights=[night])
     users = lake.scan(tables.INTENT_LABELS, first=night, last=night).select(
@@ -85,33 +86,38 @@ def label(settings: Settings, night: dt.date) -> dict[str, Any]:
         version,
         without_intent,
         in_use,
-        model.config.n_intents,
+        len(model.intents.of_centers),
     )
     return {
         "model_version": version,
         "users": all_users,
         "users_without_intent": without_intent,
-        "intents": model.config.n_intents,
+        "intents": len(model.intents.of_centers),
         "intents_in_use": in_use,
     }
 
 
 def label_batch(
     histories: pa.RecordBatch,
-    model: ELCRec,
+    model: Loaded,
     numbers: npt.NDArray[np.int32],
     night: dt.date,
     version: str,
+    margin: float,
 ) -> pa.RecordBatch:
-    """Label one batch of `sequences`; rows keep their order.
+    """Label one batch of `sequences`, each with its user's previous label; rows keep their order.
 
     numbers: the model's number of each item_index (`model_numbers`).
+    margin: by how much another intent must be surer than the previous one to replace it.
 
     Raises ModelError when the model cannot be applied or gives confidences that are no numbers.
     """
     try:
         items = Histories.from_arrow(histories.column("items"))
-        labels = model.transform(renumbered(items, numbers))
+        previous = histories.column("previous_id").fill_null(-1).to_numpy()
+        labels = model.model.transform(
+            renumbered(items, numbers), model.intents.centers_of(previous), margin
+        )
     except ELCRecError as error:
         raise ModelError(f"model {version} cannot label night {night}: {error}") from error
     known = labels.intent >= 0
@@ -120,13 +126,13 @@ def label_batch(
             f"model {version} gives confidences that are no numbers on night {night}: "
             "its weights are damaged; delete its folder, and train and promote it again"
         )
-    rows = histories.num_rows
+    rows, ids = histories.num_rows, model.intents.ids
     columns = {
         "dt": pa.repeat(pa.scalar(night), rows),
         "user_id": histories.column("user_id"),
-        "intent_id": _nullable(labels.intent, known),
+        "intent_id": _nullable(ids[labels.intent], known),
         "confidence": _nullable(labels.confidence, known),
-        "runner_up_id": _nullable(labels.runner_up, labels.runner_up >= 0),
+        "runner_up_id": _nullable(ids[labels.runner_up], labels.runner_up >= 0),
         "runner_up_confidence": _nullable(labels.runner_up_confidence, labels.runner_up >= 0),
         "n_events": histories.column("n_events"),
         "last_ts": histories.column("last_ts"),

@@ -26,9 +26,11 @@ import elcrec
 from elcrec import Config, ELCRec, Histories
 from elcrec.errors import ELCRecError
 from elcrec.estimator import WHERE_IT_RUNS
-from tasks import tables
+from elcrec.model import Network
+from tasks import intent_ids, tables
 from tasks.duck import connect, sql
 from tasks.errors import LakeError, ModelError, SettingsError
+from tasks.intent_ids import Intents
 from tasks.lake import Lake
 from tasks.settings import Settings
 
@@ -50,6 +52,23 @@ class Identity:
     settings_fingerprint: str
     data_fingerprint: str
     n_items: int  # different items in the night's histories
+    parent_version: str | None  # the last promoted model of an earlier night
+    warm: bool  # whether training goes on from the parent
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model of the registry, the ids of its items in the order of their numbers, its intents."""
+
+    model: ELCRec
+    item_ids: pl.Series
+    intents: Intents
+
+    @property
+    def network(self) -> Network:
+        """The model's network."""
+        assert self.model.network is not None
+        return self.model.network
 
 
 def identify(settings: Settings, night: dt.date) -> Identity:
@@ -57,6 +76,7 @@ def identify(settings: Settings, night: dt.date) -> Identity:
 
     Raises LakeError when the night has no histories.
     """
+    lake = Lake(settings.lake.root)
     item_ids = vocabulary(settings, night)
     data = _data_fingerprint(settings, night, item_ids)
     # The whole config, so that another default of the library makes another model too; but where
@@ -65,16 +85,40 @@ def identify(settings: Settings, night: dt.date) -> Identity:
     chosen = {
         "config": {name: value for name, value in config.items() if name not in WHERE_IT_RUNS},
         "n_intents": settings.model.n_intents,
+        "warm_epochs": settings.model.warm_epochs,
+        "least_overlap": settings.model.least_overlap,
         "sequences": settings.sequences.model_dump(mode="json"),
         "elcrec": elcrec.__version__,
     }
     made = _digest(json.dumps(chosen, sort_keys=True))
+    parent, warm = _parent(settings, lake, night, made)
     return Identity(
-        version=f"{night:%Y%m%d}-{_digest(made + data)[:8]}",
+        version=f"{night:%Y%m%d}-{_digest(f'{made}{data}{parent}{warm}')[:8]}",
         settings_fingerprint=made,
         data_fingerprint=data,
         n_items=len(item_ids),
+        parent_version=parent,
+        warm=warm,
     )
+
+
+def _parent(
+    settings: Settings, lake: Lake, night: dt.date, settings_fingerprint: str
+) -> tuple[str | None, bool]:
+    """Return the last promoted model of an earlier night, and whether to train on from it.
+
+    Nights that train from nothing are told by their date alone, so that a backfill does as the
+    nightly run did. A parent of other settings may have another shape: it lends ids, no weights.
+    """
+    before = promoted(lake, until=night - dt.timedelta(days=1))
+    if before is None:
+        return None, False
+    version, its_night = before
+    rows = registered(lake, its_night).filter(pl.col("model_version") == version)
+    every = settings.model.retrain_nights
+    from_nothing = settings.model.from_scratch or (every and night.toordinal() % every == 0)
+    same_shape = rows["settings_fingerprint"].item() == settings_fingerprint
+    return version, bool(not from_nothing and same_shape)
 
 
 def configure(settings: Settings, n_intents: int | None = None) -> Config:
@@ -168,7 +212,7 @@ def register(lake: Lake, night: dt.date, identity: Identity) -> None:
             "model_version": identity.version,
             "path": str(lake.model_dir(identity.version).relative_to(lake.root)),
             "promoted": False,
-            "parent_version": None,
+            "parent_version": identity.parent_version,
             "settings_fingerprint": identity.settings_fingerprint,
             "data_fingerprint": identity.data_fingerprint,
         },
@@ -216,14 +260,15 @@ def is_complete(folder: Path) -> bool:
     return True
 
 
-def save(model: ELCRec, item_ids: pl.Series, folder: Path) -> None:
-    """Write a model and the ids of its items, in the order of their numbers, into a folder."""
+def save(model: ELCRec, item_ids: pl.Series, intents: Intents, folder: Path) -> None:
+    """Write a model, the ids of its items in the order of their numbers, and of its intents."""
     model.save(folder)
+    intent_ids.write(intents, folder)
     item_ids.alias("item_id").to_frame().write_parquet(folder / VOCABULARY)
 
 
-def load(settings: Settings, version: str) -> tuple[ELCRec, pl.Series]:
-    """Load a registered model onto the device and the threads of the settings, and its item ids.
+def load(settings: Settings, version: str) -> Loaded:
+    """Load a registered model onto the device and the threads of the settings.
 
     Raises ModelError when its folder is missing or damaged, or the device is not there.
     """
@@ -248,7 +293,27 @@ def load(settings: Settings, version: str) -> tuple[ELCRec, pl.Series]:
         ) from error
 
 
-def _read(folder: Path, device: str) -> tuple[ELCRec, pl.Series]:
+def carried_over(parent: Loaded, item_ids: pl.Series, night_config: Config) -> ELCRec:
+    """Return the parent with the items of another vocabulary, its own where they are the same.
+
+    Items that the parent does not know have the rows of an untrained model.
+    """
+    torch.manual_seed(night_config.seed)
+    model = ELCRec(night_config)
+    network = Network(night_config, len(item_ids)).to(parent.network.centers.device)
+    numbers = pl.DataFrame({"item_id": item_ids}).with_row_index("new", offset=1)
+    known = pl.DataFrame({"item_id": parent.item_ids}).with_row_index("old", offset=1)
+    both = numbers.join(known, on="item_id")
+    state = dict(parent.network.state_dict())
+    rows = network.items.weight.detach().clone()
+    new, old = (both[name].cast(pl.Int64).to_torch().to(rows.device) for name in ("new", "old"))
+    rows[new] = state["items.weight"][old]
+    network.load_state_dict(state | {"items.weight": rows})
+    model.network, model.n_items = network, len(item_ids)
+    return model
+
+
+def _read(folder: Path, device: str) -> Loaded:
     """Read what `save` wrote; raises ELCRecError for what is missing or damaged."""
     model = ELCRec.load(folder, device=device)
     file = folder / VOCABULARY
@@ -260,7 +325,7 @@ def _read(folder: Path, device: str) -> tuple[ELCRec, pl.Series]:
         raise ELCRecError(f"{file} is damaged: {error}") from error
     if len(item_ids) != model.n_items:
         raise ELCRecError(f"{file} has {len(item_ids)} items, the model {model.n_items}")
-    return model, item_ids
+    return Loaded(model, item_ids, intent_ids.read(folder, model.config.n_intents))
 
 
 def _data_fingerprint(settings: Settings, night: dt.date, item_ids: pl.Series) -> str:

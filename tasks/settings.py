@@ -89,6 +89,10 @@ class ModelSettings(Section):
     n_intents: int = Field(0, ge=0)
     max_epochs: int = Field(0, ge=0)
     patience: int = Field(0, ge=0)
+    warm_epochs: int = Field(3, ge=1)
+    retrain_nights: int = Field(28, ge=0)
+    from_scratch: bool = False
+    least_overlap: float = Field(0.15, gt=0, le=1)
     seed: int = Field(42, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(0, ge=0)
@@ -100,6 +104,12 @@ class ModelSettings(Section):
     def _read_numbers(cls, overrides: dict[str, Any]) -> dict[str, Any]:
         """Turn what the environment gives as text (ELCREC_MODEL__OVERRIDES__DIM) into values."""
         return {name: _from_json(value) for name, value in overrides.items()}
+
+
+class LabelSettings(Section):
+    """How a user's label follows from the model's."""
+
+    margin: float = Field(0.2, ge=0, le=1)
 
 
 class EvaluateSettings(Section):
@@ -180,6 +190,7 @@ class Settings(BaseSettings):
     source: SourceSettings = SourceSettings()
     sequences: SequenceSettings = SequenceSettings()
     model: ModelSettings = ModelSettings()
+    label: LabelSettings = LabelSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     promote: PromoteSettings = PromoteSettings()
     quality: QualitySettings = QualitySettings()

@@ -117,7 +117,7 @@ MODELS = Table(
             ("model_version", pa.string()),
             ("path", pa.string()),  # below lake.root
             ("promoted", pa.bool_()),
-            ("parent_version", pa.string()),  # null: trained from nothing
+            ("parent_version", pa.string()),  # the model before it, whose intents it carries on
             ("settings_fingerprint", pa.string()),
             ("data_fingerprint", pa.string()),
         ]
@@ -170,8 +170,13 @@ INTENT_PROFILES = Table(
                 "top_items",
                 pa.list_(pa.struct([("item_id", pa.string()), ("lift", pa.float32())])),
             ),
-            ("born", pa.date32()),
-            ("status", pa.string()),
+            ("born", pa.date32()),  # night of the first model that had it
+            ("status", pa.string()),  # active; empty: no users; retired: this night, for good
+            # Where its users were the night the model was trained: intents of the model before.
+            (
+                "came_from",
+                pa.list_(pa.struct([("intent_id", pa.int32()), ("share", pa.float32())])),
+            ),
         ]
     ),
 )

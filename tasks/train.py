@@ -2,21 +2,30 @@
 
 The model is written to a folder of its own and moved into place when it is whole. A training that
 was killed goes on from its last checkpoint; a model that is already there is not trained again.
+
+Most nights train on from the promoted model before them, for a few epochs. However it was trained,
+a model takes over the ids of the intents that it carries on (`tasks.intent_ids`).
 """
 
 import datetime as dt
 import logging
 import shutil
+from dataclasses import replace
 from typing import Any
 
-from elcrec import ELCRec, EpochReport
+from elcrec import ELCRec, EpochReport, Histories
 from elcrec.errors import ELCRecError
+from elcrec.matching import first_ids, match_intents
 from tasks.errors import ModelError
+from tasks.intent_ids import Intents, named
 from tasks.lake import Lake
 from tasks.models import (
+    Loaded,
+    carried_over,
     configure,
     identify,
     is_complete,
+    load,
     model_numbers,
     register,
     renumbered,
@@ -50,15 +59,27 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
         return summary | {"trained": False}
 
     item_ids = vocabulary(settings, night)
-    histories = renumbered(trainable_histories(settings, night), model_numbers(lake, item_ids))
-    config = configure(settings, number_of_intents(settings, len(histories)))
+    by_index = trainable_histories(settings, night)
+    histories = renumbered(by_index, model_numbers(lake, item_ids))
+    parent = load(settings, identity.parent_version) if identity.parent_version else None
+    if parent is not None and identity.warm:
+        # As many intents as the parent: their number follows the users when training is anew.
+        config = replace(
+            configure(settings, parent.model.config.n_intents),
+            max_epochs=settings.model.warm_epochs,
+        )
+        initial = carried_over(parent, item_ids, config)
+    else:
+        config = configure(settings, number_of_intents(settings, len(histories)))
+        initial = None
     log.info(
-        "model %s: %d users with 3 events or more, %d events, %d items, %d intents",
+        "model %s: %d users with 3 events or more, %d events, %d items, %d intents, %s",
         identity.version,
         len(histories),
         len(histories.items),
         len(item_ids),
         config.n_intents,
+        f"trained on from {identity.parent_version}" if initial else "trained from nothing",
     )
     scratch = folder.parent / ".training" / identity.version
     reports: list[EpochReport] = []
@@ -71,14 +92,18 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
         model = ELCRec(config).fit(
             histories,
             n_items=len(item_ids),
+            initial=initial,
             checkpoint_dir=scratch / "checkpoints",
             on_epoch=on_epoch,
+        )
+        intents = name_intents(
+            model, histories, parent, lake, by_index, night, settings, identity.warm
         )
     except ELCRecError as error:
         raise ModelError(f"training on night {night} failed: {error}") from error
     finished = scratch / "model"
     shutil.rmtree(finished, ignore_errors=True)
-    save(model, item_ids, finished)
+    save(model, item_ids, intents, finished)
     if not is_complete(folder):  # another run of the night may have been faster
         shutil.rmtree(folder, ignore_errors=True)
         finished.rename(folder)
@@ -86,10 +111,51 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
     shutil.rmtree(scratch, ignore_errors=True)
     return summary | {
         "trained": True,
+        "trained_on_from": identity.parent_version if initial else None,
         "users": len(histories),
         "intents": config.n_intents,
+        "intents_born": sum(intent.born == night for intent in intents.of_centers),
+        "intents_retired": len(intents.retired),
         "epochs": reports[-1].epoch if reports else 0,
     }
+
+
+def name_intents(
+    model: ELCRec,
+    histories: Histories,
+    parent: Loaded | None,
+    lake: Lake,
+    by_index: Histories,
+    night: dt.date,
+    settings: Settings,
+    warm: bool,
+) -> Intents:
+    """Give the model's intents the ids of the parent's that they carry on, and new ones.
+
+    histories: the night's, in the model's numbers; by_index: the same by item_index.
+    """
+    k = model.config.n_intents
+    if parent is None:
+        return named(first_ids(k), night, None)
+    before = parent.intents
+    matching = match_intents(
+        parent.model.transform(renumbered(by_index, model_numbers(lake, parent.item_ids))).intent,
+        model.transform(histories).intent,
+        before.ids,
+        k,
+        before.next_id,
+        least_overlap=settings.model.least_overlap,
+        same_centers=warm,
+    )
+    intents = named(matching, night, before)
+    log.info(
+        "%d of %d intents carry on an earlier one, %d are new, %d retired",
+        int(matching.inherited.sum()),
+        k,
+        int((~matching.inherited).sum()),
+        len(intents.retired),
+    )
+    return intents
 
 
 def number_of_intents(settings: Settings, users: int) -> int:

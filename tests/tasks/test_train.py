@@ -104,7 +104,7 @@ def test_a_model_trained_on_a_gpu_is_a_whole_one_without_a_gpu(
     before = weights(tiny, version)
     assert train(tiny, NIGHT)["trained"] is False
     assert '"cuda"' in facts.read_text() and weights(tiny, version) == before
-    assert load(tiny, version)[0].config.device == "cpu"
+    assert load(tiny, version).model.config.device == "cpu"
     on_gpu = small_settings(tiny.lake.root, model=TINY | {"device": "cuda"})
     with pytest.raises(ModelError, match=r"is whole but cannot be loaded .*'cuda'.*no GPU"):
         load(on_gpu, version)

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from elcrec.matching import first_ids, match_intents
+
+
+def matched(before, after, *, ids=None, k=None, next_id=None, same_centers=False, least=0.2):
+    before, after = np.array(before), np.array(after)
+    ids = np.arange(before.max() + 1, dtype=np.int32) if ids is None else np.array(ids, np.int32)
+    return match_intents(
+        before,
+        after,
+        ids,
+        after.max() + 1 if k is None else k,
+        int(ids.max()) + 1 if next_id is None else next_id,
+        least_overlap=least,
+        same_centers=same_centers,
+    )
+
+
+def test_a_first_model_counts_from_zero():
+    first = first_ids(3)
+    assert first.ids.tolist() == [0, 1, 2]
+    assert not first.inherited.any()
+    assert first.next_id == 3
+
+
+def test_renumbered_intents_keep_the_ids_of_their_users():
+    found = matched([0, 0, 1, 1, 2, 2], [2, 2, 0, 0, 1, 1], ids=[7, 4, 9], next_id=12)
+    assert found.ids.tolist() == [4, 9, 7]
+    assert found.inherited.all()
+    assert found.retired.size == 0
+    assert found.next_id == 12
+
+
+def test_an_intent_of_users_from_everywhere_is_born_and_one_that_lost_its_users_retired():
+    before = [0] * 6 + [1] * 6 + [2] * 2
+    after = [0] * 5 + [2] + [1] * 5 + [2] + [0] + [1]
+    found = matched(before, after, ids=[0, 1, 5], next_id=8)
+    assert found.ids.tolist() == [0, 1, 8]
+    assert found.inherited.tolist() == [True, True, False]
+    assert found.retired.tolist() == [5]
+    assert found.next_id == 9
+
+
+def test_of_a_split_the_larger_half_keeps_the_id_and_both_say_where_they_came_from():
+    found = matched([0] * 10, [0] * 4 + [1] * 6, ids=[3], next_id=4)
+    assert found.ids.tolist() == [4, 3]
+    assert found.origins.tolist() == [[1.0], [1.0]]
+
+
+def test_of_a_merger_one_id_stays_and_the_other_retires():
+    found = matched([0] * 6 + [1] * 4, [0] * 10, ids=[3, 4], next_id=5)
+    assert found.ids.tolist() == [3]
+    assert found.retired.tolist() == [4]
+    assert found.origins.tolist() == [[0.6, 0.4]]
+
+
+def test_a_centre_without_users_keeps_its_id_only_while_it_has_none():
+    waits = matched([0, 0], [0, 0], ids=[0, 1], k=2, same_centers=True)
+    assert waits.ids.tolist() == [0, 1]
+    lost = matched([0, 0, 1], [0, 0, 0], ids=[0, 1], k=2, same_centers=True)
+    assert lost.ids.tolist() == [0, 2]
+    assert lost.retired.tolist() == [1]
+
+
+def test_users_that_one_of_the_models_does_not_know_decide_nothing():
+    found = matched([0, 0, -1, 1], [1, 1, 0, 0], ids=[0, 1])
+    assert found.ids.tolist() == [1, 0]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_ids_are_unique_and_new_ones_were_never_given(data):
+    users = data.draw(st.integers(1, 30))
+    k_before, k = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))
+    before = data.draw(st.lists(st.integers(-1, k_before - 1), min_size=users, max_size=users))
+    after = data.draw(st.lists(st.integers(-1, k - 1), min_size=users, max_size=users))
+    ids = data.draw(st.permutations(range(10)))[:k_before]
+    found = matched(before, after, ids=ids, k=k, next_id=10, same_centers=data.draw(st.booleans()))
+    assert len(set(found.ids.tolist())) == k
+    assert all(id_ >= 10 for id_ in found.ids[~found.inherited])
+    assert set(found.retired.tolist()) == set(ids) - set(found.ids.tolist())
+    assert found.next_id == 10 + (~found.inherited).sum()
+
+
+def test_matching_undoes_any_renumbering():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 20, 500)
+    order = rng.permutation(20)
+    found = matched(labels, order[labels])
+    assert found.ids[order[labels]].tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize(("least", "kept"), [(0.6, True), (0.7, False)])
+def test_a_pair_that_shares_too_few_users_is_none(least, kept):
+    # Each pair shares two users of three in either.
+    found = matched([0] * 3 + [1] * 2, [0, 1, 1, 0, 0], ids=[0, 1], least=least)
+    assert found.inherited.tolist() == [kept, kept]
