@@ -48,6 +48,7 @@ PARAMS = {  # a name with a dot is a setting, changed for this run only when the
     "lake.root": param("Lake", "string", "Folder of the tables, not the settings' one."),
     "model.n_intents": param("Intents", "integer", "How many; 0: from the users.", minimum=0),
     "model.max_epochs": param("Epochs", "integer", "Train no longer than this.", minimum=1),
+    "model.from_scratch": param("From scratch", "boolean", "Train from nothing."),
     "promote.force": param("Force promotion", "boolean", "Promote whatever the rules say."),
 }
 

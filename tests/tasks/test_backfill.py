@@ -94,7 +94,7 @@ def test_backfill_of_a_past_night_makes_the_very_same_model(
         [version] = table(settings, tables.MODELS, NIGHTS[1])["model_version"]
         folder = Lake(settings.lake.root).model_dir(version)
         contents.append({file.name: file.read_bytes() for file in folder.iterdir()})
-    assert contents[0] == contents[1] and len(contents[0]) == 3
+    assert contents[0] == contents[1] and len(contents[0]) == 4
 
 
 def test_no_item_of_a_later_night_is_in_a_backfilled_model(
