@@ -188,6 +188,44 @@ def generate(
     )
 
 
+@app.command(rich_help_panel=OTHER_PANEL)
+def forget(
+    user: Annotated[
+        list[str], typer.Option(help="A user's id as it stands in events; may be repeated.")
+    ] = [],  # noqa: B006
+    users_file: Annotated[
+        Path | None, typer.Option(help="Text file with an id a line, besides those of --user.")
+    ] = None,
+    lake: LakeRoot = None,
+    changes: Changes = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Remove people from every table, and leave them out of every night from now on."""
+    from tasks.forget import forget as remove
+    from tasks.forget import read_users
+
+    _log(quiet)
+    users = [*user, *(read_users(users_file) if users_file else [])]
+    typer.echo(json.dumps(remove(settings_from(None, lake, changes), users), indent=2))
+
+
+@app.command(rich_help_panel=OTHER_PANEL)
+def upkeep(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would go, and leave it.")
+    ] = False,
+    lake: LakeRoot = None,
+    changes: Changes = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Take out of the lake what the settings under retention do not keep."""
+    from tasks.upkeep import upkeep as take_out
+
+    _log(quiet)
+    went = take_out(settings_from(None, lake, changes), dry_run=dry_run)
+    typer.echo(json.dumps(went, indent=2))
+
+
 @app.command("settings", rich_help_panel=OTHER_PANEL)
 def show_settings(changes: Changes = []) -> None:  # noqa: B006
     """Print every setting as it is in effect: file, then environment, then --set."""

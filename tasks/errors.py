@@ -33,3 +33,7 @@ class NightError(PipelineError):
 
 class ModelError(PipelineError):
     """A model cannot be trained, found or used."""
+
+
+class ForgetError(PipelineError):
+    """A person cannot be removed from the lake, or is not gone from it."""

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from tasks import duck, tables
 from tasks.errors import NightError, SourceError
+from tasks.forget import leave_out
 from tasks.lake import Lake, Nights
 from tasks.settings import Settings, SourceSettings
 from tasks.sources import SourceFile, find_files, open_source, reading
@@ -78,6 +79,9 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
             counts[file.name] = _stage(con, file, settings.source)
             if not bootstrap:
                 late |= _late_nights(con, lake, file, night, counts[file.name].first_day)
+        forgotten = leave_out(con, lake)
+        for name, rows in forgotten.items():
+            counts[name].rows_read -= rows  # as if the source did not have them
         con.execute(duck.sql("night_events"))
         lake.view(con, tables.QUARANTINE, "earlier_quarantine", last=night - dt.timedelta(days=1))
         con.execute(duck.sql("night_rejects"), {"night": night})
@@ -87,7 +91,11 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
                 _nothing_to_do(con, settings, night, counts, [] if bootstrap else others)
             )
         summary = _write(con, lake, night, counts, bootstrap, earlier_run)
-    return {**summary, "late_nights": [known.isoformat() for known in sorted(late)]}
+    return {
+        **summary,
+        "rows_forgotten": sum(forgotten.values()),
+        "late_nights": [known.isoformat() for known in sorted(late)],
+    }
 
 
 def _set_night(con: duckdb.DuckDBPyConnection, night: dt.date, bootstrap: bool) -> None:

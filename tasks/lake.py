@@ -1,11 +1,16 @@
 """Reading and writing the Delta tables of the lake.
 
 A partition is replaced whole or not at all, in one transaction; a reader sees the version before
-or the version after, never half.
+or the version after, never half. What deletes files that a reader may have open (`purge`,
+`vacuum`) is done while no step runs: steps hold the lake's lock together, those hold it alone.
 """
 
+import contextlib
 import datetime as dt
+import fcntl
 import glob
+import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +25,11 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from tasks.duck import identifier, literal
 from tasks.errors import LakeError
 from tasks.tables import Table
+
+log = logging.getLogger(__name__)
+
+LOCK = ".lock"
+LOG = "_delta_log"  # in a table's folder: one file a version, and checkpoints
 
 Nights = list[dt.date] | tuple[dt.date, dt.date]
 
@@ -41,6 +51,30 @@ class Lake:
     def model_dir(self, version: str) -> Path:
         """Return the folder of a model's weights and settings."""
         return self.root / "model_files" / version
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Hold the lake together with other steps; wait while someone has it alone."""
+        with self._locked(fcntl.LOCK_SH, "what deletes from the lake has ended"):
+            yield
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the lake alone; wait until the steps that run now have ended."""
+        with self._locked(fcntl.LOCK_EX, "the steps that run on the lake have ended"):
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self, kind: int, until: str) -> Iterator[None]:
+        # A lock of the operating system: it ends with the process, however that ends.
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / LOCK).open("w") as file:
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.info("%s: waiting until %s", self.root, until)
+                fcntl.flock(file, kind)
+            yield
 
     def replace(
         self,
@@ -170,6 +204,41 @@ class Lake:
             columns = ", ".join(f"NULL::{kind} AS {column}" for column, kind in types.items())
             body = f"SELECT {columns} WHERE false"
         con.execute(f"CREATE OR REPLACE VIEW {identifier(name or table.name)} AS {body}")
+
+    def vacuum(self, table: Table, hours: int, *, dry_run: bool = False) -> list[Path]:
+        """Delete data files that no version of the last hours has; return them, or only list them.
+
+        Files that a write left behind when it was killed go too. Held by `alone`, 0 is safe.
+        """
+        delta = self._open(table)
+        if delta is None:
+            return []
+        # It names files that have gone before, too.
+        stale = delta.vacuum(retention_hours=hours, enforce_retention_duration=False, full=True)
+        found = [file for name in stale if (file := self.path(table) / unquote(name)).exists()]
+        if found and not dry_run:
+            delta.vacuum(
+                retention_hours=hours, dry_run=False, enforce_retention_duration=False, full=True
+            )
+        return sorted(found)
+
+    def purge(self, table: Table) -> int:
+        """Delete every version but the current one, data and log; return how many files went.
+
+        The log of a version holds the smallest and largest values of the files it added. To be
+        held by `alone`.
+        """
+        gone = len(self.vacuum(table, 0))
+        delta = self._open(table)
+        if delta is None:
+            return 0
+        delta.create_checkpoint()
+        for file in (self.path(table) / LOG).iterdir():
+            version = re.match(r"\d{20}(?=\.)", file.name)
+            if version and int(version[0]) < delta.version():
+                file.unlink()
+                gone += 1
+        return gone
 
     def _open(self, table: Table) -> DeltaTable | None:
         try:

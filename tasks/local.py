@@ -39,6 +39,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from tasks.errors import NightError, PipelineError
+from tasks.lake import LOCK
 from tasks.settings import ModelSettings, Settings, load_settings
 
 REPO = Path(__file__).resolve().parent.parent
@@ -221,7 +222,7 @@ def _claimed(root: Path, source: str) -> Path:
     Its file `source.txt` says whose it is. A lake without tables is anybody's.
     """
     owner = root / OWNER
-    if root.is_dir() and any(path.name != OWNER for path in root.iterdir()):
+    if root.is_dir() and any(path.name not in (OWNER, LOCK) for path in root.iterdir()):
         if not owner.exists():
             raise PipelineError(
                 f"{root} holds files, but no {OWNER} that names their source: if it is {source}, "

@@ -138,6 +138,19 @@ class QualitySettings(Section):
     min_label_utilisation: float = Field(0.1, ge=0, le=1)
 
 
+class RetentionSettings(Section):
+    """How many nights stay in the lake, back from the newest ingested one; 0: all."""
+
+    events_nights: int = Field(0, ge=0)
+    quarantine_nights: int = Field(0, ge=0)
+    sequences_nights: int = Field(30, ge=0)
+    labels_nights: int = Field(0, ge=0)
+    steps_nights: int = Field(0, ge=0)
+    models_nights: int = Field(30, ge=0)
+    pages_nights: int = Field(90, ge=0)
+    min_age_hours: int = Field(168, ge=0)
+
+
 class DuckDBSettings(Section):
     """What DuckDB may use."""
 
@@ -158,13 +171,14 @@ class AirflowSettings(Section):
     """When the DAG runs and how often a task is tried again."""
 
     schedule: str = "@daily"
+    upkeep_schedule: str = "@weekly"
     retries: int = Field(2, ge=0)
     retry_delay_minutes: float = Field(5, ge=0)
 
-    @field_validator("schedule")
+    @field_validator("schedule", "upkeep_schedule")
     @classmethod
     def _is_a_cron_expression(cls, schedule: str) -> str:
-        if schedule not in ("", "@daily"):
+        if schedule not in ("", "@daily", "@weekly"):
             from croniter import croniter  # Airflow's own
 
             if not croniter.is_valid(schedule):
@@ -194,6 +208,7 @@ class Settings(BaseSettings):
     evaluate: EvaluateSettings = EvaluateSettings()
     promote: PromoteSettings = PromoteSettings()
     quality: QualitySettings = QualitySettings()
+    retention: RetentionSettings = RetentionSettings()
     duckdb: DuckDBSettings = DuckDBSettings()
     airflow: AirflowSettings = AirflowSettings()
 

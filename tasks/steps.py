@@ -143,29 +143,31 @@ def run_step(name: str, settings: Settings, night: dt.date) -> Summary:
         The night is not over yet, in UTC.
     """
     check_night(night)
-    started = dt.datetime.now(dt.UTC)
-    clock = time.perf_counter()
-    _forget_peak()
-    log.info("%s of night %s starts", name, night)
-    _forget_last_run(Lake(settings.lake.root), name, night)
-    summary = STEPS[name].load()(settings, night)
-    seconds = time.perf_counter() - clock
-    peak_mb = _peak_mb()
-    log.info("%s of night %s done in %.1f s, peak %.0f MB", name, night, seconds, peak_mb)
-    row = {
-        "dt": night,
-        "step": name,
-        "started_at": started,
-        "seconds": seconds,
-        "peak_mb": peak_mb,
-        "summary": json.dumps(summary, sort_keys=True),
-    }
-    Lake(settings.lake.root).replace(
-        tables.STEPS,
-        pa.Table.from_pylist([row], schema=tables.STEPS.schema),
-        nights=[night],
-        within={"step": name},
-    )
+    lake = Lake(settings.lake.root)
+    with lake.in_use():
+        started = dt.datetime.now(dt.UTC)
+        clock = time.perf_counter()
+        _forget_peak()
+        log.info("%s of night %s starts", name, night)
+        _forget_last_run(lake, name, night)
+        summary = STEPS[name].load()(settings, night)
+        seconds = time.perf_counter() - clock
+        peak_mb = _peak_mb()
+        log.info("%s of night %s done in %.1f s, peak %.0f MB", name, night, seconds, peak_mb)
+        row = {
+            "dt": night,
+            "step": name,
+            "started_at": started,
+            "seconds": seconds,
+            "peak_mb": peak_mb,
+            "summary": json.dumps(summary, sort_keys=True),
+        }
+        lake.replace(
+            tables.STEPS,
+            pa.Table.from_pylist([row], schema=tables.STEPS.schema),
+            nights=[night],
+            within={"step": name},
+        )
     return summary
 
 

@@ -197,6 +197,20 @@ STEPS = Table(
     partition_by=("dt", "step"),
 )
 
+# One person whose events are left out from the moment they were forgotten. The id itself is not
+# kept; `salt` is the same in all rows of a lake.
+FORGOTTEN = Table(
+    "forgotten",
+    pa.schema(
+        [
+            ("user_hash", pa.string()),  # SHA-256 of the salt and the id, hexadecimal
+            ("salt", pa.string()),
+            ("forgotten_at", TIME),
+        ]
+    ),
+    partition_by=(),
+)
+
 TABLES = {
     table.name: table
     for table in (
@@ -211,5 +225,6 @@ TABLES = {
         INTENT_LABELS,
         INTENT_PROFILES,
         STEPS,
+        FORGOTTEN,
     )
 }

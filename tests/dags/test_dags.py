@@ -2,6 +2,7 @@
 
 import datetime as dt
 import itertools
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException
 
+from tasks import tables
 from tasks.errors import SourceError
-from tasks.steps import STEPS
+from tasks.lake import Lake
+from tasks.settings import load_settings
+from tasks.steps import STEPS, run_step
 
 REPO = Path(__file__).resolve().parents[2]
 FILES = sorted((REPO / "dags").glob("*.py"))
@@ -168,3 +172,41 @@ def test_every_param_with_a_dot_is_a_setting(nightly: DAG) -> None:
     from tasks.settings import known_keys
 
     assert {name for name in nightly.params if "." in name} <= set(known_keys())
+
+
+@pytest.fixture
+def events(tmp_path: Path) -> Path:
+    """Ingest one night with two users into the lake below tmp_path."""
+    file = tmp_path / "events.csv"
+    file.write_text("user_id,item_id,ts\nann,a,2026-03-01T10:00:00Z\nbob,a,2026-03-01T11:00:00Z\n")
+    changed = {"source.path": str(file), "lake.root": tmp_path / "lake"}
+    run_step("ingest", load_settings(**changed), dt.date(2026, 3, 1))
+    return tmp_path / "lake"
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+def test_people_named_in_the_form_are_forgotten(bag: Any, events: Path, by_file: bool) -> None:
+    users = events.parent / "users.txt"
+    users.write_text("ann\n")
+    run = bag.dags["forget_people"].get_task("forget").python_callable
+    given = {"users_file": str(users)} if by_file else {"users": ["ann"]}
+    params = {"users": None, "users_file": None, "lake.root": str(events), **given}
+    report = run(params=params)
+    assert report["tables"]["events"]["rows_removed"] == 1
+    assert Lake(events).scan(tables.EVENTS).collect()["user_id"].to_list() == ["bob"]
+    with pytest.raises(AirflowFailException, match="no user is named"):
+        run(params={"users": None, "users_file": None, "lake.root": str(events)})
+
+
+def test_upkeep_runs_dry_or_not_and_only_where_nights_have_a_schedule(
+    bag: Any, events: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = bag.dags["upkeep"].get_task("take_out").python_callable
+    for dry in (True, False):
+        assert run(params={"dry_run": dry, "lake.root": str(events)})["dry_run"] is dry
+    with pytest.raises(AirflowFailException, match="there is no lake"):
+        run(params={"dry_run": True, "lake.root": str(events / "none")})
+    assert bag.dags["upkeep"].schedule == "@weekly"
+    monkeypatch.setenv("ELCREC_AIRFLOW__SCHEDULE", "")
+    file = REPO / "dags" / "upkeep.py"
+    assert runpy.run_path(str(file))["upkeep"]().schedule is None

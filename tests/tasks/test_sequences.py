@@ -1,6 +1,8 @@
 """Histories and the vocabulary: order, k-core, indices that never change."""
 
 import datetime as dt
+import logging
+import multiprocessing
 import random
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tasks import tables
+from tasks import duck, tables
 from tasks.errors import NightError, SettingsError
 from tasks.ingest import ingest
 from tasks.lake import Lake
-from tasks.sequences import build_sequences
+from tasks.sequences import _add_new_items, build_sequences
 from tasks.settings import Settings, load_settings
 
 NIGHT = dt.date(2026, 11, 10)
@@ -264,3 +266,52 @@ def test_a_crash_after_the_vocabulary_was_written_is_mended_by_a_rerun(
     build_sequences(settings_for(tmp_path), NIGHT)
     assert vocabulary(tmp_path) == items
     assert histories(tmp_path) == {"ann": ["a", "b"]}
+
+
+ROUNDS = 15
+
+
+def _add_items(root: Path, run: int, each: Any, met: Any) -> None:
+    """Add the items of every second night, each as the other run adds those of the night beside."""
+
+    class Counter(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            met.value += "written to by another run" in record.getMessage()
+
+    logging.getLogger("tasks.sequences").addHandler(Counter())
+    logging.getLogger("tasks.sequences").setLevel(logging.INFO)
+    lake = Lake(root)
+    with duck.connect(settings_for(root)) as con:
+        for number in range(run, 2 * ROUNDS, 2):
+            lake.view(con, tables.EVENTS, first=day(number), last=day(number))
+            each.wait(60)
+            _add_new_items(con, lake)
+
+
+def test_two_runs_that_meet_give_no_index_twice_and_change_none(tmp_path: Path) -> None:
+    # Each night has items of its own, and some that the other run meets at the same time.
+    events = [
+        ("u", item, day(number), 1)
+        for number in range(2 * ROUNDS)
+        for some in range(3)
+        for item in (f"of night {number:02d} {some}", f"of both {number // 2:02d} {some}")
+    ]
+    write_events(tmp_path, events)
+    spawn = multiprocessing.get_context("spawn")
+    each, met = spawn.Barrier(2), [spawn.Value("i", 0), spawn.Value("i", 0)]
+    runs = [
+        spawn.Process(target=_add_items, args=(tmp_path, run, each, met[run])) for run in (0, 1)
+    ]
+    for process in runs:
+        process.start()
+    seen: dict[str, int] = {}
+    while any(process.is_alive() for process in runs):
+        known = {item: index for item, index, _ in vocabulary(tmp_path)}
+        assert {item: known.get(item) for item in seen} == seen
+        seen = known
+    assert [process.exitcode for process in runs] == [0, 0]
+    rows = vocabulary(tmp_path)
+    assert {item: index for item, index, _ in rows if item in seen} == seen
+    assert [index for _, index, _ in rows] == [*range(1, len(rows) + 1)]
+    assert sorted(item for item, _, _ in rows) == sorted({item for _, item, _, _ in events})
+    assert met[0].value + met[1].value > 0, "the runs never met: this has shown nothing"

@@ -1,0 +1,68 @@
+"""# Upkeep
+
+Takes out of the lake what the settings under `retention` do not keep: nights of tables, weights of
+models, pages of checks, what killed trainings left, files of old versions of tables. What a
+promoted model stands on and what was worked on lately stays. It waits for steps that run.
+
+* **Look first:** *Trigger* with *Dry run*, or `python -m tasks upkeep --dry-run`. The task's result
+  lists what goes.
+* **Schedule:** `airflow.upkeep_schedule`, weekly unless set.
+* **Again:** there is no harm in it; after a crash, clear the task.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import Param, dag, task
+from airflow.sdk.exceptions import AirflowFailException
+
+from tasks.errors import PipelineError
+from tasks.settings import load_settings
+
+AIRFLOW = load_settings().airflow
+
+
+@task(doc_md="Takes out what the settings under `retention` do not keep; returns what that is.")
+def take_out(params: Any = None) -> dict[str, Any]:
+    """Do what `python -m tasks upkeep` does."""
+    from tasks.upkeep import upkeep as run
+
+    try:
+        changed = {"lake.root": params["lake.root"]} if params["lake.root"] else {}
+        return run(load_settings(**changed), dry_run=params["dry_run"])
+    except PipelineError as error:
+        raise AirflowFailException(str(error)) from None
+
+
+@dag(
+    # Where nights are run by hand only, so is this.
+    schedule=(AIRFLOW.upkeep_schedule if AIRFLOW.schedule else "") or None,
+    start_date=datetime(1970, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    default_args={
+        "owner": "data-platform",
+        "retries": AIRFLOW.retries,
+        "retry_delay": timedelta(minutes=AIRFLOW.retry_delay_minutes),
+    },
+    params={
+        "dry_run": Param(
+            False, "List what would go, and leave it.", title="Dry run", type="boolean"
+        ),
+        "lake.root": Param(
+            None,
+            "Folder of the tables, not the settings' one.",
+            title="Lake",
+            type=["null", "string"],
+        ),
+    },
+    tags=["intents", "upkeep"],
+    description="Take out of the lake what is too old to be needed",
+    doc_md=__doc__,
+)
+def upkeep() -> None:
+    """Wire the one task."""
+    take_out()
+
+
+upkeep()
