@@ -113,7 +113,10 @@ def what_goes(settings: Settings) -> Plan:
         needed = set(recent)
         if table in (tables.SEQUENCES, tables.SEQUENCE_INPUTS):
             # What the promoted models were trained on, and what the next night adds its events to.
-            needed |= standing_nights | set(lake.nights(tables.SEQUENCES)[-1:])
+            needed |= standing_nights | _before(lake.nights(tables.SEQUENCES), recent)
+        elif table is tables.INTENT_LABELS:
+            # What the next night holds its labels against.
+            needed |= _before(lake.nights(table), recent)
         if going := old(lake.nights(table), getattr(keep, setting), needed):
             plan.nights[table] = going
 
@@ -145,6 +148,12 @@ def _nights_worked_on(lake: Lake, hours: int) -> set[dt.date]:
     steps = lake.scan(tables.STEPS).select("dt", "started_at", "seconds")
     ended = pl.col("started_at") + pl.duration(seconds="seconds")
     return set(steps.filter(ended > since).collect()["dt"])
+
+
+def _before(nights: list[dt.date], recent: set[dt.date]) -> set[dt.date]:
+    """Return the last of these nights, and the last before each recent one."""
+    earlier = [[night for night in nights if night < one] for one in (dt.date.max, *recent)]
+    return {found[-1] for found in earlier if found}
 
 
 def _promoted_models(lake: Lake, nights: set[dt.date]) -> set[tuple[str, dt.date]]:

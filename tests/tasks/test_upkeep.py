@@ -222,13 +222,15 @@ def test_files_of_old_versions_go_when_they_are_old_and_readers_of_the_last_one_
     assert reader.collect().height == len(NIGHTS)
 
 
-def test_the_histories_that_the_next_night_adds_to_stay(lake: Lake) -> None:
+@pytest.mark.parametrize(
+    "which", [tables.SEQUENCES, tables.INTENT_LABELS], ids=lambda one: one.name
+)
+def test_what_the_next_night_or_a_backfill_goes_on_from_stays(lake: Lake, which: Table) -> None:
     for night in NIGHTS[-3:]:
-        for which in (tables.SEQUENCES, tables.SEQUENCE_INPUTS):
-            lake.replace(which, which.schema.empty_table(), nights=[night])
-    upkeep(settings_for(lake, sequences_nights=1))
-    assert lake.nights(tables.SEQUENCES) == [NIGHTS[-4]]
-    assert lake.nights(tables.SEQUENCE_INPUTS) == [NIGHTS[-4]]
+        lake.replace(which, which.schema.empty_table(), nights=[night])
+    write(lake, tables.STEPS, {"dt": NIGHTS[3], "started_at": dt.datetime.now(dt.UTC)})
+    upkeep(settings_for(lake, sequences_nights=1, labels_nights=1, min_age_hours=1))
+    assert lake.nights(which) == [NIGHTS[2], NIGHTS[3], NIGHTS[-4]]
 
 
 def test_a_lake_that_is_not_there_is_named(tmp_path: Path) -> None:
