@@ -162,7 +162,7 @@ class ELCRec:
         self,
         histories: Histories,
         previous: NDArray[np.integer] | None = None,
-        margin: float = 0.0,
+        margin: float | NDArray[np.floating] = 0.0,
     ) -> Labels:
         """The intent of every user, how sure it is, and the runner-up.
 
@@ -170,15 +170,17 @@ class ELCRec:
         n_items, which the model has not learned, are left out.
 
         previous: int `[n]`, the intent that each user had before, −1 for none. It is held until
-            another is surer by more than `margin`, which then is the runner-up, though surer.
+            another is surer by more than `margin`, one for all or `[n]`; until then that one is the
+            runner-up, though surer.
         """
+        margins = np.broadcast_to(np.asarray(margin, np.float32), len(histories))
         network = self._fitted()
         parts = []
         for first in range(0, len(histories), BLOCK_USERS):
             block = histories.slice(first, min(first + BLOCK_USERS, len(histories)))
             block = _without_items_beyond(block, self.n_items)
             held = None if previous is None else previous[first : first + len(block)]
-            parts.append(_labels(network, block, held, margin))
+            parts.append(_labels(network, block, held, margins[first : first + len(block)]))
         joined = (
             [np.concatenate(columns) for columns in zip(*parts, strict=True)]
             if parts
@@ -373,7 +375,7 @@ def _labels(
     network: Network,
     histories: Histories,
     previous: NDArray[np.integer] | None,
-    margin: float,
+    margins: NDArray[np.float32],
 ) -> tuple[NDArray[np.number], ...]:
     """(intent, confidence, runner-up, its confidence) of every user of one block."""
     n = len(histories)
@@ -395,7 +397,7 @@ def _labels(
             before = torch.from_numpy(previous[users].astype(np.int64)).to(probabilities.device)
             sure = probabilities.gather(1, before.clamp(min=0)[:, None]).squeeze(1).cpu().numpy()
             other = (previous[users] >= 0) & (previous[users] != intent[users])
-            held = users[other & (confidence[users] - sure <= margin)]
+            held = users[other & (confidence[users] - sure <= margins[users])]
             runner_up[held], runner_up_confidence[held] = intent[held], confidence[held]
             intent[held] = previous[held]
             confidence[held] = sure[np.searchsorted(users, held)]

@@ -23,7 +23,7 @@ from tasks.duck import connect, sql
 from tasks.errors import LakeError, ModelError
 from tasks.lake import Lake
 from tasks.models import Loaded, load, model_numbers, promoted, renumbered
-from tasks.settings import Settings
+from tasks.settings import LabelSettings, Settings
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def label(settings: Settings, night: dt.date) -> dict[str, Any]:
         lake.view(con, tables.INTENT_LABELS, "previous_labels", first=last, last=last)
         histories = con.sql(sql("labelled_histories"), params={"night": night})
         labels = (
-            label_batch(batch, model, numbers, night, version, settings.label.margin)
+            label_batch(batch, model, numbers, night, version, settings.label)
             for batch in histories.to_arrow_reader(USERS_A_BATCH)
         )
         stream = pa.RecordBatchReader.from_batches(tables.INTENT_LABELS.schema, labels)
@@ -103,20 +103,23 @@ def label_batch(
     numbers: npt.NDArray[np.int32],
     night: dt.date,
     version: str,
-    margin: float,
+    hold: LabelSettings,
 ) -> pa.RecordBatch:
     """Label one batch of `sequences`, each with its user's previous label; rows keep their order.
 
     numbers: the model's number of each item_index (`model_numbers`).
-    margin: by how much another intent must be surer than the previous one to replace it.
+    hold: by how much another intent must be surer than the previous one to replace it.
 
     Raises ModelError when the model cannot be applied or gives confidences that are no numbers.
     """
     try:
         items = Histories.from_arrow(histories.column("items"))
         previous = histories.column("previous_id").fill_null(-1).to_numpy()
+        idle = histories.column("idle").to_numpy(zero_copy_only=False)
         labels = model.model.transform(
-            renumbered(items, numbers), model.intents.centers_of(previous), margin
+            renumbered(items, numbers),
+            model.intents.centers_of(previous),
+            np.where(idle, hold.idle_margin, hold.margin),
         )
     except ELCRecError as error:
         raise ModelError(f"model {version} cannot label night {night}: {error}") from error

@@ -110,6 +110,7 @@ class LabelSettings(Section):
     """How a user's label follows from the model's."""
 
     margin: float = Field(0.2, ge=0, le=1)
+    idle_margin: float = Field(0.6, ge=0, le=1)
 
 
 class EvaluateSettings(Section):

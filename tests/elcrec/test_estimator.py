@@ -29,6 +29,27 @@ def test_one_known_item_is_enough_for_a_label_and_none_gets_none(model):
     assert labels.intent[3] == labels.intent[0]
 
 
+def test_a_previous_intent_is_held_until_another_is_surer_by_the_margin(model):
+    histories = walks()
+    free = model.transform(histories)
+    n = len(histories)
+    held = model.transform(histories, free.runner_up, 1.0)
+    assert (held.intent == free.runner_up).all()
+    assert (held.runner_up == free.intent).all()
+    np.testing.assert_allclose(held.confidence, free.runner_up_confidence)
+    gap = free.confidence - free.runner_up_confidence
+    margins = np.where(np.arange(n) % 2, 0.5 * gap, 2 * gap + 1e-3)
+    some = model.transform(histories, free.runner_up, margins)
+    assert (some.intent == np.where(np.arange(n) % 2, free.intent, free.runner_up)).all()
+
+
+def test_who_had_no_intent_before_gets_the_surest(model):
+    histories = Histories.from_lists([[7, 8], [], [9]])
+    free = model.transform(histories)
+    held = model.transform(histories, np.array([-1, 2, -1]), 1.0)
+    assert held.intent.tolist() == free.intent.tolist()
+
+
 def test_survival_counts_the_labels_that_outlive_an_event():
     def by_first_item(histories: Histories) -> Labels:
         first = np.array([histories[u][0] for u in range(len(histories))], np.int32)

@@ -109,7 +109,9 @@ def test_a_label_changes_only_when_another_intent_is_surer_by_the_margin(
 ) -> None:
     changed = []
     for margin in (0.0, 0.3, 1.0):
-        settings = small_settings(night_done.lake.root, model=SMALL_MODEL, label={"margin": margin})
+        settings = small_settings(
+            night_done.lake.root, model=SMALL_MODEL, label={"margin": margin, "idle_margin": margin}
+        )
         with_next_night(settings)
         run_night(settings, NEXT)
         before, after = labels_of(settings, NIGHT), labels_of(settings, NEXT)
