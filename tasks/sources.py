@@ -432,14 +432,28 @@ def _odd_lines(
     con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings, quote: str
 ) -> tuple[Lines, Lines]:
     """Return the lines that are blank, and those that go on within quotes."""
-    # As Latin-1 every byte is a letter: no line is set aside, whatever it holds.
-    reader = _text_reader(
-        file, source, ["line"], "\x01", "", header=False, strict=False, encoding="latin-1"
-    )
-    con.execute(f"CREATE OR REPLACE TEMP VIEW file_lines AS SELECT line FROM {reader}")
-    odd = con.sql(duck.sql("odd_lines"), params={"quote": quote}).pl()
+    try:
+        # As Latin-1 every byte is a letter: no line is set aside, whatever it holds.
+        odd = _odd_lines_as("latin-1", con, file, source, quote)
+    except duckdb.InvalidInputException:
+        # But for 0x80 to 0x9F, which DuckDB's has not, and "ß" or "日" have in UTF-8.
+        odd = _odd_lines_as("utf-8", con, file, source, quote)
     blank = odd.filter("blank")["line_number"].to_numpy()
     return blank, odd.filter(~pl.col("blank"))["line_number"].to_numpy()
+
+
+def _odd_lines_as(
+    encoding: str,
+    con: duckdb.DuckDBPyConnection,
+    file: SourceFile,
+    source: SourceSettings,
+    quote: str,
+) -> pl.DataFrame:
+    reader = _text_reader(
+        file, source, ["line"], "\x01", "", header=False, strict=False, encoding=encoding
+    )
+    con.execute(f"CREATE OR REPLACE TEMP VIEW file_lines AS SELECT line FROM {reader}")
+    return con.sql(duck.sql("odd_lines"), params={"quote": quote}).pl()
 
 
 def _rejected_lines(con: duckdb.DuckDBPyConnection) -> Lines:
