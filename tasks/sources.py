@@ -453,7 +453,8 @@ def _odd_lines_as(
         file, source, ["line"], "\x01", "", header=False, strict=False, encoding=encoding
     )
     con.execute(f"CREATE OR REPLACE TEMP VIEW file_lines AS SELECT line FROM {reader}")
-    return con.sql(duck.sql("odd_lines"), params={"quote": quote}).pl()
+    odd: pl.DataFrame = con.sql(duck.sql("odd_lines"), params={"quote": quote}).pl()
+    return odd
 
 
 def _rejected_lines(con: duckdb.DuckDBPyConnection) -> Lines:
