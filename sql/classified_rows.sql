@@ -1,7 +1,8 @@
 -- Makes: the view classified_rows, each row of a source file with its time and its class.
--- From:  source_rows; the variables unit, us_per_unit, first_ts (null: no beginning), end_ts.
+-- From:  source_rows; the variables unit, us_per_unit, window_ts (null: no beginning), end_ts.
 -- Grain: one row of the file.
--- class: "event" of this night, "rejected" for quarantine, or "other" night.
+-- class: "event" of this night or of the days behind it that it reads too, "rejected" for
+-- quarantine, or "other" night.
 CREATE OR REPLACE TEMP VIEW classified_rows AS
 WITH clocked AS (
     SELECT
@@ -46,7 +47,7 @@ SELECT
     reason,
     coalesce(has_time AND ts IS NULL, FALSE) AS unusable_time,
     CASE
-        WHEN ts < getvariable('first_ts') OR ts >= getvariable('end_ts') THEN 'other'
+        WHEN ts < getvariable('window_ts') OR ts >= getvariable('end_ts') THEN 'other'
         WHEN reason IS NULL THEN 'event'
         ELSE 'rejected'
     END AS class

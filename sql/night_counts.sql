@@ -1,35 +1,52 @@
--- Makes: how many rows of each source file were staged, and how many of them are written.
--- From:  staged, night_events, night_rejects.
+-- Makes: how many rows of each source file were staged, and what became of them.
+-- From:  staged, repeated_rows, late_events, night_rejects.
 -- Grain: one source file that has staged rows.
-SELECT
-    source,
-    sum(staged_events)::BIGINT AS staged_events,
-    sum(staged_rejects)::BIGINT AS staged_rejects,
-    sum(events)::BIGINT AS events,
-    sum(rejects)::BIGINT AS rejects
-FROM (
+WITH staged_rows AS (
     SELECT
         source,
-        (reason IS NULL)::INTEGER AS staged_events,
-        (reason IS NOT NULL)::INTEGER AS staged_rejects,
-        0 AS events,
-        0 AS rejects
+        count(*) FILTER (WHERE reason IS NULL AND own) AS own_events,
+        count(*) FILTER (WHERE reason IS NULL AND NOT own) AS past_events,
+        count(*) FILTER (WHERE reason IS NOT NULL) AS staged_rejects
     FROM staged
-    UNION ALL
+    GROUP BY source
+),
+
+duplicates AS (
+    SELECT
+        staged.source,
+        count(*) AS rows_duplicate
+    FROM repeated_rows
+    INNER JOIN staged ON repeated_rows.staged_row = staged.rowid
+    WHERE staged.own
+    GROUP BY staged.source
+),
+
+late AS (
     SELECT
         source,
-        0 AS staged_events,
-        0 AS staged_rejects,
-        1 AS events,
-        0 AS rejects
-    FROM night_events
-    UNION ALL
+        count(*) AS rows_late
+    FROM late_events
+    GROUP BY source
+),
+
+rejects AS (
     SELECT
         source,
-        0 AS staged_events,
-        0 AS staged_rejects,
-        0 AS events,
-        1 AS rejects
+        count(*) AS rows_rejected
     FROM night_rejects
-) AS marked_rows
-GROUP BY source
+    GROUP BY source
+)
+
+SELECT
+    staged_rows.source,
+    staged_rows.own_events - coalesce(duplicates.rows_duplicate, 0) AS events,
+    coalesce(duplicates.rows_duplicate, 0) AS duplicates,
+    coalesce(late.rows_late, 0) AS late,
+    coalesce(rejects.rows_rejected, 0) AS rejects,
+    -- What other nights have already: not late, not to be rejected twice.
+    staged_rows.past_events - coalesce(late.rows_late, 0)
+    + staged_rows.staged_rejects - coalesce(rejects.rows_rejected, 0) AS others
+FROM staged_rows
+LEFT JOIN duplicates ON staged_rows.source = duplicates.source
+LEFT JOIN late ON staged_rows.source = late.source
+LEFT JOIN rejects ON staged_rows.source = rejects.source

@@ -1,29 +1,41 @@
--- Makes: the table night_events, what goes into events.
--- From:  staged.
--- Grain: one event; of exact duplicates the one that was read first.
-CREATE OR REPLACE TEMP TABLE night_events AS
-WITH distinct_events AS (
-    SELECT
-        user_id,
-        item_id,
-        event_type,
-        ts,
-        weight,
-        -- Structs compare field by field: the first file by name, then its first row.
-        min(struct_pack(source := source, row_number := row_number)) AS first_read
-    FROM staged
-    WHERE reason IS NULL
-    GROUP BY user_id, item_id, event_type, ts, weight
-)
-
+-- Makes: the view night_events, the whole content of the days of events that the night writes.
+-- From:  staged, repeated_rows, late_events, kept_events; the variable night.
+-- Grain: one event. Unsorted, for a day has too many: staged is in the order of files and rows.
+CREATE OR REPLACE TEMP VIEW night_events AS
 SELECT
-    ts::DATE AS dt,
+    staged.ts::DATE AS dt,
+    staged.user_id,
+    staged.item_id,
+    staged.event_type,
+    staged.ts,
+    staged.weight,
+    staged.source,
+    staged.row_number,
+    getvariable('night') AS ingested
+FROM staged
+ANTI JOIN repeated_rows ON staged.rowid = repeated_rows.staged_row
+WHERE staged.reason IS NULL AND staged.own
+UNION ALL
+SELECT
+    dt,
     user_id,
     item_id,
     event_type,
     ts,
     weight,
-    first_read.source,
-    first_read.row_number
-FROM distinct_events
-ORDER BY dt, first_read.source, first_read.row_number
+    source,
+    row_number,
+    ingested
+FROM late_events
+UNION ALL
+SELECT
+    dt,
+    user_id,
+    item_id,
+    event_type,
+    ts,
+    weight,
+    source,
+    row_number,
+    ingested
+FROM kept_events

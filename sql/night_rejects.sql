@@ -1,6 +1,7 @@
 -- Makes: the table night_rejects, what goes into quarantine.
 -- From:  staged; earlier_quarantine, the nights before; $night.
--- Grain: one rejected row. A row without a time belongs to the first night that met it.
+-- Grain: one rejected row. A row without a time, or of a day behind the night, belongs to the first
+-- night that met it.
 CREATE OR REPLACE TEMP TABLE night_rejects AS
 SELECT
     $night::DATE AS dt,
@@ -12,7 +13,7 @@ FROM staged AS s
 WHERE
     s.reason IS NOT NULL
     AND NOT (
-        s.ts IS NULL
+        (s.ts IS NULL OR NOT s.own)
         AND EXISTS (
             SELECT 1
             FROM earlier_quarantine AS e

@@ -12,6 +12,7 @@ SELECT
     event_type,
     ts,
     weight,
-    reason
+    reason,
+    coalesce(ts >= getvariable('first_ts'), TRUE) AS own
 FROM classified_rows
 WHERE class <> 'other'

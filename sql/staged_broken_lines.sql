@@ -11,7 +11,8 @@ SELECT
     NULL AS event_type,
     NULL AS ts,
     NULL AS weight,
-    'line cannot be parsed: ' || min(reject_errors.error_message) AS reason
+    'line cannot be parsed: ' || min(reject_errors.error_message) AS reason,
+    TRUE AS own
 FROM reject_errors
 INNER JOIN rejected_lines ON reject_errors.line = rejected_lines.line
 GROUP BY rejected_lines.at

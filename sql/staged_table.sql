@@ -1,5 +1,6 @@
 -- Makes: the table staged, the rows of all source files that matter to this night.
--- Grain: one row of a file, an event (reason is null) or a rejected one.
+-- Grain: one row of a file, an event (reason is null) or a rejected one. own: of a day that the
+-- night answers for; the others are of the days behind it, which late events may belong to.
 CREATE OR REPLACE TEMP TABLE staged (
     source VARCHAR,
     row_number BIGINT,
@@ -9,5 +10,6 @@ CREATE OR REPLACE TEMP TABLE staged (
     event_type VARCHAR,
     ts TIMESTAMPTZ,
     weight FLOAT,
-    reason VARCHAR
+    reason VARCHAR,
+    own BOOLEAN
 )

@@ -3,8 +3,12 @@
 The first night ever takes all rows before its end; each later night, and a backfill, takes the
 rows of its own day. The first night stays the first when it runs again, and then leaves the days
 that the files have no rows of any more. Exact duplicates (same user, item, type, time and weight)
-are dropped and counted. For each file, rows read = events + quarantined + duplicates + rows of
-other nights; each of these is counted on its own, and the step stops when they disagree.
+are dropped and counted.
+
+A night also reads `ingest.late_days` behind itself: an event of these days that their own nights
+did not see is added to its own day, once, with `ingested` saying which night brought it. For each
+file, rows read = events + late + quarantined + duplicates + rows of other nights; each of these is
+counted on its own, and the step stops when they disagree.
 """
 
 import datetime as dt
@@ -41,13 +45,14 @@ class FileCounts:
     first_day: dt.date | None
     last_day: dt.date | None
     events: int = 0
+    late: int = 0
     quarantined: int = 0
     duplicates: int = 0
 
     @property
     def unaccounted(self) -> int:
         """Rows read that are in none of the counts."""
-        known = self.events + self.quarantined + self.duplicates + self.other_nights
+        known = self.events + self.late + self.quarantined + self.duplicates + self.other_nights
         return self.rows_read - known
 
 
@@ -72,17 +77,18 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
     files = find_files(settings.source)
     with duck.connect(settings) as con:
         con.execute(duck.sql("staged_table"))
-        _set_night(con, night, bootstrap)
-        counts: dict[str, FileCounts] = {}
-        late: set[dt.date] = set()
-        for file in files:
-            counts[file.name] = _stage(con, file, settings.source)
-            if not bootstrap:
-                late |= _late_nights(con, lake, file, night, counts[file.name].first_day)
+        _set_night(con, night, bootstrap, settings.ingest.late_days)
+        counts = {file.name: _stage(con, file, settings.source) for file in files}
         forgotten = leave_out(con, lake)
         for name, rows in forgotten.items():
             counts[name].rows_read -= rows  # as if the source did not have them
-        con.execute(duck.sql("night_events"))
+        con.execute(duck.sql("repeated_rows"))
+        window = dt.timedelta(days=settings.ingest.late_days)
+        lake.view(
+            con, tables.EVENTS, "earlier_events", None if bootstrap else night - window, night
+        )
+        con.execute(duck.sql("known_events"), {"night": night})
+        con.execute(duck.sql("late_events"), {"night": night})
         lake.view(con, tables.QUARANTINE, "earlier_quarantine", last=night - dt.timedelta(days=1))
         con.execute(duck.sql("night_rejects"), {"night": night})
         _settle(con, counts)
@@ -90,18 +96,34 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
             raise NightError(
                 _nothing_to_do(con, settings, night, counts, [] if bootstrap else others)
             )
-        summary = _write(con, lake, night, counts, bootstrap, earlier_run)
+        late = dict(con.execute("SELECT dt, count(*) FROM late_events GROUP BY dt").fetchall())
+        summary = _write(con, lake, night, counts, bootstrap, earlier_run, late)
+    if late:
+        changed = ", ".join(f"{day} ({late[day]} rows)" for day in sorted(late))
+        log.warning(
+            "%d events came late and are now in their own days; histories and labels of these "
+            "nights do not know them unless they run again: %s",
+            sum(late.values()),
+            changed,
+        )
     return {
         **summary,
         "rows_forgotten": sum(forgotten.values()),
-        "late_nights": [known.isoformat() for known in sorted(late)],
+        "changed_nights": {day.isoformat(): late[day] for day in sorted(late)},
     }
 
 
-def _set_night(con: duckdb.DuckDBPyConnection, night: dt.date, bootstrap: bool) -> None:
+def _set_night(
+    con: duckdb.DuckDBPyConnection, night: dt.date, bootstrap: bool, late_days: int
+) -> None:
+    """Tell the statements which times are the night's own, and which it reads behind itself."""
     midnight = dt.datetime.combine(night, dt.time(), dt.UTC)
-    con.execute("SET VARIABLE first_ts = $ts::TIMESTAMPTZ", {"ts": None if bootstrap else midnight})
+    window = midnight - dt.timedelta(days=late_days)
+    times = {"first_ts": midnight, "window_ts": window} if not bootstrap else {}
+    for name in ("first_ts", "window_ts"):  # null: no beginning
+        con.execute(f"SET VARIABLE {name} = $ts::TIMESTAMPTZ", {"ts": times.get(name)})
     con.execute("SET VARIABLE end_ts = $ts::TIMESTAMPTZ", {"ts": midnight + dt.timedelta(days=1)})
+    con.execute("SET VARIABLE night = $night::DATE", {"night": night})
 
 
 def latest_night(settings: Settings) -> dt.date:
@@ -116,7 +138,7 @@ def latest_night(settings: Settings) -> dt.date:
     """
     yesterday = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
     with duck.connect(settings) as con:
-        _set_night(con, yesterday, bootstrap=True)
+        _set_night(con, yesterday, bootstrap=True, late_days=0)
         days: list[dt.date | None] = []
         for file in find_files(settings.source):
             open_source(con, file, settings.source)
@@ -233,56 +255,14 @@ def _stage_unparsed(con: duckdb.DuckDBPyConnection, file: SourceFile) -> int:
     return int(inserted[0]) if inserted else 0
 
 
-def _late_nights(
-    con: duckdb.DuckDBPyConnection,
-    lake: Lake,
-    file: SourceFile,
-    night: dt.date,
-    first_day: dt.date | None,
-) -> set[dt.date]:
-    """Warn of rows that came after their night was ingested; return the nights to run again.
-
-    They are rows of nights before, in a file that these nights did not read. Rows added later to a
-    file that they did read are not told apart from the others.
-    """
-    if first_day is None or first_day >= night:
-        return set()
-    runs = lake.scan(tables.INGESTS).select("dt", "source", "bootstrap").collect()
-    of_file = set(runs.filter(pl.col("source") == file.name)["dt"])
-    first_night = runs.filter("bootstrap")["dt"].max()
-    late: dict[dt.date, int] = {}
-    with reading(file):
-        days = con.execute(duck.sql("past_days")).fetchall()
-    for day, rows in days:
-        # A day is read by its own night, and by the first night when that comes later.
-        readers = {known for known in set(runs["dt"]) if known == day}
-        if isinstance(first_night, dt.date) and day <= first_night:
-            readers.add(first_night)
-        if readers and not readers & of_file:
-            again = day if day in readers else max(readers)
-            late[again] = late.get(again, 0) + rows
-    if late:
-        log.warning(
-            "%s: %d rows came after their nights were ingested and are in no table: with all files "
-            "of these nights there, run them again: %s",
-            file,
-            sum(late.values()),
-            ", ".join(f"{known} ({late[known]} rows)" for known in sorted(late)),
-        )
-    return set(late)
-
-
 def _settle(con: duckdb.DuckDBPyConnection, counts: dict[str, FileCounts]) -> None:
     """Fill in what is written and what is not, and hold the sum against the rows read."""
-    for name, staged_events, staged_rejects, events, rejects in con.execute(
-        duck.sql("night_counts")
-    ).fetchall():
+    found = con.execute(duck.sql("night_counts")).fetchall()
+    for name, events, duplicates, late, rejects, others in found:
         count = counts[name]
-        count.events = events
+        count.events, count.duplicates, count.late = events, duplicates, late
         count.quarantined = rejects
-        count.duplicates = staged_events - events
-        # Rejected rows without a time that an earlier night has put into quarantine already.
-        count.other_nights += staged_rejects - rejects
+        count.other_nights += others
     for name, count in counts.items():
         if count.unaccounted:
             raise SourceError(
@@ -325,16 +305,35 @@ def _write(
     counts: dict[str, FileCounts],
     bootstrap: bool,
     earlier_run: pl.DataFrame,
+    late: dict[dt.date, int],
 ) -> dict[str, Any]:
     """Replace the partitions; `ingests` comes last, so a rerun after a crash starts the same."""
     kept: list[dict[str, Any]] = []
-    nights: Nights = [night]
+    behind: list[dt.date] = []
+    nights: Nights
     if bootstrap and earlier_run.is_empty():
         nights = (dt.date.min, night)
     elif bootstrap:
-        days = con.table("night_events").project("dt").distinct().fetchall()
+        days = con.sql("SELECT DISTINCT ts::DATE FROM staged WHERE reason IS NULL").fetchall()
         nights = sorted({night, *(day for (day,) in days)})
         kept = _kept_files(lake, night, nights, earlier_run, counts)
+    else:
+        # Days that it brought late events to, now or when it ran before.
+        brought = con.execute(
+            "SELECT DISTINCT dt FROM earlier_events WHERE ingested = $night AND dt < $night",
+            {"night": night},
+        ).fetchall()
+        behind = sorted({*late, *(day for (day,) in brought)})
+        nights = [*behind, night]
+    con.execute(
+        duck.sql("kept_events"),
+        {
+            "late_days": behind,
+            "first": dt.date(1970, 1, 1) if bootstrap else night,
+            "sources": list(counts),
+        },
+    )
+    con.execute(duck.sql("night_events"))
     rejects = con.table("night_rejects")
     if kept:
         # A copy: the view reads the files that are about to be replaced.
@@ -351,6 +350,7 @@ def _write(
             "rows_events": count.events,
             "rows_quarantined": count.quarantined,
             "rows_duplicate": count.duplicates,
+            "rows_late": count.late,
             "rows_other_nights": count.other_nights,
             "bootstrap": bootstrap,
         }

@@ -72,6 +72,12 @@ class SourceSettings(Section):
         return separator
 
 
+class IngestSettings(Section):
+    """What of the source a night takes."""
+
+    late_days: int = Field(3, ge=0, le=60)
+
+
 class SequenceSettings(Section):
     """How events become histories."""
 
@@ -203,6 +209,7 @@ class Settings(BaseSettings):
 
     lake: LakeSettings = LakeSettings()
     source: SourceSettings = SourceSettings()
+    ingest: IngestSettings = IngestSettings()
     sequences: SequenceSettings = SequenceSettings()
     model: ModelSettings = ModelSettings()
     label: LabelSettings = LabelSettings()

@@ -33,6 +33,7 @@ EVENTS = Table(
             ("weight", pa.float32()),  # null: the source has none
             ("source", pa.string()),  # path below source.path
             ("row_number", pa.int64()),  # line where it begins (text) or row (Parquet), from 1
+            ("ingested", pa.date32()),  # the night whose run brought it; after dt: it came late
         ]
     ),
 )
@@ -62,6 +63,7 @@ INGESTS = Table(
             ("rows_events", pa.int64()),
             ("rows_quarantined", pa.int64()),
             ("rows_duplicate", pa.int64()),
+            ("rows_late", pa.int64()),  # events of nights before, which those did not see
             ("rows_other_nights", pa.int64()),
             ("bootstrap", pa.bool_()),  # all rows before the end of the night, not the night's only
         ]

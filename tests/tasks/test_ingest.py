@@ -39,9 +39,10 @@ EVENTS: list[tuple[str, str, dt.datetime, str, float | None]] = [
 ]
 
 
-def settings_for(source: Path, lake: Path, **options: Any) -> Settings:
+def settings_for(source: Path, lake: Path, late_days: int = 3, **options: Any) -> Settings:
     return load_settings(
         source={"path": str(source), **options},
+        ingest={"late_days": late_days},
         lake={"root": lake},
         duckdb={"threads": 2},
     )
@@ -63,7 +64,8 @@ def lake(tmp_path: Path) -> Lake:
 
 
 def events_of(lake: Lake) -> pl.DataFrame:
-    return lake.scan(tables.EVENTS).sort("ts", "source", "row_number").collect()
+    """Events in order, without the night that brought them."""
+    return lake.scan(tables.EVENTS).sort("ts", "source", "row_number").drop("ingested").collect()
 
 
 def rows_of(lake: Lake, table: tables.Table) -> list[dict[str, Any]]:
@@ -306,24 +308,80 @@ def test_the_first_night_again_after_a_later_one_changes_nothing(
     assert everything(lake) == before
 
 
-def test_rows_that_come_after_their_night_are_named_with_the_night_to_run_again(
+def late_file(folder: Path, days: list[dt.date]) -> None:
+    """Write a file with an event of each day, one of them twice, and a row without an item."""
+    rows = "".join(f"bob,a,{day}T01:00\n" for day in [*days, days[0]]) + f"bob,,{days[0]}T02:00\n"
+    (folder / "late.csv").write_text(HEAD + rows)
+
+
+def test_late_events_go_to_their_own_days_once_and_the_run_names_these(
     tmp_path: Path, run: Callable[..., Any], lake: Lake, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, night, later = three_days_of_files(tmp_path / "events")
     last = later + dt.timedelta(days=1)
     run("events", night)
-    assert run("events", later)["late_nights"] == []
-    assert "came after" not in caplog.text
-    times = [f"{first}T01:00", f"{later}T01:00", f"{later}T02:00", f"{last}T01:00"]
-    rows = "".join(f"bob,a,{time}\n" for time in times)
-    (tmp_path / "events" / "late.csv").write_text(HEAD + rows)
-    assert run("events", last)["late_nights"] == [str(night), str(later)]
-    assert "late.csv: 3 rows came after" in caplog.text
-    assert f"run them again: {night} (1 rows), {later} (2 rows)" in caplog.text
-    for again in (night, later):
+    assert run("events", later)["changed_nights"] == {}
+    assert "came late" not in caplog.text
+    late_file(tmp_path / "events", [first, later, last])
+    summary = run("events", last)
+    assert summary["changed_nights"] == {str(first): 1, str(later): 1}
+    assert (summary["rows_events"], summary["rows_late"]) == (1, 2)
+    assert "2 events came late and are now in their own days" in caplog.text
+    assert f"run again: {first} (1 rows), {later} (1 rows)" in caplog.text
+    bob = lake.scan(tables.EVENTS).filter(pl.col("user_id") == "bob").sort("dt").collect()
+    assert bob["dt"].to_list() == [first, later, last]
+    assert bob["ingested"].to_list() == [last] * 3
+    late = [row for row in rows_of(lake, tables.QUARANTINE) if row["source"] == "late.csv"]
+    assert [(row["dt"], row["reason"]) for row in late] == [(last, "no item")]
+
+    # Again, and the nights behind again: each event once, wherever it is counted.
+    before = everything(lake)
+    assert run("events", last) == summary
+    assert everything(lake) == before
+    for again in (later, last):
         run("events", again)
-    assert run("events", last)["late_nights"] == []
-    assert events_of(lake).filter(pl.col("user_id") == "bob").height == 4
+    assert events_of(lake).filter(pl.col("user_id") == "bob").height == 3
+    owners = lake.scan(tables.EVENTS).filter(pl.col("user_id") == "bob").sort("dt").collect()
+    assert owners["ingested"].to_list() == [last, later, last]
+    assert run("events", last)["changed_nights"] == {str(first): 1}
+
+
+def test_events_that_come_later_than_the_window_are_not_read(
+    tmp_path: Path, run: Callable[..., Any], lake: Lake
+) -> None:
+    first, night, later = three_days_of_files(tmp_path / "events")
+    run("events", night)
+    late_file(tmp_path / "events", [first, later])
+    summary = run("events", later, late_days=1)
+    assert (summary["rows_late"], summary["changed_nights"]) == (0, {})
+    assert events_of(lake).filter(pl.col("user_id") == "bob")["ts"].dt.date().to_list() == [later]
+    assert run("events", later, late_days=2)["changed_nights"] == {str(first): 1}
+
+
+def test_rows_added_to_a_file_that_was_read_are_late_too(
+    tmp_path: Path, run: Callable[..., Any], lake: Lake
+) -> None:
+    _, night, later = three_days_of_files(tmp_path / "events")
+    run("events", night)
+    with (tmp_path / "events" / f"{night}.csv").open("a") as file:
+        file.write(f"bob,a,{night}T01:00\n")
+    assert run("events", later)["changed_nights"] == {str(night): 1}
+    assert events_of(lake).filter(pl.col("user_id") == "bob").height == 1
+
+
+def test_late_events_whose_file_is_gone_outlive_a_backfill_of_their_day(
+    tmp_path: Path, run: Callable[..., Any], lake: Lake
+) -> None:
+    _, night, later = three_days_of_files(tmp_path / "events")
+    last = later + dt.timedelta(days=1)
+    run("events", night)
+    run("events", later)
+    late_file(tmp_path / "events", [later, last])
+    run("events", last)
+    before = events_of(lake)
+    (tmp_path / "events" / "late.csv").unlink()
+    run("events", later)
+    assert events_of(lake).equals(before)
 
 
 def test_the_first_night_again_leaves_the_days_whose_files_are_gone(

@@ -1,0 +1,24 @@
+-- Makes: the table late_events, events of days behind the night that came after these were read.
+-- From:  staged, repeated_rows, known_events; $night.
+-- Grain: one event.
+CREATE OR REPLACE TEMP TABLE late_events AS
+SELECT
+    staged.ts::DATE AS dt,
+    staged.user_id,
+    staged.item_id,
+    staged.event_type,
+    staged.ts,
+    staged.weight,
+    staged.source,
+    staged.row_number,
+    $night::DATE AS ingested
+FROM staged
+ANTI JOIN repeated_rows ON staged.rowid = repeated_rows.staged_row
+ANTI JOIN known_events
+    ON
+        staged.ts = known_events.ts
+        AND staged.user_id = known_events.user_id
+        AND staged.item_id = known_events.item_id
+        AND staged.event_type = known_events.event_type
+        AND staged.weight IS NOT DISTINCT FROM known_events.weight
+WHERE staged.reason IS NULL AND NOT staged.own
