@@ -170,7 +170,11 @@ def test_nights_hold_their_contracts_on_any_log(log: Log, backfill: Sequence[int
         for number in backfill:
             run_step("build-sequences", nightly, night(number))
         lakes = Lake(nightly.lake.root), Lake(in_turn.lake.root)
-        assert content(lakes[0], tables.EVENTS) == content(lakes[1], tables.EVENTS)
+        # Which night brought an event is the one thing that may differ.
+        events = [
+            [row | {"ingested": None} for row in content(lake, tables.EVENTS)] for lake in lakes
+        ]
+        assert events[0] == events[1]
         hold_log(lakes[0], log)
         for number in range(NIGHTS):
             assert histories(lakes[0], number) == histories(lakes[1], number)

@@ -44,6 +44,7 @@ def write_events(root: Path, events: list[Event], *, source: str = "events.csv")
                 "weight": None,
                 "source": source,
                 "row_number": number,
+                "ingested": night,
             }
             for number, (user, item, night, hour) in enumerate(events, start=1)
         ],
@@ -115,6 +116,7 @@ def test_events_of_the_same_time_are_in_the_order_of_their_files(tmp_path: Path)
             "weight": None,
             "source": chance.choice(["b.csv", "B.csv", "a/b.csv"]),
             "row_number": chance.randrange(10**6),
+            "ingested": NIGHT,
         }
         for number in range(100)
     ]

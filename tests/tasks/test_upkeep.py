@@ -150,7 +150,8 @@ def test_a_night_that_was_worked_on_lately_stays(lake: Lake) -> None:
     upkeep(settings_for(lake, **limits, min_age_hours=1))
     kept = [NIGHTS[1], *NIGHTS[-2:]]
     assert lake.nights(tables.EVENTS) == kept
-    assert lake.nights(tables.SEQUENCES) == kept
+    # And the night before it, whose histories it may still be adding its events to.
+    assert lake.nights(tables.SEQUENCES) == [NIGHTS[0], *kept]
     assert sorted(path.name for path in (lake.root / "quality").iterdir()) == [
         night.isoformat() for night in kept
     ]
