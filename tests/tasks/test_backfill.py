@@ -48,7 +48,11 @@ def write_source(folder: Path) -> Path:
 
 def run_nights(root: Path, source: Path, order: list[int]) -> Settings:
     settings = small_settings(
-        root, model=MODEL, source={"path": str(source)}, promote={"force": True}
+        root,
+        model=MODEL,
+        source={"path": str(source)},
+        ingest={"late_days": 0},  # else a night takes the events of one before it that did not run
+        promote={"force": True},
     )
     for number in order:
         for step in STEPS:
