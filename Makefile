@@ -51,7 +51,7 @@ up: $(STAMP) ## Airflow with its web page on 127.0.0.1, until Ctrl-C        [EVE
 	@$(RUN) tasks.local up
 
 test: $(STAMP) ## All tests
-	@$(RUN) pytest
+	@$(RUN) pytest --numprocesses auto --dist loadfile
 
 lint: $(STAMP) ## ruff, mypy, sqlfluff
 	@$(RUN) ruff check $(RUFF_ROOMS)
