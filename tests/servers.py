@@ -1,0 +1,71 @@
+"""Real servers on loopback for tests, started from what the system has installed."""
+
+import os
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """Run a PostgreSQL server with an empty database; yields its URI, password included.
+
+    Its programs are looked for on PATH and where Debian puts them. The server refuses to run as
+    root: under root it runs as `nobody`.
+    """
+    initdb, pg_ctl = _program("initdb"), _program("pg_ctl")
+    owner = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+    folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))
+    try:
+        data, password = folder / "data", secrets.token_urlsafe(16)
+        secret = folder / "password"
+        secret.write_text(password)
+        if owner:
+            os.chown(folder, owner.pw_uid, owner.pw_gid)
+            os.chown(secret, owner.pw_uid, owner.pw_gid)
+
+        def run(*command: str) -> None:
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                user=owner.pw_uid if owner else None,
+                group=owner.pw_gid if owner else None,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                raise RuntimeError(f"{command[0]} failed: {done.stderr}")
+
+        run(initdb, "-D", str(data), "-U", "test", f"--pwfile={secret}", "-A", "scram-sha-256")
+        port = free_port()
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
+        run(pg_ctl, "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start")
+        try:
+            yield f"postgresql://test:{password}@127.0.0.1:{port}/postgres"
+        finally:
+            run(pg_ctl, "-D", str(data), "-m", "immediate", "-w", "stop")
+    finally:
+        shutil.rmtree(folder)
+
+
+def _program(name: str) -> str:
+    debian = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    found = shutil.which(name) or (str(debian[-1]) if debian else None)
+    if found is None:
+        raise RuntimeError(f"{name} is missing: install PostgreSQL (Debian: apt install postgresql)")
+    return found

@@ -1,0 +1,31 @@
+import pytest
+
+from tasks.connections import looked_up_by, postgres_uri
+from tasks.errors import SettingsError
+
+
+def test_the_environment_gives_connections_as_it_does_to_airflow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_EVENTS_DB", "postgres://me:p%40ss@db:5433/log?sslmode=require")
+    assert postgres_uri("events_db") == "postgresql://me:p%40ss@db:5433/log?sslmode=require"
+
+
+def test_what_is_airflows_own_is_left_out() -> None:
+    with looked_up_by(lambda name: f"postgresql://{name}@db/log?__extra__=%7B%7D&sslmode=prefer"):
+        assert postgres_uri("me") == "postgresql://me@db/log?sslmode=prefer"
+
+
+def test_a_missing_connection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_EVENTS_DB", raising=False)
+    with pytest.raises(SettingsError, match="there is no connection events_db .*AIRFLOW_CONN_EV"):
+        postgres_uri("events_db")
+
+
+def test_another_kind_of_connection_is_refused_without_its_password() -> None:
+    with (
+        looked_up_by(lambda name: "mysql://me:secret@db/log"),
+        pytest.raises(SettingsError, match="connection db is of type mysql") as refused,
+    ):
+        postgres_uri("db")
+    assert "secret" not in str(refused.value)
