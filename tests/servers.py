@@ -67,5 +67,7 @@ def _program(name: str) -> str:
     debian = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     found = shutil.which(name) or (str(debian[-1]) if debian else None)
     if found is None:
-        raise RuntimeError(f"{name} is missing: install PostgreSQL (Debian: apt install postgresql)")
+        raise RuntimeError(
+            f"{name} is missing: install PostgreSQL (Debian: apt install postgresql)"
+        )
     return found
