@@ -1,4 +1,4 @@
-"""Step 1: the night's rows of the source files become `events`, or go to `quarantine`.
+"""Step 1: the night's rows of the source become `events`, or go to `quarantine`.
 
 The first night ever takes all rows before its end; each later night, and a backfill, takes the
 rows of its own day. The first night stays the first when it runs again, and then leaves the days
@@ -25,7 +25,7 @@ from tasks.errors import NightError, SourceError
 from tasks.forget import leave_out
 from tasks.lake import Lake, Nights
 from tasks.settings import Settings, SourceSettings
-from tasks.sources import SourceFile, find_files, open_source, reading
+from tasks.sources import Part, Source, source_of
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ LARGEST_SECONDS = 7_258_118_400  # 2200-01-01
 
 
 @dataclass
-class FileCounts:
-    """What became of the rows of one file."""
+class PartCounts:
+    """What became of the rows of one part, say a file."""
 
     rows_read: int
     other_nights: int
@@ -74,11 +74,11 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
     others = [known for known in lake.nights(tables.INGESTS) if known != night]
     earlier_run = lake.scan(tables.INGESTS, night, night).collect()
     bootstrap = bool(earlier_run["bootstrap"].any()) if earlier_run.height else not others
-    files = find_files(settings.source)
+    source = source_of(settings)
     with duck.connect(settings) as con:
         con.execute(duck.sql("staged_table"))
-        _set_night(con, night, bootstrap, settings.ingest.late_days)
-        counts = {file.name: _stage(con, file, settings.source) for file in files}
+        times = _set_night(con, night, bootstrap, settings.ingest.late_days)
+        counts = {part.name: _stage(con, part, settings.source) for part in source.parts(*times)}
         forgotten = leave_out(con, lake)
         for name, rows in forgotten.items():
             counts[name].rows_read -= rows  # as if the source did not have them
@@ -94,7 +94,7 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
         _settle(con, counts)
         if not any(count.events for count in counts.values()):
             raise NightError(
-                _nothing_to_do(con, settings, night, counts, [] if bootstrap else others)
+                _nothing_to_do(con, source, night, counts, [] if bootstrap else others)
             )
         late = dict(con.execute("SELECT dt, count(*) FROM late_events GROUP BY dt").fetchall())
         summary = _write(con, lake, night, counts, bootstrap, earlier_run, late)
@@ -115,15 +115,19 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
 
 def _set_night(
     con: duckdb.DuckDBPyConnection, night: dt.date, bootstrap: bool, late_days: int
-) -> None:
-    """Tell the statements which times are the night's own, and which it reads behind itself."""
+) -> tuple[dt.datetime | None, dt.datetime]:
+    """Tell the statements which times are the night's own, and which it reads behind itself.
+
+    Returns from when (None: no beginning) and up to when it reads.
+    """
     midnight = dt.datetime.combine(night, dt.time(), dt.UTC)
-    window = midnight - dt.timedelta(days=late_days)
-    times = {"first_ts": midnight, "window_ts": window} if not bootstrap else {}
-    for name in ("first_ts", "window_ts"):  # null: no beginning
-        con.execute(f"SET VARIABLE {name} = $ts::TIMESTAMPTZ", {"ts": times.get(name)})
-    con.execute("SET VARIABLE end_ts = $ts::TIMESTAMPTZ", {"ts": midnight + dt.timedelta(days=1)})
+    end = midnight + dt.timedelta(days=1)
+    window = None if bootstrap else midnight - dt.timedelta(days=late_days)
+    times = {"first_ts": None if bootstrap else midnight, "window_ts": window, "end_ts": end}
+    for name, ts in times.items():
+        con.execute(f"SET VARIABLE {name} = $ts::TIMESTAMPTZ", {"ts": ts})
     con.execute("SET VARIABLE night = $night::DATE", {"night": night})
+    return window, end
 
 
 def latest_night(settings: Settings) -> dt.date:
@@ -137,32 +141,30 @@ def latest_night(settings: Settings) -> dt.date:
         The files have no event of a day that is over.
     """
     yesterday = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
+    source = source_of(settings)
     with duck.connect(settings) as con:
-        _set_night(con, yesterday, bootstrap=True, late_days=0)
+        times = _set_night(con, yesterday, bootstrap=True, late_days=0)
         days: list[dt.date | None] = []
-        for file in find_files(settings.source):
-            open_source(con, file, settings.source)
-            with reading(file):
-                _classify(con, file, settings.source)
+        for part in source.parts(*times):
+            with part.open(con):
+                _classify(con, part, settings.source)
                 days.append(_one_row(con, duck.sql("last_event"))["last_day"])
     known = [day for day in days if day]
     if not known:
         raise NightError(
-            f"{settings.source.path} has no usable event of {yesterday} or before: "
-            "no night can be run on it"
+            f"{source} has no usable event of {yesterday} or before: no night can be run on it"
         )
     return max(known)
 
 
-def _stage(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> FileCounts:
-    """Put the rows of one file that matter to the night into `staged`."""
-    open_source(con, file, source)
-    with reading(file):
-        rows_read, unit, classes = _classify(con, file, source)
-        con.execute(duck.sql("staged"), {"source": file.name})
-        unparsed = _stage_unparsed(con, file)
-    log.info("%s: %d rows, times in %s", file, rows_read + unparsed, unit)
-    return FileCounts(
+def _stage(con: duckdb.DuckDBPyConnection, part: Part, source: SourceSettings) -> PartCounts:
+    """Put the rows of one part that matter to the night into `staged`."""
+    with part.open(con):
+        rows_read, unit, classes = _classify(con, part, source)
+        con.execute(duck.sql("staged"), {"source": part.name})
+        unparsed = _stage_unparsed(con, part)
+    log.info("%s: %d rows, times in %s", part, rows_read + unparsed, unit)
+    return PartCounts(
         rows_read=rows_read + unparsed,
         other_nights=classes["other_nights"],
         first_day=classes["first_day"],
@@ -171,26 +173,26 @@ def _stage(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSetti
 
 
 def _classify(
-    con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings
+    con: duckdb.DuckDBPyConnection, part: Part, source: SourceSettings
 ) -> tuple[int, str, dict[str, Any]]:
-    """Tell the rows of the file that is open apart; return their number, time unit and classes."""
+    """Tell the rows of the part that is open apart; return their number, time unit and classes."""
     profile = _one_row(con, duck.sql("source_profile"))
     if profile["first_broken"] is not None and source.broken_rows == "stop":
         raise SourceError(
-            f"{file} line {profile['first_broken']} is {profile['broken']}: correct the line, "
+            f"{part} line {profile['first_broken']} is {profile['broken']}: correct the line, "
             'or let such lines go to quarantine with source.broken_rows = "quarantine"'
         )
-    unit = _time_unit(file, source.time_unit, profile)
+    unit = _time_unit(part, source.time_unit, profile)
     con.execute("SET VARIABLE unit = $unit", {"unit": unit})
     con.execute("SET VARIABLE us_per_unit = $us", {"us": US_PER_UNIT[unit]})
     con.execute(duck.sql("classified_rows"))
     classes = _one_row(con, duck.sql("class_counts"))
-    _refuse_wrong_unit(con, file, unit, profile, classes)
+    _refuse_wrong_unit(con, part, unit, profile, classes)
     return profile["rows_read"], unit, classes
 
 
-def _time_unit(file: SourceFile, wanted: str, profile: dict[str, Any]) -> str:
-    """Decide how the times of a file are written: by their size, or as the setting says.
+def _time_unit(part: Part, wanted: str, profile: dict[str, Any]) -> str:
+    """Decide how the times of a part are written: by their size, or as the setting says.
 
     Raises
     ------
@@ -211,14 +213,14 @@ def _time_unit(file: SourceFile, wanted: str, profile: dict[str, Any]) -> str:
     if wanted == "auto":
         if looks is None:
             raise SourceError(
-                f"the times of {file} are around {middle:.0f}, which is a date after 1973 in no "
+                f"the times of {part} are around {middle:.0f}, which is a date after 1973 in no "
                 'unit: set source.time_unit to "s", "ms", "us" or "ns", or name another column '
                 "in source.time_columns"
             )
         return looks
     if looks is not None and looks != wanted:
         raise SourceError(
-            f"the times of {file} are around {middle:.0f}, which looks like {looks}, "
+            f"the times of {part} are around {middle:.0f}, which looks like {looks}, "
             f'but source.time_unit is "{wanted}": correct it, or set it to "auto"'
         )
     return wanted
@@ -226,7 +228,7 @@ def _time_unit(file: SourceFile, wanted: str, profile: dict[str, Any]) -> str:
 
 def _refuse_wrong_unit(
     con: duckdb.DuckDBPyConnection,
-    file: SourceFile,
+    part: Part,
     unit: str,
     profile: dict[str, Any],
     classes: dict[str, Any],
@@ -236,26 +238,26 @@ def _refuse_wrong_unit(
         row = {"row": classes["first_unusable_time"]}
         raw = con.execute("SELECT raw FROM source_rows WHERE row_number = $row", row).fetchone()
         raise SourceError(
-            f"{classes['unusable_times']} of {profile['timed']} times of {file} are no dates "
+            f"{classes['unusable_times']} of {profile['timed']} times of {part} are no dates "
             f"between 1970 and 2199 when read as {unit}, the first in row "
             f"{classes['first_unusable_time']}: {_shortened(raw[0] if raw else '')}; "
             "correct source.time_unit or source.time_columns"
         )
 
 
-def _stage_unparsed(con: duckdb.DuckDBPyConnection, file: SourceFile) -> int:
+def _stage_unparsed(con: duckdb.DuckDBPyConnection, part: Part) -> int:
     """Move the lines that DuckDB set aside into `staged`; return how many."""
     known = con.execute(
         "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reject_errors'"
     ).fetchall()
     if known == [(0,)]:
         return 0
-    inserted = con.execute(duck.sql("staged_broken_lines"), {"source": file.name}).fetchone()
+    inserted = con.execute(duck.sql("staged_broken_lines"), {"source": part.name}).fetchone()
     con.execute("DELETE FROM reject_errors")
     return int(inserted[0]) if inserted else 0
 
 
-def _settle(con: duckdb.DuckDBPyConnection, counts: dict[str, FileCounts]) -> None:
+def _settle(con: duckdb.DuckDBPyConnection, counts: dict[str, PartCounts]) -> None:
     """Fill in what is written and what is not, and hold the sum against the rows read."""
     found = con.execute(duck.sql("night_counts")).fetchall()
     for name, events, duplicates, late, rejects, others in found:
@@ -273,14 +275,14 @@ def _settle(con: duckdb.DuckDBPyConnection, counts: dict[str, FileCounts]) -> No
 
 def _nothing_to_do(
     con: duckdb.DuckDBPyConnection,
-    settings: Settings,
+    source: Source,
     night: dt.date,
-    counts: dict[str, FileCounts],
+    counts: dict[str, PartCounts],
     others: list[dt.date],
 ) -> str:
     """Say why a night has no events."""
     days = [day for count in counts.values() for day in (count.first_day, count.last_day) if day]
-    message = f"night {night} has no events in {settings.source.path}"
+    message = f"night {night} has no events in {source}"
     if days:
         message += f", whose rows lie between {min(days)} and {max(days)}"
     reject = con.execute("SELECT source, row_number, reason FROM night_rejects LIMIT 1").fetchone()
@@ -302,7 +304,7 @@ def _write(
     con: duckdb.DuckDBPyConnection,
     lake: Lake,
     night: dt.date,
-    counts: dict[str, FileCounts],
+    counts: dict[str, PartCounts],
     bootstrap: bool,
     earlier_run: pl.DataFrame,
     late: dict[dt.date, int],
@@ -372,7 +374,7 @@ def _kept_files(
     night: dt.date,
     replaced: list[dt.date],
     earlier_run: pl.DataFrame,
-    counts: dict[str, FileCounts],
+    counts: dict[str, PartCounts],
 ) -> list[dict[str, Any]]:
     """Return the rows of `ingests` of files that are gone, but have events on days that stay."""
     staying = (

@@ -53,6 +53,7 @@ class LakeSettings(Section):
 class SourceSettings(Section):
     """Where events come from and how their columns are named."""
 
+    kind: Literal["files"] = "files"
     path: str = ""
     format: Literal["auto", "parquet", "csv", "jsonl", "recbole", "sequences"] = "auto"
     user_columns: tuple[str, ...] = ("user_id", "user", "userId", "visitorid", "customer_id")

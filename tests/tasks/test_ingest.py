@@ -669,7 +669,7 @@ def test_a_compressed_file_cut_short_anywhere_is_never_taken_for_a_shorter_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # So that looking for the header does not read the whole file.
-    monkeypatch.setattr("tasks.sources.LONGEST_LINE", 4096)
+    monkeypatch.setattr("tasks.sources.files.LONGEST_LINE", 4096)
     plain = tmp_path / "events.csv"
     lines = [f"user{i * i},item{i * 31 % 977},2026-11-02\n" for i in range(20_000)]
     plain.write_text(HEAD + "".join(lines))

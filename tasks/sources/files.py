@@ -1,25 +1,11 @@
-"""Event files of any supported format, each as the DuckDB view `source_rows`.
+"""Event files of any supported format: a folder, a glob or a file.
 
-The view is lazy: DuckDB reads the file anew, in parallel and in bounded memory, each time it is
-queried. Its columns:
-
-=============  ============  =====================================================================
-`row_number`   BIGINT        line of a text file (with its header) where the row begins, or row of a
-                             Parquet file, from 1
-`raw`          VARCHAR       the line as read; of CSV, RecBole and Parquet its columns as JSON
-`user_id`      VARCHAR       null when blank; so is `item_id`
-`event_type`   VARCHAR       "event" when the file has no such column
-`weight`       FLOAT         null when the file has none, or no finite number
-`has_time`     BOOLEAN       whether the time is filled in
-`time_number`  DOUBLE        the time as a number, in a unit that is not known yet
-`time_stamp`   TIMESTAMPTZ   the time as a date and clock; without a zone it is UTC
-`broken`       VARCHAR       why the line cannot be parsed at all, else null
-=============  ============  =====================================================================
-
-Names and paths of the settings never become SQL: they are quoted as literals or identifiers.
+The view over a file is lazy: DuckDB reads it anew, in parallel and in bounded memory, each time it
+is queried.
 """
 
 import csv
+import datetime as dt
 import glob
 import logging
 import re
@@ -38,7 +24,8 @@ import pyarrow as pa
 from tasks import duck
 from tasks.duck import identifier, literal
 from tasks.errors import SourceError
-from tasks.settings import SourceSettings
+from tasks.settings import Settings, SourceSettings
+from tasks.sources.rows import as_json, needed, source_rows
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +51,20 @@ NO_LINES: Lines = np.array([], np.int64)
 SYNTHETIC_EPOCH = "2000-01-01 00:00:00+00"
 
 
+class Files:
+    """The source `files`: `source.path` is a folder, a file or a glob."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings.source
+
+    def __str__(self) -> str:
+        return self.settings.path
+
+    def parts(self, first: dt.datetime | None, end: dt.datetime) -> list["SourceFile"]:
+        """List all files: which times one has is not known before it is read."""
+        return find_files(self.settings)
+
+
 @dataclass(frozen=True)
 class SourceFile:
     """A file of events."""
@@ -71,6 +72,7 @@ class SourceFile:
     path: Path
     name: str  # as `source` of its events: the path below the folder that source.path names
     format: str
+    settings: SourceSettings
 
     @property
     def compression(self) -> str | None:
@@ -79,6 +81,30 @@ class SourceFile:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    @contextmanager
+    def open(self, con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        """Create the view `source_rows` over the file.
+
+        Raises
+        ------
+        SourceError
+            The file is empty, cut short, not of its format, not UTF-8, or lacks a needed column.
+        """
+        if self.path.stat().st_size == 0:
+            raise SourceError(f"{self} is empty: remove it, or deliver it again")
+        with _explaining(self):
+            if self.compression == "zstd":
+                _refuse_cut_zstd(self)
+            rows = {
+                "parquet": _parquet,
+                "csv": _csv,
+                "recbole": _csv,
+                "jsonl": _jsonl,
+                "sequences": _sequences,
+            }[self.format](con, self, self.settings)
+            con.execute(f"CREATE OR REPLACE TEMP VIEW source_rows AS {rows}")
+            yield
 
 
 def find_files(source: SourceSettings) -> list[SourceFile]:
@@ -109,7 +135,7 @@ def find_files(source: SourceSettings) -> list[SourceFile]:
             name = path.relative_to(root).as_posix()
             # Readers of events see by the source that such times are made up.
             marked = f"{name} (synthetic times)" if kind == "sequences" else name
-            files.append(SourceFile(path, marked, kind))
+            files.append(SourceFile(path, marked, kind, source))
     if not files:
         names = ", ".join(path.name for path in found[:5])
         raise SourceError(
@@ -152,7 +178,7 @@ def _format(path: Path, wanted: str) -> str | None:
 
 
 @contextmanager
-def reading(file: SourceFile) -> Iterator[None]:
+def _explaining(file: SourceFile) -> Iterator[None]:
     """Turn what DuckDB and Arrow say about a bad file into a sentence for the person on call."""
     try:
         yield
@@ -162,29 +188,6 @@ def reading(file: SourceFile) -> Iterator[None]:
         raise _explained(file, str(error)) or error from error
 
 
-def open_source(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> None:
-    """Create the view `source_rows` over a file.
-
-    Raises
-    ------
-    SourceError
-        The file is empty, cut short, not of its format, not UTF-8, or lacks a needed column.
-    """
-    if file.path.stat().st_size == 0:
-        raise SourceError(f"{file} is empty: remove it, or deliver it again")
-    with reading(file):
-        if file.compression == "zstd":
-            _refuse_cut_zstd(file)
-        rows = {
-            "parquet": _parquet,
-            "csv": _csv,
-            "recbole": _csv,
-            "jsonl": _jsonl,
-            "sequences": _sequences,
-        }[file.format](con, file, source)
-        con.execute(f"CREATE OR REPLACE TEMP VIEW source_rows AS {rows}")
-
-
 def _parquet(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> str:
     reader = f"read_parquet({_path(file)}, hive_partitioning = false"
     described = con.execute(f"DESCRIBE SELECT * FROM {reader})").fetchall()
@@ -192,13 +195,13 @@ def _parquet(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSet
     columns = {name: identifier(name) for name in types}
     # Named apart: a file may have a column of its own by the name file_row_number.
     numbered = f"{reader}, file_row_number = true)"
-    return _rows(
+    return source_rows(
         file,
         source,
         columns,
         reader=numbered,
         row_number="file_row_number + 1",
-        raw=_as_json(columns),
+        raw=as_json(columns),
         types=types,
     )
 
@@ -218,13 +221,13 @@ def _csv(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSetting
         twice = next(name for name in names if names.count(name) > 1)
         raise SourceError(f"{file} has two columns named {twice}: rename one in its first line")
     reader = _text_reader(file, source, positions, separator, quote, header=True)
-    return _rows(
+    return source_rows(
         file,
         source,
         columns,
         reader=_numbered(con, file, source, reader, quote, header=True),
         row_number="line_number",
-        raw=_as_json(columns),
+        raw=as_json(columns),
     )
 
 
@@ -253,8 +256,8 @@ def _jsonl(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSetti
         if role in NEEDED and not set(wanted) & set(sampled[0]):
             later = f"SELECT 1 FROM {objects} WHERE {columns[role]} IS NOT NULL LIMIT 1"
             if not con.execute(later).fetchall():
-                _needed(file, dict.fromkeys(sorted(sampled[0]), ""), wanted, f"source.{role}")
-    return _rows(
+                needed(file, dict.fromkeys(sorted(sampled[0]), ""), wanted, f"source.{role}")
+    return source_rows(
         file,
         source.model_copy(update=roles),
         columns,
@@ -304,78 +307,6 @@ def _sequences(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceS
             )
         )
     """
-
-
-def _rows(
-    file: SourceFile,
-    source: SourceSettings,
-    columns: dict[str, str],
-    *,
-    reader: str,
-    row_number: str,
-    raw: str,
-    broken: str = "NULL::VARCHAR",
-    types: dict[str, str] | None = None,
-) -> str:
-    """Write the SELECT of `source_rows` over a reader whose columns are these expressions."""
-    user = _needed(file, columns, source.user_columns, "source.user_columns")
-    item = _needed(file, columns, source.item_columns, "source.item_columns")
-    time = _needed(file, columns, source.time_columns, "source.time_columns")
-    kind = _first_of(columns, source.type_columns)
-    weight = _first_of(columns, source.weight_columns)
-    time_type = types[time] if types else "VARCHAR"
-    moment = columns[time]
-    if time_type.startswith(("TIMESTAMP", "DATE")):
-        number, stamp = "NULL::DOUBLE", f"{moment}::TIMESTAMPTZ"
-        has_time = f"{moment} IS NOT NULL"
-    else:
-        number, stamp = (
-            f"TRY_CAST({moment} AS DOUBLE)",
-            f"TRY_CAST({moment}::VARCHAR AS TIMESTAMPTZ)",
-        )
-        has_time = f"{_filled(moment)} IS NOT NULL"
-    strength = f"TRY_CAST({columns[weight]} AS FLOAT)" if weight else "NULL::FLOAT"
-    return f"""
-        SELECT
-            {row_number} AS row_number,
-            {raw} AS raw,
-            {_filled(columns[user])} AS user_id,
-            {_filled(columns[item])} AS item_id,
-            {f"coalesce({_filled(columns[kind])}, 'event')" if kind else "'event'"} AS event_type,
-            CASE WHEN isfinite({strength}) THEN {strength} END AS weight,
-            {has_time} AS has_time,
-            {number} AS time_number,
-            {stamp} AS time_stamp,
-            {broken} AS broken
-        FROM {reader}
-    """
-
-
-def _needed(
-    file: SourceFile, columns: dict[str, str], wanted: tuple[str, ...], setting: str
-) -> str:
-    name = _first_of(columns, wanted)
-    if name is None:
-        raise SourceError(
-            f"{file} has no column {' or '.join(wanted)}; it has {', '.join(columns)}: "
-            f"name the right one in {setting}"
-        )
-    return name
-
-
-def _first_of(columns: dict[str, str], wanted: tuple[str, ...]) -> str | None:
-    return next((name for name in wanted if name in columns), None)
-
-
-def _filled(expression: str) -> str:
-    """Null for a value that is blank."""
-    text = f"{expression}::VARCHAR"
-    return f"CASE WHEN trim({text}) <> '' THEN {text} END"
-
-
-def _as_json(columns: dict[str, str]) -> str:
-    pairs = (f"{literal(name)}, {column}::VARCHAR" for name, column in columns.items())
-    return f"json_object({', '.join(pairs)})::VARCHAR"
 
 
 def _lines(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> str:

@@ -1,0 +1,99 @@
+"""The view `source_rows` over whatever has named columns: which one is the user, which the time."""
+
+from tasks.duck import literal
+from tasks.errors import SourceError
+from tasks.settings import SourceSettings
+from tasks.sources import Part
+
+
+def source_rows(
+    part: Part,
+    source: SourceSettings,
+    columns: dict[str, str],
+    *,
+    reader: str,
+    row_number: str,
+    raw: str,
+    broken: str = "NULL::VARCHAR",
+    types: dict[str, str] | None = None,
+) -> str:
+    """Write the SELECT of the view `source_rows` over what has named columns.
+
+    Parameters
+    ----------
+    part
+        For messages.
+    source
+        Says which columns are wanted, the first that is there of each role.
+    columns
+        Expression of each column by the name that the part gives it.
+    reader
+        What stands behind FROM, gives all that the expressions use.
+    row_number, raw, broken
+        Expressions of these columns of the view.
+    types
+        DuckDB type of each column; None: all are text.
+
+    Raises
+    ------
+    SourceError
+        There is no column of the user, the item or the time.
+    """
+    user = needed(part, columns, source.user_columns, "source.user_columns")
+    item = needed(part, columns, source.item_columns, "source.item_columns")
+    time = needed(part, columns, source.time_columns, "source.time_columns")
+    kind = _first_of(columns, source.type_columns)
+    weight = _first_of(columns, source.weight_columns)
+    time_type = types[time] if types else "VARCHAR"
+    moment = columns[time]
+    if time_type.startswith(("TIMESTAMP", "DATE")):
+        number, stamp = "NULL::DOUBLE", f"{moment}::TIMESTAMPTZ"
+        has_time = f"{moment} IS NOT NULL"
+    else:
+        number, stamp = (
+            f"TRY_CAST({moment} AS DOUBLE)",
+            f"TRY_CAST({moment}::VARCHAR AS TIMESTAMPTZ)",
+        )
+        has_time = f"{_filled(moment)} IS NOT NULL"
+    strength = f"TRY_CAST({columns[weight]} AS FLOAT)" if weight else "NULL::FLOAT"
+    return f"""
+        SELECT
+            {row_number} AS row_number,
+            {raw} AS raw,
+            {_filled(columns[user])} AS user_id,
+            {_filled(columns[item])} AS item_id,
+            {f"coalesce({_filled(columns[kind])}, 'event')" if kind else "'event'"} AS event_type,
+            CASE WHEN isfinite({strength}) THEN {strength} END AS weight,
+            {has_time} AS has_time,
+            {number} AS time_number,
+            {stamp} AS time_stamp,
+            {broken} AS broken
+        FROM {reader}
+    """
+
+
+def needed(part: Part, columns: dict[str, str], wanted: tuple[str, ...], setting: str) -> str:
+    """Return the first wanted column that is there; SourceError without one."""
+    name = _first_of(columns, wanted)
+    if name is None:
+        raise SourceError(
+            f"{part} has no column {' or '.join(wanted)}; it has {', '.join(columns)}: "
+            f"name the right one in {setting}"
+        )
+    return name
+
+
+def _first_of(columns: dict[str, str], wanted: tuple[str, ...]) -> str | None:
+    return next((name for name in wanted if name in columns), None)
+
+
+def _filled(expression: str) -> str:
+    """Null for a value that is blank."""
+    text = f"{expression}::VARCHAR"
+    return f"CASE WHEN trim({text}) <> '' THEN {text} END"
+
+
+def as_json(columns: dict[str, str]) -> str:
+    """Write the expression of a row's columns as one JSON object, for `raw`."""
+    pairs = (f"{literal(name)}, {column}::VARCHAR" for name, column in columns.items())
+    return f"json_object({', '.join(pairs)})::VARCHAR"
