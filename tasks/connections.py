@@ -6,14 +6,17 @@ of the connection `events_db`.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from tasks.errors import SettingsError
 
 Lookup = Callable[[str], str]
+
+HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:\d*)?")  # libpq takes several, with commas between
 
 
 def _of_environment(name: str) -> str:
@@ -54,6 +57,15 @@ def postgres_uri(name: str) -> str:
         ) from None
     if parts.scheme not in ("postgres", "postgresql"):
         raise SettingsError(f"connection {name} is of type {parts.scheme or '?'}, not postgres")
+    owner, at, hosts = parts.netloc.rpartition("@")
+    if "@" in parts.path or not all(HOST.fullmatch(host) for host in hosts.split(",")):
+        raise SettingsError(
+            f"connection {name} has no valid host and port: write a user or password that has "
+            "one of / ? # [ ] percent-encoded (%2F for /)"
+        )
+    # What libpq cannot read it quotes in its message: so nothing of a password may look so.
+    owner = ":".join(quote(unquote(part), safe="") for part in owner.split(":", 1))
     # Airflow keeps what libpq has no name for in a field of its own.
     options = [(key, value) for key, value in parse_qsl(parts.query) if key != "__extra__"]
-    return urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(options), ""))
+    question = "?" if options else ""
+    return f"postgresql://{owner}{at}{hosts}{parts.path}{question}{urlencode(options)}"

@@ -26,14 +26,9 @@ from tasks.forget import leave_out
 from tasks.lake import Lake, Nights
 from tasks.settings import Settings, SourceSettings
 from tasks.sources import Part, Source, source_of
+from tasks.units import US_PER_UNIT, unit_of
 
 log = logging.getLogger(__name__)
-
-US_PER_UNIT = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0, "ns": 0.001, "iso": 0.0}
-
-# A number of this size, up to 1000 times 7.26e9, is a time between 1973 and 2199 in one unit only.
-SMALLEST_TIME = {"s": 1e8, "ms": 1e11, "us": 1e14, "ns": 1e17}
-LARGEST_SECONDS = 7_258_118_400  # 2200-01-01
 
 
 @dataclass
@@ -182,48 +177,14 @@ def _classify(
             f"{part} line {profile['first_broken']} is {profile['broken']}: correct the line, "
             'or let such lines go to quarantine with source.broken_rows = "quarantine"'
         )
-    unit = _time_unit(part, source.time_unit, profile)
+    numbers = profile["numeric_times"] * 2 > profile["timed"]
+    unit = unit_of(part, source.time_unit, profile["middle_time"]) if numbers else "iso"
     con.execute("SET VARIABLE unit = $unit", {"unit": unit})
     con.execute("SET VARIABLE us_per_unit = $us", {"us": US_PER_UNIT[unit]})
     con.execute(duck.sql("classified_rows"))
     classes = _one_row(con, duck.sql("class_counts"))
     _refuse_wrong_unit(con, part, unit, profile, classes)
     return profile["rows_read"], unit, classes
-
-
-def _time_unit(part: Part, wanted: str, profile: dict[str, Any]) -> str:
-    """Decide how the times of a part are written: by their size, or as the setting says.
-
-    Raises
-    ------
-    SourceError
-        The size fits no unit, or contradicts the setting.
-    """
-    if profile["numeric_times"] * 2 <= profile["timed"]:
-        return "iso"
-    middle = profile["middle_time"]
-    looks = next(
-        (
-            unit
-            for unit, smallest in SMALLEST_TIME.items()
-            if smallest <= middle < LARGEST_SECONDS * 1e6 / US_PER_UNIT[unit]
-        ),
-        None,
-    )
-    if wanted == "auto":
-        if looks is None:
-            raise SourceError(
-                f"the times of {part} are around {middle:.0f}, which is a date after 1973 in no "
-                'unit: set source.time_unit to "s", "ms", "us" or "ns", or name another column '
-                "in source.time_columns"
-            )
-        return looks
-    if looks is not None and looks != wanted:
-        raise SourceError(
-            f"the times of {part} are around {middle:.0f}, which looks like {looks}, "
-            f'but source.time_unit is "{wanted}": correct it, or set it to "auto"'
-        )
-    return wanted
 
 
 def _refuse_wrong_unit(

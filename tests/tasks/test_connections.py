@@ -29,3 +29,29 @@ def test_another_kind_of_connection_is_refused_without_its_password() -> None:
     ):
         postgres_uri("db")
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("me:se@cr:et%zz@db", "me:se%40cr%3Aet%25zz@db"),
+        ("me@[::1]:5433", "me@[::1]:5433"),
+        ("one:5432,two:5433", "one:5432,two:5433"),
+        ("", ""),
+    ],
+)
+def test_a_password_is_written_so_that_libpq_cannot_take_it_for_something_else(
+    given: str, wanted: str
+) -> None:
+    with looked_up_by(lambda _: f"postgresql://{given}/log"):
+        assert postgres_uri("db") == f"postgresql://{wanted}/log"
+
+
+@pytest.mark.parametrize("password", ["se/cret", "se?cret", "se#cret", "[secret", "12/sec@ret"])
+def test_a_uri_that_cannot_be_taken_apart_is_refused_without_its_password(password: str) -> None:
+    with (
+        looked_up_by(lambda _: f"postgresql://me:{password}@db/log"),
+        pytest.raises(SettingsError, match="connection db") as refused,
+    ):
+        postgres_uri("db")
+    assert not any(part in str(refused.value) for part in ("se/", "cret", "sec"))
