@@ -16,7 +16,7 @@ class SettingsError(PipelineError):
 
 
 class SourceError(PipelineError):
-    """The input named by `source.path` cannot be read as events."""
+    """The input named by the settings under `source` cannot be read as events."""
 
 
 class QualityError(PipelineError):

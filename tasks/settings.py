@@ -53,8 +53,11 @@ class LakeSettings(Section):
 class SourceSettings(Section):
     """Where events come from and how their columns are named."""
 
-    kind: Literal["files"] = "files"
+    kind: Literal["files", "postgres"] = "files"
     path: str = ""
+    connection: str = ""
+    table: str = ""
+    query: str = ""
     format: Literal["auto", "parquet", "csv", "jsonl", "recbole", "sequences"] = "auto"
     user_columns: tuple[str, ...] = ("user_id", "user", "userId", "visitorid", "customer_id")
     item_columns: tuple[str, ...] = ("item_id", "item", "itemId", "itemid", "product_id", "movieId")

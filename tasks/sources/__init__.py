@@ -7,8 +7,8 @@ time it is queried it must give the same rows. Its columns:
 
 =============  ============  =====================================================================
 `row_number`   BIGINT        where the row is in the part, from 1, the same whenever it is read:
-                             line of a text file (with its header) where the row begins, or row of
-                             a Parquet file
+                             line of a text file (with its header) where the row begins, row of a
+                             Parquet file, or of a table 40 bits of a hash of its values
 `raw`          VARCHAR       the line as read; of CSV, RecBole, Parquet and tables the columns as
                              JSON
 `user_id`      VARCHAR       null when blank; so is `item_id`
@@ -38,6 +38,7 @@ from tasks.settings import Settings
 # library that a run does not need costs it nothing.
 KINDS = {
     "files": "tasks.sources.files:Files",
+    "postgres": "tasks.sources.postgres:Postgres",
 }
 
 

@@ -1,5 +1,7 @@
 """The view `source_rows` over whatever has named columns: which one is the user, which the time."""
 
+from collections.abc import Iterable
+
 from tasks.duck import literal
 from tasks.errors import SourceError
 from tasks.settings import SourceSettings
@@ -39,11 +41,9 @@ def source_rows(
     SourceError
         There is no column of the user, the item or the time.
     """
-    user = needed(part, columns, source.user_columns, "source.user_columns")
-    item = needed(part, columns, source.item_columns, "source.item_columns")
-    time = needed(part, columns, source.time_columns, "source.time_columns")
-    kind = _first_of(columns, source.type_columns)
-    weight = _first_of(columns, source.weight_columns)
+    wanted = chosen(part, columns, source)
+    user, item, time = wanted["user"], wanted["item"], wanted["time"]
+    kind, weight = wanted.get("type"), wanted.get("weight")
     time_type = types[time] if types else "VARCHAR"
     moment = columns[time]
     if time_type.startswith(("TIMESTAMP", "DATE")):
@@ -91,6 +91,30 @@ def _filled(expression: str) -> str:
     """Null for a value that is blank."""
     text = f"{expression}::VARCHAR"
     return f"CASE WHEN trim({text}) <> '' THEN {text} END"
+
+
+def chosen(part: Part, columns: Iterable[str], source: SourceSettings) -> dict[str, str]:
+    """Return which column is the user, item, time and, where there is one, type and weight.
+
+    Raises SourceError when there is none of the first three.
+    """
+    names = dict.fromkeys(columns, "")
+    found = {
+        "user": needed(part, names, source.user_columns, "source.user_columns"),
+        "item": needed(part, names, source.item_columns, "source.item_columns"),
+        "time": needed(part, names, source.time_columns, "source.time_columns"),
+        "type": _first_of(names, source.type_columns),
+        "weight": _first_of(names, source.weight_columns),
+    }
+    return {role: name for role, name in found.items() if name is not None}
+
+
+def numbered_by_content(columns: list[str]) -> str:
+    """Write the expression of a `row_number` that a row's own values give: 40 bits of a hash.
+
+    For rows without an order of their own. Two rows may share a number: it only breaks ties.
+    """
+    return f"(md5_number_upper(json_array({', '.join(columns)})::VARCHAR) >> 24)::BIGINT"
 
 
 def as_json(columns: dict[str, str]) -> str:

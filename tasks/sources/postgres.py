@@ -1,0 +1,274 @@
+"""A table of PostgreSQL, or what a query there gives: the rows of the night by their time.
+
+`source.connection` is the id of an Airflow connection (`tasks.connections`). Either `source.table`
+names a table or view, `events` or `schema.events`, spelled as PostgreSQL keeps it, or
+`source.query` is one SELECT. Both are read the same way, in one transaction that sees one state of
+the database (REPEATABLE READ) and can write nothing (READ ONLY):
+
+* Only rows from the first day that the night reads to before its end come over, so that an index of
+  the time column bounds what a night costs. With them come those that no night would ever ask for,
+  without a time or with one outside of 1970 to 2199: they go to quarantine, once.
+* Rows come as Arrow in batches of some megabytes (ADBC, which lets PostgreSQL COPY them) into a
+  temporary table of DuckDB, which goes to disk where memory ends. Never is a whole table in memory.
+* The time is a `timestamptz`, a `timestamp` or `date` (UTC), or a number since 1970 in the unit
+  `source.time_unit`; "auto" looks at some values first, to know which numbers to ask for.
+
+A table has no order. So that the same rows give the same events whatever order they come in,
+`row_number` is made of the values of the row: it breaks ties of the time, and knows a rejected row
+again, the same way every night.
+"""
+
+import datetime as dt
+import logging
+import re
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import adbc_driver_postgresql.dbapi as adbc
+import duckdb
+import pyarrow as pa
+
+from tasks.connections import postgres_uri
+from tasks.duck import identifier, literal
+from tasks.errors import SourceError
+from tasks.settings import Settings, SourceSettings
+from tasks.sources.rows import as_json, chosen, numbered_by_content, source_rows
+from tasks.units import US_PER_UNIT, unit_of
+
+log = logging.getLogger(__name__)
+
+CLOCKS = ("timestamptz", "timestamp", "date")
+NUMBERS = ("int2", "int4", "int8", "float4", "float8", "numeric")
+START_OF_TIME = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+END_OF_TIME = dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
+SAMPLED_TIMES = 1000  # to see in which unit numbers are
+
+# Classes of SQLSTATE that trying again does not mend: data that a query trips over, who may log
+# in, what there is (catalogue, schema), syntax and access.
+MENDED_BY_A_PERSON = ("22", "28", "3D", "3F", "42")
+# A refused login has no SQLSTATE; a server that is starting, full or away is waited for.
+REFUSED = re.compile(
+    r"FATAL: +(.*(?:authentication failed|does not exist|pg_hba\.conf|permission denied).*)"
+    r"|Failed to connect: (invalid .*)"
+)
+
+
+class Postgres:
+    """The source `postgres`: a table or a query behind an Airflow connection."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings.source
+
+    def __str__(self) -> str:
+        what = f"table {self.settings.table}" if self.settings.table else "source.query"
+        return f"{what} of connection {self.settings.connection}"
+
+    def parts(self, first: dt.datetime | None, end: dt.datetime) -> list["Window"]:
+        """Return the rows between these times as the one part.
+
+        Raises SourceError when the settings do not say which.
+        """
+        if not self.settings.connection:
+            raise SourceError(
+                "source.connection is not set: give the id of an Airflow connection to PostgreSQL"
+            )
+        if bool(self.settings.table) == bool(self.settings.query):
+            raise SourceError(
+                "of source.table and source.query exactly one must be set: name a table, or write "
+                "a SELECT that gives users, items and times"
+            )
+        return [Window(str(self), self.settings, first, end)]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The rows of a table or query between two times."""
+
+    title: str
+    settings: SourceSettings
+    first: dt.datetime | None
+    end: dt.datetime
+
+    @property
+    def name(self) -> str:
+        """The connection and the table, or that it is the query."""
+        return f"{self.settings.connection}:{self.settings.table or 'query'}"
+
+    def __str__(self) -> str:
+        return self.title
+
+    @contextmanager
+    def open(self, con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        """Bring the rows over and create the view `source_rows`; at the end they are removed.
+
+        Raises
+        ------
+        SourceError
+            The server refuses the login; the table is not there or may not be read; a needed
+            column is missing, or its time is text; the query is no SELECT.
+        SettingsError
+            There is no such connection.
+        """
+        uri = postgres_uri(self.settings.connection)
+        with (
+            _explaining(self),
+            adbc.connect(uri) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            cursor.execute("SET LOCAL TIME ZONE 'UTC'")
+            rows = self._bring(con, cursor)
+        con.execute(f"CREATE OR REPLACE TEMP VIEW source_rows AS {rows}")
+        try:
+            yield
+        finally:
+            con.execute("DROP TABLE brought")
+
+    def _bring(self, con: duckdb.DuckDBPyConnection, cursor: adbc.Cursor) -> str:
+        """Put the rows into the table `brought`; return the SELECT of `source_rows` over it."""
+        source = self._from()
+        # Prepared by itself, what is not one single statement is refused before it does anything.
+        described = cursor.adbc_execute_schema(f"SELECT * FROM {source}")
+        types = {column.name: _type(column) for column in described}
+        wanted = chosen(self, types, self.settings)
+        time = _Time(wanted["time"], types[wanted["time"]])
+        if time.type in NUMBERS:
+            sampled = (
+                f"SELECT {time.column}::float8 AS n FROM {source} "
+                f"WHERE {time.column} IS NOT NULL LIMIT {SAMPLED_TIMES}"
+            )
+            cursor.execute(sampled)
+            times = cursor.fetch_arrow_table()["n"].to_pylist()
+            if times:
+                unit = unit_of(self, self.settings.time_unit, statistics.median(times))
+                time = _Time(time.name, time.type, unit)
+        elif time.type not in CLOCKS:
+            raise SourceError(
+                f"column {time.name} of {self} is of type {time.type}, which is no time: name a "
+                "column of type timestamptz, timestamp, date or number in source.time_columns, or "
+                "cast it in a source.query"
+            )
+        # DuckDB is told positions; text, for what an id or a weight is does not matter yet.
+        names = list(dict.fromkeys(wanted.values()))
+        columns = {name: f"c{i}" for i, name in enumerate(names)}
+        listed = [
+            f"{time.value if name == time.name else f'{identifier(name)}::text'} AS {column}"
+            for name, column in columns.items()
+        ]
+        listed.append(f"CASE WHEN {time.unusable} THEN {time.column}::text END AS odd_time")
+        between = time.between(self.first, self.end)
+        cursor.execute(
+            f"SELECT {', '.join(listed)} FROM {source} "
+            f"WHERE ({between}) OR {time.column} IS NULL OR {time.unusable}"
+        )
+        _copy(con, cursor.fetch_record_batch())
+        kept = {time.name: "DOUBLE" if time.type in NUMBERS else "TIMESTAMPTZ"}
+        as_read = {**columns, time.name: f"coalesce(odd_time, {columns[time.name]}::VARCHAR)"}
+        return source_rows(
+            self,
+            self.settings,
+            columns,
+            reader="brought",
+            row_number=numbered_by_content(list(as_read.values())),
+            raw=as_json(as_read),
+            types={name: kept.get(name, "VARCHAR") for name in columns},
+        )
+
+    def _from(self) -> str:
+        if self.settings.query:
+            query = self.settings.query.strip().removesuffix(";")
+            return f"({query}\n) AS query"  # on a line of its own: the query may end in a comment
+        return ".".join(identifier(name) for name in self.settings.table.split("."))
+
+
+@dataclass(frozen=True)
+class _Time:
+    """The time column in PostgreSQL's SQL."""
+
+    name: str
+    type: str
+    unit: str = "s"  # of numbers
+
+    @property
+    def column(self) -> str:
+        """The column as SQL."""
+        return identifier(self.name)
+
+    @property
+    def value(self) -> str:
+        """What is fetched; a date and clock beyond Arrow's range becomes one outside of 1970-2199.
+
+        Infinity is one of these.
+        """
+        if self.type in NUMBERS:
+            return f"{self.column}::float8"
+        early, late = self._at(dt.datetime(1969, 1, 1, tzinfo=dt.UTC)), self._at(END_OF_TIME)
+        # GREATEST and LEAST would pass over a null.
+        return (
+            f"CASE WHEN {self.column} IS NOT NULL "
+            f"THEN greatest({early}, least({late}, {self.column}))::timestamptz END"
+        )
+
+    @property
+    def unusable(self) -> str:
+        """Whether no night ever asks for this time."""
+        return f"NOT ({self.between(START_OF_TIME, END_OF_TIME)})"
+
+    def between(self, first: dt.datetime | None, end: dt.datetime) -> str:
+        """Whether the time is from `first` to before `end`."""
+        until = f"{self.column} < {self._at(end)}"
+        return until if first is None else f"{self.column} >= {self._at(first)} AND {until}"
+
+    def _at(self, moment: dt.datetime) -> str:
+        if self.type in NUMBERS:
+            us = (moment - START_OF_TIME) // dt.timedelta(microseconds=1)
+            return f"{us / US_PER_UNIT[self.unit]:.0f}"
+        if self.type == "timestamptz":
+            return f"timestamptz {literal(moment.isoformat())}"
+        return f"{self.type} {literal(moment.replace(tzinfo=None).isoformat())}"
+
+
+def _type(column: pa.Field) -> str:
+    """Return PostgreSQL's name of a column's type."""
+    name: bytes = (column.metadata or {}).get(b"POSTGRESQL:type", b"unknown")
+    return name.decode()
+
+
+def _copy(con: duckdb.DuckDBPyConnection, reader: pa.RecordBatchReader) -> None:
+    """Put what the reader gives into the temporary table `brought`, batch by batch."""
+    con.register("batch", reader.schema.empty_table())
+    con.execute("CREATE OR REPLACE TEMP TABLE brought AS SELECT * FROM batch")
+    for batch in reader:
+        con.register("batch", batch)
+        con.execute("INSERT INTO brought SELECT * FROM batch")
+    con.unregister("batch")
+
+
+@contextmanager
+def _explaining(part: Window) -> Iterator[None]:
+    """Turn what a person can mend into a sentence; the rest comes as it is and is tried again.
+
+    What the server says holds names, but neither the URI nor the password.
+    """
+    try:
+        yield
+    except adbc.Error as error:
+        refused = REFUSED.search(str(error))
+        if refused:
+            raise SourceError(
+                f"connection {part.settings.connection} is refused "
+                f"({(refused[1] or refused[2]).strip()}): correct it in Airflow, or let the "
+                "database's owner admit it"
+            ) from None
+        state = error.sqlstate or ""
+        if not state.startswith(MENDED_BY_A_PERSON):
+            raise
+        said = re.search(r"ERROR: +(.*)", str(error))
+        reason = said[1] if said else f"SQLSTATE {state}"
+        key = "source.table" if part.settings.table else "source.query"
+        raise SourceError(
+            f"{part} cannot be read ({reason}): correct {key}, or let the database's owner grant "
+            "SELECT on it to the user of the connection"
+        ) from None
