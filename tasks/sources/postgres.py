@@ -45,9 +45,13 @@ START_OF_TIME = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 END_OF_TIME = dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
 SAMPLED_TIMES = 1000  # to see in which unit numbers are
 
-# Classes of SQLSTATE that trying again does not mend: data that a query trips over, who may log
-# in, what there is (catalogue, schema), syntax and access.
-MENDED_BY_A_PERSON = ("22", "28", "3D", "3F", "42")
+# Starts of SQLSTATE that trying again does not mend: what PostgreSQL cannot do, values that a query
+# trips over, a query that writes, logins, what there is (catalogue, schema), syntax and access.
+MENDED_BY_A_PERSON = ("0A", "22", "25006", "28", "3D", "3F", "42")
+# The same of a query that trips half way, when the message is all that comes.
+TRIPPED = re.compile(
+    r"ERROR: +(division by zero|invalid input syntax|.* out of range|cannot execute .* read-only)"
+)
 # A refused login has no SQLSTATE; a server that is starting, full or away is waited for.
 REFUSED = re.compile(
     r"FATAL: +(.*(?:authentication failed|does not exist|pg_hba\.conf|permission denied).*)"
@@ -254,7 +258,7 @@ def _explaining(part: Window) -> Iterator[None]:
     """
     try:
         yield
-    except adbc.Error as error:
+    except (adbc.Error, pa.ArrowException, OSError) as error:
         refused = REFUSED.search(str(error))
         if refused:
             raise SourceError(
@@ -262,8 +266,8 @@ def _explaining(part: Window) -> Iterator[None]:
                 f"({(refused[1] or refused[2]).strip()}): correct it in Airflow, or let the "
                 "database's owner admit it"
             ) from None
-        state = error.sqlstate or ""
-        if not state.startswith(MENDED_BY_A_PERSON):
+        state = getattr(error, "sqlstate", None) or ""
+        if not state.startswith(MENDED_BY_A_PERSON) and not TRIPPED.search(str(error)):
             raise
         said = re.search(r"ERROR: +(.*)", str(error))
         reason = said[1] if said else f"SQLSTATE {state}"
