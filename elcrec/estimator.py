@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from elcrec.histories import Histories, Split, leave_one_out
 from elcrec.intents import Labels, spherical_kmeans
 from elcrec.model import Network
 from elcrec.training import EpochReport, Trainer
+
+log = logging.getLogger(__name__)
 
 SAVED = "model"
 RESUMABLE = "training"
@@ -115,6 +118,7 @@ class ELCRec:
             best.offer(found["best_epoch"], found["best_score"], best_state)
             self.history = [EpochReport(**report) for report in found["reports"]]
             first_epoch = found["epoch"] + 1
+            log.info("training goes on after epoch %d, from its checkpoint", found["epoch"])
         elif initial is None and warmup == 0:
             self._initialise_centers(network, trainer)
 

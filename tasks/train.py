@@ -52,10 +52,12 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
     lake = Lake(settings.lake.root)
     identity = identify(settings, night)
     folder = lake.model_dir(identity.version)
+    scratch = folder.parent / ".training" / identity.version
     summary: dict[str, Any] = {"model_version": identity.version, "n_items": identity.n_items}
     if is_complete(folder):
         log.info("model %s is already trained on the same data and settings", identity.version)
         register(lake, night, identity)
+        shutil.rmtree(scratch, ignore_errors=True)  # of a training that was killed when it was done
         return summary | {"trained": False}
 
     item_ids = vocabulary(settings, night)
@@ -81,7 +83,6 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
         config.n_intents,
         f"trained on from {identity.parent_version}" if initial else "trained from nothing",
     )
-    scratch = folder.parent / ".training" / identity.version
     reports: list[EpochReport] = []
 
     def on_epoch(report: EpochReport) -> None:

@@ -1,0 +1,343 @@
+"""Kill the steps of some nights at random moments, try again, and compare with nights left alone.
+
+    .venv/bin/python tests/kill_nights.py --kills 50 --seed 1
+
+Each step is a process of its own, as on the command line, forked from one that has the imports
+done. It gets SIGKILL after a while, after so many changes to the lake's files, or, while it trains,
+after an epoch, and is started again. At the end all tables and models must be those of the same
+nights without a kill, and a training must have gone on from the epoch that it was killed after.
+"""
+
+import argparse
+import datetime as dt
+import json
+import logging
+import multiprocessing
+import os
+import random
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO))
+
+import polars as pl  # noqa: E402
+
+from tasks import tables  # noqa: E402
+from tasks.generator import generate  # noqa: E402
+from tasks.lake import Lake  # noqa: E402
+from tasks.settings import load_settings  # noqa: E402
+from tasks.steps import STEPS, run_step  # noqa: E402
+
+LAST_NIGHT = dt.date(2026, 11, 20)
+MODEL = {
+    "n_intents": 4,
+    "max_epochs": 6,
+    "patience": 6,
+    "warm_epochs": 3,
+    "device": "cpu",
+    "threads": 1,
+    "max_length": 20,
+    "overrides": {"dim": 32, "layers": 1},
+}
+MISSES = 12  # tries at one kill: a step may end before it comes
+
+Moment = Callable[[], bool]  # whether it has come
+
+processes = multiprocessing.get_context("forkserver")
+
+
+def prepare() -> None:
+    """Let the process that steps are forked from import what they need, with one thread each."""
+    os.environ.update(OMP_NUM_THREADS="1", POLARS_MAX_THREADS="1", PYTHONPATH=str(REPO))
+    modules = sorted({step.target.partition(":")[0] for step in STEPS.values()})
+    processes.set_forkserver_preload([*modules, "tests.kill_nights"])
+    # Steps log to files. It has nothing to say but that DuckDB's binding leaks its own types.
+    with Path(os.devnull).open("w") as nowhere:
+        shown = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        forkserver.ensure_running()
+        os.dup2(shown, 2)
+        os.close(shown)
+
+
+@dataclass
+class Nights:
+    """Nights of generated events with a lake and logs of their own."""
+
+    events: Path
+    folder: Path
+    dates: list[dt.date]
+    attempts: Counter[tuple[dt.date, str]] = field(default_factory=Counter)
+
+    @property
+    def lake(self) -> Lake:
+        """The lake of the nights."""
+        return Lake(self.folder / "lake")
+
+    def start(self, step: str, night: dt.date) -> BaseProcess:
+        """Start a step in a process of its own."""
+        self.attempts[night, step] += 1
+        self.log(step, night).parent.mkdir(parents=True, exist_ok=True)
+        given = (str(self.events), str(self.folder), step, night, str(self.log(step, night)))
+        process = processes.Process(target=_step, args=given)
+        process.start()
+        return process
+
+    def log(self, step: str, night: dt.date) -> Path:
+        """Return where the last attempt at a step logs."""
+        return self.folder / "logs" / f"{night}-{step}-{self.attempts[night, step]}.log"
+
+    def finish(self, step: str, night: dt.date) -> None:
+        """Run a step to its end."""
+        process = self.start(step, night)
+        process.join()
+        assert process.exitcode == 0, self.log(step, night).read_text()
+
+    def checkpoint(self) -> int:
+        """Return the epoch that the checkpoint of a training is of, 0 without one."""
+        for file in self.lake.root.glob("model_files/.training/*/checkpoints/training.json"):
+            return int(json.loads(file.read_text())["epoch"])
+        return 0
+
+
+def _step(events: str, folder: str, step: str, night: dt.date, log: str) -> None:
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    with Path(log).open("w") as written:
+        os.dup2(written.fileno(), 1)
+        os.dup2(written.fileno(), 2)
+    logging.basicConfig(level=logging.INFO)
+    settings = load_settings(
+        **{
+            "lake.root": Path(folder) / "lake",
+            "source.path": events,
+            "duckdb.threads": 1,
+            "promote.force": True,
+            "model": MODEL,
+        }
+    )
+    run_step(step, settings, night)
+    os._exit(0)  # as the command line ends
+
+
+class Changes:
+    """Counts the files below a folder that are new or written to since it was last asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.seen: set[tuple[str, int]] = set()
+        self.count = 0
+        self.look()
+        self.count = 0
+
+    def look(self) -> int:
+        """Return how many changes were seen in all."""
+        folders = [str(self.folder)]
+        while folders:
+            try:
+                with os.scandir(folders.pop()) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(entry.path)
+                        else:
+                            found = (entry.path, entry.stat().st_mtime_ns)
+                            self.count += found not in self.seen
+                            self.seen.add(found)
+            except FileNotFoundError:
+                continue
+        return self.count
+
+
+def left_alone(nights: Nights) -> dict[str, list[tuple[float, int]]]:
+    """Run every step; return the seconds and changes of files that each took, night by night."""
+    took: dict[str, list[tuple[float, int]]] = {step: [] for step in STEPS}
+    for night in nights.dates:
+        for step in STEPS:
+            changes, started = Changes(nights.lake.root), time.perf_counter()
+            process = nights.start(step, night)
+            while process.is_alive():
+                changes.look()
+                time.sleep(0.001)
+            assert process.exitcode == 0, nights.log(step, night).read_text()
+            took[step].append((time.perf_counter() - started, changes.look()))
+    return took
+
+
+def killed(
+    nights: Nights,
+    kills: dict[tuple[dt.date, str], int],
+    took: dict[str, list[tuple[float, int]]],
+    rng: random.Random,
+    say: Callable[[str], None] = print,
+) -> tuple[Counter[str], int]:
+    """Run every step, kill it so many times first; return the kills by step, and the resumptions.
+
+    A resumption is a training that was killed with a checkpoint and went on from it.
+    """
+    hits: Counter[str] = Counter()
+    resumed = 0
+    for number, night in enumerate(nights.dates):
+        for step in STEPS:
+            tries = 0
+            left = kills.get((night, step), 0)
+            while left:
+                # A training that is killed twice is killed in the middle at least once.
+                by_epoch = step == "train" and left % 2
+                kind = "epoch" if by_epoch else rng.choice(["time", "change"])
+                # A step that ended before the kill came runs again, and the next kill is earlier.
+                moment = rng.random() * 0.6**tries
+                code, went_on = _disturb(nights, step, night, kind, moment, took[step][number])
+                resumed += went_on
+                if code == -signal.SIGKILL:
+                    hits[step] += 1
+                    left, tries = left - 1, 0
+                    say(f"{night} {step} killed by {kind} at {moment:.3f}")
+                    continue
+                assert code == 0, nights.log(step, night).read_text()
+                tries += 1
+                assert tries < MISSES, f"{step} of night {night} ends before any kill"
+            before = nights.checkpoint()
+            nights.finish(step, night)
+            resumed += _went_on(nights, step, night, before)
+    return hits, resumed
+
+
+def _disturb(
+    nights: Nights,
+    step: str,
+    night: dt.date,
+    kind: str,
+    moment: float,
+    took: tuple[float, int],
+) -> tuple[int | None, bool]:
+    """Start a step and kill it at a moment (0 to 1); return its exit code, and if it resumed."""
+    before = nights.checkpoint()
+    process = nights.start(step, night)
+    has_come = _moment(nights, kind, moment, *took, before)
+    while process.is_alive() and not has_come():
+        time.sleep(0.0002)
+    time.sleep(moment % 0.003)  # a commit takes about as long
+    process.kill()
+    process.join()
+    return process.exitcode, _went_on(nights, step, night, before)
+
+
+def _moment(
+    nights: Nights, kind: str, fraction: float, seconds: float, changes: int, epoch: int
+) -> Moment:
+    if kind == "epoch":
+        return lambda: nights.checkpoint() > epoch
+    if kind == "change":
+        seen, wanted = Changes(nights.lake.root), int(fraction * changes) + 1
+        return lambda: seen.look() >= wanted
+    end = time.perf_counter() + fraction * seconds
+    return lambda: time.perf_counter() >= end
+
+
+def _went_on(nights: Nights, step: str, night: dt.date, checkpoint: int) -> bool:
+    """Tell whether a training went on from the checkpoint that it found; it never starts anew."""
+    if step != "train" or not checkpoint:
+        return False
+    epochs = re.findall(r"epoch (\d+)/", nights.log(step, night).read_text())
+    assert not epochs or int(epochs[0]) == checkpoint + 1, f"{epochs} after {checkpoint}"
+    return bool(epochs)
+
+
+def differences(one: Nights, other: Nights) -> list[str]:
+    """Name every table, model file and page in which two runs of the same nights differ."""
+    found = []
+    for table in tables.TABLES.values():
+        left, right = (_rows(nights, table) for nights in (one, other))
+        if not left.equals(right):
+            found.append(f"table {table.name}: {left} and {right}")
+    left_files, right_files = _files(one), _files(other)
+    for name in sorted(left_files.keys() | right_files.keys()):
+        if left_files.get(name) != right_files.get(name):
+            found.append(f"file {name}")
+    return found
+
+
+def _rows(nights: Nights, table: tables.Table) -> pl.DataFrame:
+    rows = nights.lake.scan(table).collect()
+    if table is tables.SEQUENCE_INPUTS:  # of the names of files, which are drawn
+        rows = rows.select("dt")
+    if table is tables.STEPS:
+        rows = rows.select("dt", "step", "summary").with_columns(
+            summary=pl.struct("step", "summary").map_elements(
+                lambda row: _lasting(row, nights.lake.root), return_dtype=pl.String
+            )
+        )
+    return rows.sort(*(name for name, kind in rows.schema.items() if not kind.is_nested()))
+
+
+def _lasting(row: dict[str, Any], root: Path) -> str:
+    summary = json.loads(row["summary"].replace(str(root), ""))
+    if row["step"] == "train":  # trained before the kill, it has less to say
+        return str(summary["model_version"])
+    return json.dumps({k: v for k, v in summary.items() if k != "items_new"}, sort_keys=True)
+
+
+def _files(nights: Nights) -> dict[str, bytes]:
+    """Every file of models, those of trainings that were killed too, and the names of pages."""
+    root = nights.lake.root
+    files = (path for path in (root / "model_files").rglob("*") if path.is_file())
+    models = {path: path.read_bytes() for path in files}
+    pages = dict.fromkeys((root / "quality").rglob("*.html"), b"")
+    return {str(path.relative_to(root)): content for path, content in (models | pages).items()}
+
+
+def plan(dates: list[dt.date], kills: int, rng: random.Random) -> dict[tuple[dt.date, str], int]:
+    """Spread kills over steps evenly, and over nights at random."""
+    steps = list(STEPS)
+    rng.shuffle(steps)
+    planned = Counter((rng.choice(dates), steps[kill % len(steps)]) for kill in range(kills))
+    return dict(planned)
+
+
+def nights_of_kills(
+    folder: Path, *, kills: int, seed: int, nights: int, say: Callable[[str], None] = print
+) -> tuple[Counter[str], int, list[str]]:
+    """Run the nights alone and killed; return the kills by step, resumptions and differences."""
+    prepare()
+    rng = random.Random(seed)
+    events = generate(
+        folder, users=80, items=60, intents=4, nights=8, last_night=LAST_NIGHT, seed=seed
+    ).events
+    dates = [LAST_NIGHT - dt.timedelta(days=age) for age in range(nights - 1, -1, -1)]
+    alone, disturbed = (Nights(events, folder / name, dates) for name in ("alone", "killed"))
+    took = left_alone(alone)
+    for step, each in took.items():
+        say(f"{step}: " + ", ".join(f"{s:.2f} s {changes} changes" for s, changes in each))
+    hits, resumed = killed(disturbed, plan(dates, kills, rng), took, rng, say)
+    return hits, resumed, differences(alone, disturbed)
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--nights", type=int, default=4)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        hits, resumed, different = nights_of_kills(
+            Path(folder), kills=asked.kills, seed=asked.seed, nights=asked.nights
+        )
+    print(f"{sum(hits.values())} kills: " + ", ".join(f"{s} {n}" for s, n in hits.items()))
+    print(f"{resumed} trainings went on from a checkpoint")
+    print("\n".join(different) or "tables, models and pages are those of nights left alone")
+    sys.exit(bool(different))
+
+
+if __name__ == "__main__":
+    main()
