@@ -18,8 +18,9 @@ from elcrec.histories import Histories, Split, leave_one_out, ragged_arange
 from elcrec.model import Network
 from elcrec.packing import Packed, pack
 
-# Scores of one block of users against all items; bounds the memory, whatever the number of users.
-BLOCK_CELLS = 16_000_000
+# Scores of some users against all items, in a buffer used again for the next: fits the cache, and
+# bounds the memory, whatever the number of users.
+BLOCK_CELLS = 1_500_000
 # Users that the encoder reads at once, outside of training: what it makes of them fits the cache.
 BLOCK_USERS = 1_024
 
@@ -54,31 +55,32 @@ def target_ranks(
     """
     ranks = np.empty(len(split.histories), np.int64)
     seen_users, seen_items = distinct_seen(split)
+    first_seen = np.searchsorted(seen_users, np.arange(ranks.size + 1))
     table = network.items.weight[1:]  # [V, d]: padding is no candidate
-    by_length = np.argsort(split.histories.lengths, kind="stable")
     block = min(max(1, block_cells // table.shape[0]), BLOCK_USERS)
-    for first in range(0, by_length.size, block):
-        users = by_length[first : first + block]
-        states = newest_outputs(network, split.histories.take(users))  # [b, d]
-        scores = states @ table.T  # [b, V]
-        targets = torch.from_numpy(split.targets[users].astype(np.int64) - 1).to(scores.device)
-        target_scores = scores.gather(1, targets[:, None])  # [b, 1]
-        if not (torch.isfinite(states).all() and torch.isfinite(target_scores).all()):
-            raise ELCRecError("the model's scores are not finite: train again with a lower rate")
-        before = (scores >= target_scores).sum(1) - 1
-        lows, highs = (
-            np.searchsorted(seen_users, users),
-            np.searchsorted(seen_users, users, side="right"),
-        )
-        rows = np.repeat(np.arange(users.size), highs - lows)
-        items = seen_items[ragged_arange(lows, highs - lows)] - 1
-        row_index = torch.from_numpy(rows).to(scores.device)
-        excluded = (
-            scores[row_index, torch.from_numpy(items).to(scores.device)]
-            >= target_scores[row_index, 0]
-        )
-        before -= torch.zeros_like(before).index_add_(0, row_index, excluded.to(before.dtype))
-        ranks[users] = before.cpu().numpy()
+    scores = table.new_empty(block, table.shape[0])
+    ahead = torch.empty_like(scores, dtype=torch.bool)
+    by_length = np.argsort(split.histories.lengths, kind="stable")
+    for begin in range(0, by_length.size, BLOCK_USERS):
+        encoded = by_length[begin : begin + BLOCK_USERS]
+        states = newest_outputs(network, split.histories.take(encoded))  # [b, d]
+        for first in range(0, encoded.size, block):
+            users = encoded[first : first + block]
+            n = users.size
+            torch.mm(states[first : first + n], table.T, out=scores[:n])
+            targets = torch.from_numpy(split.targets[users].astype(np.int64) - 1).to(table.device)
+            target_scores = scores[:n].gather(1, targets[:, None])  # [n, 1]
+            if not (torch.isfinite(states).all() and torch.isfinite(target_scores).all()):
+                raise ELCRecError(
+                    "the model's scores are not finite: train again with a lower rate"
+                )
+            before = torch.ge(scores[:n], target_scores, out=ahead[:n]).sum(1, dtype=torch.int32)
+            counts = first_seen[users + 1] - first_seen[users]
+            items = seen_items[ragged_arange(first_seen[users], counts)] - 1
+            rows = torch.from_numpy(np.repeat(np.arange(n), counts)).to(table.device)
+            excluded = ahead[rows, torch.from_numpy(items).to(table.device)]
+            before -= torch.zeros_like(before).index_add_(0, rows, excluded.to(before.dtype))
+            ranks[users] = before.cpu().numpy() - 1
     return ranks
 
 

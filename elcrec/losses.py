@@ -39,14 +39,16 @@ def next_item_softmax(
 class _LinearCrossEntropy(torch.autograd.Function):
     """Cross-entropy of `outputs @ items.T` whose gradients are made in the forward pass.
 
-    The softmax is the gradient up to the target's −1, so one `[rows, V + 1]` buffer that fits
-    the cache, overwritten in place, does for logits, probabilities and gradient; autograd's own
-    way keeps and passes over four of them.
+    The softmax is the gradient up to the target's −1, so a `[ROWS, V + 1]` buffer that fits the
+    cache, overwritten in place, does for logits, probabilities and gradient; autograd's own way
+    keeps and passes over four of them. BLOCKS such buffers go into one product with either side:
+    the items' gradient, as large as the vocabulary, is then seldom read and written.
     """
 
     # Of a block on a CPU: many enough for a fast product, few enough for the cache. The last block
     # is filled up, for a product of a new shape costs more to prepare than to compute.
     ROWS = 64
+    BLOCKS = 4
 
     @staticmethod
     def forward(
@@ -54,28 +56,37 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         count = outputs.shape[0]
         rows = _LinearCrossEntropy.ROWS if outputs.device.type == "cpu" else count
+        chunk = _LinearCrossEntropy.BLOCKS * rows
         filled = F.pad(outputs, (0, 0, 0, -count % rows))
+        labels = F.pad(targets, (0, -count % rows)).unsqueeze(1)
+        factor = torch.bfloat16 if precision == "medium" else items.dtype
+        factors = items.to(factor)
         scores = outputs.new_empty(rows, items.shape[0])
-        loss = outputs.new_zeros(())
+        slopes = factors.new_empty(min(chunk, filled.shape[0]), items.shape[0])
+        loss_of = outputs.new_empty(filled.shape[0], 1)
+        scales = torch.empty_like(loss_of)
         outputs_gradient, items_gradient = torch.empty_like(filled), torch.zeros_like(items)
-        with matmul_precision(precision):
-            for first in range(0, count, rows):
-                x, y = filled[first : first + rows], targets[first : first + rows, None]
-                real = y.shape[0]
-                torch.mm(x, items.T, out=scores)
+        for start in range(0, filled.shape[0], chunk):
+            held = slice(start, min(start + chunk, filled.shape[0]))
+            for first in range(held.start, held.stop, rows):
+                block = slice(first, first + rows)
+                with matmul_precision(precision):
+                    torch.mm(filled[block], items.T, out=scores)
                 scores[:, 0] = -torch.inf
                 highest = scores.amax(1, keepdim=True)
-                target_scores = scores[:real].gather(1, y) - highest[:real]
+                target_scores = scores.gather(1, labels[block]) - highest
                 total = scores.sub_(highest).exp_().sum(1, keepdim=True)
-                loss += (total[:real].log() - target_scores).sum()
+                loss_of[block] = total.log() - target_scores
+                scores.scatter_add_(1, labels[block], -total)
+                slopes[first - start : first - start + rows] = scores
                 # The division by the total waits for the products' smaller sides.
-                scores[:real].scatter_add_(1, y, -total[:real])
-                scores[real:] = 0.0
-                by_row = outputs_gradient[first : first + rows]
-                torch.mm(scores, items, out=by_row).div_(total * count)
-                items_gradient.addmm_(scores.T, x / (total * count))
+                scales[block] = 1 / (total * count)
+            scales[count:] = 0.0
+            by_row, scale = slopes[: held.stop - start], scales[held]
+            outputs_gradient[held] = (by_row @ factors) * scale
+            items_gradient += by_row.T @ (filled[held] * scale).to(factor)
         ctx.save_for_backward(outputs_gradient[:count], items_gradient)
-        return loss / count
+        return loss_of[:count].mean()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:

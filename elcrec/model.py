@@ -25,6 +25,21 @@ def _by_distance(bias: Tensor, distance: Tensor) -> Tensor:
     return bias[:, distance.clamp(min=0)].masked_fill(distance < 0, HIDDEN)
 
 
+def dropout(x: Tensor, share: float, training: bool) -> Tensor:
+    """`F.dropout`, which on a CPU draws from Bernoulli four times slower than from uniform."""
+    if not training or not share or x.device.type != "cpu":
+        return F.dropout(x, share, training)
+    return x * torch.rand_like(x).ge_(share).div_(1 - share)
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` by `dropout`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same."""
+        return dropout(x, self.p, self.training)
+
+
 class Attention(nn.Module):
     """Causal multi-head self-attention with a post-LayerNorm residual."""
 
@@ -36,7 +51,7 @@ class Attention(nn.Module):
         self.query_key_value = nn.Linear(d, 3 * d)
         self.output = nn.Linear(d, d)
         self.norm = nn.LayerNorm(d, eps=config.norm_eps)
-        self.output_dropout = nn.Dropout(config.dropout)
+        self.output_dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, groups: tuple[Group, ...], masks: list[Tensor]) -> Tensor:
         """`[N, d]` to `[N, d]`; a mask a group is added to its scores."""
@@ -75,7 +90,7 @@ class Attention(nn.Module):
         scores = (
             q @ k.transpose(-1, -2) / math.sqrt(d // self.heads) + mask
         )  # [count, h, width, width]
-        weights = F.dropout(scores.softmax(-1), self.dropout, self.training)
+        weights = dropout(scores.softmax(-1), self.dropout, self.training)
         mixed = (weights @ v).transpose(1, 2).reshape(group.count * group.width, d)
         rows: Tensor = mixed.index_select(0, group.cells)  # [rows, d]
         return rows
@@ -97,7 +112,7 @@ class LowPass(nn.Module):
         self.distance_bias = nn.Parameter(torch.zeros(config.filters, config.max_length))
         self.high = nn.Parameter(torch.randn(d))  # β
         self.norm = nn.LayerNorm(d, eps=config.norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, groups: tuple[Group, ...]) -> Tensor:
         """`[N, d]` to `[N, d]`."""
@@ -143,7 +158,7 @@ class Block(nn.Module):
         self.expand = nn.Linear(d, 4 * d)
         self.contract = nn.Linear(4 * d, d)
         self.norm = nn.LayerNorm(d, eps=config.norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, groups: tuple[Group, ...], masks: list[Tensor]) -> Tensor:
         """`[N, d]` to `[N, d]`."""
@@ -189,7 +204,7 @@ class Network(nn.Module):
         else:
             self.distance_bias = nn.Parameter(torch.zeros(config.layers, config.heads, L))
         self.norm = nn.LayerNorm(d, eps=config.norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.centers = nn.Parameter(torch.empty(config.n_intents, d))
         # What share of users each intent has had lately, in training.
