@@ -25,7 +25,7 @@ help: ## What there is
 	echo
 	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	echo
-	echo "  EVENTS=path        event file or folder for run, up (default: generated events with 8 known intents)"
+	echo "  EVENTS=path        event file, folder or s3:// URL for run, up (default: generated events with 8 known intents)"
 	echo "  NIGHT=YYYY-MM-DD   the UTC date to run (default: the last night in the events)"
 	echo "  LAKE=folder        where the tables go (default: lakes/<name of the events>)"
 	echo "  PORT=8080          the web page of make up"

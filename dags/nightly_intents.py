@@ -44,7 +44,7 @@ def param(title: str, kind: str, description: str, **schema: Any) -> Param:
 
 PARAMS = {  # a name with a dot is a setting, changed for this run only when the field is not empty
     "night": param("Night", "string", "UTC date. Empty: the last night over.", format="date"),
-    "source.path": param("Source", "string", "Event file, folder or glob, not the settings' one."),
+    "source.path": param("Source", "string", "Event file, folder, glob or s3:// URL."),
     "lake.root": param("Lake", "string", "Folder of the tables, not the settings' one."),
     "model.n_intents": param("Intents", "integer", "How many; 0: from the users.", minimum=0),
     "model.max_epochs": param("Epochs", "integer", "Train no longer than this.", minimum=1),

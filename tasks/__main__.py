@@ -37,7 +37,8 @@ Night = Annotated[
     str, typer.Option(help="The UTC date to work on; yesterday if not given.", metavar="YYYY-MM-DD")
 ]
 Events = Annotated[
-    Path | None, typer.Option(help="Event file, folder or glob: the setting source.path.")
+    str | None,
+    typer.Option(help="Event file, folder or glob, or its s3:// URL: the setting source.path."),
 ]
 LakeRoot = Annotated[Path | None, typer.Option(help="Folder of the tables: the setting lake.root.")]
 Changes = Annotated[
@@ -52,7 +53,7 @@ Changes = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="Log warnings and errors only.")]
 
 
-def settings_from(events: Path | None, lake: Path | None, changes: list[str]) -> Settings:
+def settings_from(events: str | None, lake: Path | None, changes: list[str]) -> Settings:
     """Load the settings with what the command line changes."""
     overrides: dict[str, Any] = {}
     for change in changes:
@@ -61,7 +62,8 @@ def settings_from(events: Path | None, lake: Path | None, changes: list[str]) ->
             raise SettingsError(f"--set {change} is no setting: write --set section.key=value")
         overrides[key.strip()] = _value(key, value)
     if events is not None:
-        overrides["source.path"] = str(events.expanduser().absolute())
+        url = "://" in events
+        overrides["source.path"] = events if url else str(Path(events).expanduser().absolute())
     if lake is not None:
         overrides["lake.root"] = str(lake.expanduser().absolute())
     return load_settings(**overrides)

@@ -5,12 +5,13 @@ backend. Without one, the environment is read as Airflow does: `AIRFLOW_CONN_EVE
 of the connection `events_db`.
 """
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from tasks.errors import SettingsError
 
@@ -48,13 +49,7 @@ def postgres_uri(name: str) -> str:
     SettingsError
         There is no such connection, or it is none to PostgreSQL. No part of the URI is told.
     """
-    try:
-        parts = urlsplit(_lookup.get()(name))
-    except Exception as error:  # whatever the secrets backend raises
-        raise SettingsError(
-            f"there is no connection {name} ({type(error).__name__}): add it to Airflow, or set "
-            f"AIRFLOW_CONN_{name.upper()} to postgresql://user:password@host:5432/database"
-        ) from None
+    parts = _looked_up(name, "postgresql://user:password@host:5432/database")
     if parts.scheme not in ("postgres", "postgresql"):
         raise SettingsError(f"connection {name} is of type {parts.scheme or '?'}, not postgres")
     owner, at, hosts = parts.netloc.rpartition("@")
@@ -69,3 +64,52 @@ def postgres_uri(name: str) -> str:
     options = [(key, value) for key, value in parse_qsl(parts.query) if key != "__extra__"]
     question = "?" if options else ""
     return f"postgresql://{owner}{at}{hosts}{parts.path}{question}{urlencode(options)}"
+
+
+def s3_options(name: str) -> dict[str, str]:
+    """Return the keys, region and endpoint of an AWS connection, by obstore's names for them.
+
+    Raises
+    ------
+    SettingsError
+        There is no such connection, or it is none to AWS, or asks for more than these. No part of
+        the URI is told.
+    """
+    parts = _looked_up(name, "aws://key:secret@/?region_name=eu-west-1")
+    if parts.scheme != "aws":
+        raise SettingsError(f"connection {name} is of type {parts.scheme or '?'}, not aws")
+    owner, at, _ = parts.netloc.rpartition("@")
+    key, _, secret = owner.partition(":")
+    if "@" in parts.path or (parts.netloc and not at) or bool(key) != bool(secret):
+        raise SettingsError(
+            f"connection {name} has no valid key and secret: write one that has / or + "
+            "percent-encoded (%2F, %2B)"
+        )
+    extra = dict(parse_qsl(parts.query))
+    # Airflow writes what is more than texts as JSON.
+    extra |= json.loads(extra.pop("__extra__", "{}"))
+    for more in ("role_arn", "profile_name", "session_kwargs", "assume_role_kwargs"):
+        if extra.get(more):
+            raise SettingsError(
+                f"connection {name} has {more}, which is not read here: give it a key and a "
+                "secret, or none and let the environment name the role (AWS_ROLE_ARN, "
+                "AWS_WEB_IDENTITY_TOKEN_FILE)"
+            )
+    found = {
+        "access_key_id": unquote(key),
+        "secret_access_key": unquote(secret),
+        "session_token": extra.get("aws_session_token", ""),
+        "region": extra.get("region_name", ""),
+        "endpoint": extra.get("endpoint_url", ""),
+    }
+    return {option: value for option, value in found.items() if value}
+
+
+def _looked_up(name: str, example: str) -> SplitResult:
+    try:
+        return urlsplit(_lookup.get()(name))
+    except Exception as error:  # whatever the secrets backend raises
+        raise SettingsError(
+            f"there is no connection {name} ({type(error).__name__}): add it to Airflow, or set "
+            f"AIRFLOW_CONN_{name.upper()} to {example}"
+        ) from None

@@ -142,9 +142,9 @@ def choose_source(events: str | None, lake: str | None, last_night: date) -> Sou
     overrides: dict[str, Any] = {}
     truth = None
     if events:
-        path = _existing(events)
-        root = own or LAKES / _lake_name(path)
-        overrides = {"source.path": str(path), "lake.root": str(_claimed(root, str(path)))}
+        named = _existing(events)
+        root = own or LAKES / _lake_name(named)
+        overrides = {"source.path": named, "lake.root": str(_claimed(root, named))}
     elif settings.source.path:
         if own:
             overrides = {"lake.root": str(_claimed(own, settings.source.path))}
@@ -205,15 +205,18 @@ def _as_night(text: str | None) -> date | None:
         ) from None
 
 
-def _existing(events: str) -> Path:
+def _existing(events: str) -> str:
+    if "://" in events:
+        return events.rstrip("/")  # what is there shows when it is read
     path = Path(events).expanduser().absolute()
     if not path.exists() and not any(character in events for character in "*?["):
         raise PipelineError(f"there is no file or folder {events}: correct EVENTS")
-    return Path(os.path.normpath(path))
+    return os.path.normpath(path)
 
 
-def _lake_name(source: Path) -> str:
-    return re.sub(r"[^\w.-]+", "-", source.name.split(".")[0]).strip("-.") or "events"
+def _lake_name(source: str) -> str:
+    name = source.rpartition("/")[2].split(".")[0]
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "events"
 
 
 def _claimed(root: Path, source: str) -> Path:
@@ -631,7 +634,9 @@ def main(arguments: list[str] | None = None) -> int:
         prog=".venv/bin/python -m tasks.local", description="Airflow on this machine."
     )
     parser.add_argument("command", choices=["run", "up"])
-    parser.add_argument("--events", default=os.environ.get("EVENTS"), help="event file or folder")
+    parser.add_argument(
+        "--events", default=os.environ.get("EVENTS"), help="event file, folder or s3:// URL"
+    )
     parser.add_argument("--night", default=os.environ.get("NIGHT"), help="YYYY-MM-DD, a UTC date")
     parser.add_argument("--lake", default=os.environ.get("LAKE"), help="folder of the tables")
     parser.add_argument(

@@ -55,6 +55,8 @@ class SourceSettings(Section):
 
     kind: Literal["files", "postgres"] = "files"
     path: str = ""
+    endpoint: str = ""
+    region: str = ""
     connection: str = ""
     table: str = ""
     query: str = ""
@@ -370,13 +372,17 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
         update={
             "lake": settings.lake.model_copy(update={"root": root}),
             "source": settings.source.model_copy(
-                update={"path": settings.source.path and str(_absolute(settings.source.path, base))}
+                update={"path": _located(settings.source.path, base)}
             ),
             "duckdb": settings.duckdb.model_copy(
                 update={"temp_directory": temp and str(_absolute(temp, base))}
             ),
         }
     )
+
+
+def _located(path: str, base: Path) -> str:
+    return path if not path or "://" in path else str(_absolute(path, base))
 
 
 def _absolute(path: str | Path, base: Path) -> Path:

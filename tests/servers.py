@@ -71,3 +71,17 @@ def _program(name: str) -> str:
             f"{name} is missing: install PostgreSQL (Debian: apt install postgresql)"
         )
     return found
+
+
+@contextmanager
+def s3() -> Iterator[str]:
+    """Run an S3-compatible server, empty, that takes any keys; yields its address."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()

@@ -1,4 +1,4 @@
-"""Event files of any supported format: a folder, a glob or a file.
+"""Event files of any supported format, of this machine or an object store.
 
 The view over a file is lazy: DuckDB reads it anew, in parallel and in bounded memory, each time it
 is queried.
@@ -12,8 +12,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import takewhile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import duckdb
 import numpy as np
@@ -25,6 +24,7 @@ from tasks import duck
 from tasks.duck import identifier, literal
 from tasks.errors import SourceError
 from tasks.settings import Settings, SourceSettings
+from tasks.sources.places import Place, place_of
 from tasks.sources.rows import as_json, needed, source_rows
 
 log = logging.getLogger(__name__)
@@ -52,35 +52,51 @@ SYNTHETIC_EPOCH = "2000-01-01 00:00:00+00"
 
 
 class Files:
-    """The source `files`: `source.path` is a folder, a file or a glob."""
+    """The source `files`: `source.path` is a folder, a file or a glob, or the URL of one."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings.source
+        self.place = place_of(settings)
 
     def __str__(self) -> str:
         return self.settings.path
 
-    def parts(self, first: dt.datetime | None, end: dt.datetime) -> list["SourceFile"]:
-        """List all files: which times one has is not known before it is read."""
-        return find_files(self.settings)
+    def parts(self, first: dt.datetime | None, end: dt.datetime) -> list["FilePart"]:
+        """List all event files: which times one has is not known before it is read."""
+        found = self.place.find()
+        parts = [
+            FilePart(self.place, name, kind, self.settings)
+            for name, _ in found
+            if (kind := _format(name, self.settings.format))
+        ]
+        if not parts:
+            names = ", ".join(PurePosixPath(name).name for name, _ in found[:5])
+            raise SourceError(
+                f"{self} has no event files{f' (but {names})' if names else ''}: "
+                f"known are {', '.join(FORMATS)}, each text also with .gz or .zst; "
+                "for other names set source.format"
+            )
+        if len(parts) < len(found):
+            log.info("%d files in %s are no event files by name", len(found) - len(parts), self)
+        return parts
 
 
 @dataclass(frozen=True)
-class SourceFile:
-    """A file of events."""
+class FilePart:
+    """A file of events at its place."""
 
-    path: Path
-    name: str  # as `source` of its events: the path below the folder that source.path names
+    place: Place
+    path: str  # below the place
     format: str
     settings: SourceSettings
 
     @property
-    def compression(self) -> str | None:
-        """Name the compression as Arrow does."""
-        return COMPRESSIONS.get(self.path.suffix.lower())
+    def name(self) -> str:
+        """Its path; readers of events see by it that times are made up."""
+        return f"{self.path} (synthetic times)" if self.format == "sequences" else self.path
 
     def __str__(self) -> str:
-        return str(self.path)
+        return self.place.shown(self.path)
 
     @contextmanager
     def open(self, con: duckdb.DuckDBPyConnection) -> Iterator[None]:
@@ -91,87 +107,45 @@ class SourceFile:
         SourceError
             The file is empty, cut short, not of its format, not UTF-8, or lacks a needed column.
         """
-        if self.path.stat().st_size == 0:
-            raise SourceError(f"{self} is empty: remove it, or deliver it again")
-        with _explaining(self):
-            if self.compression == "zstd":
-                _refuse_cut_zstd(self)
-            rows = {
-                "parquet": _parquet,
-                "csv": _csv,
-                "recbole": _csv,
-                "jsonl": _jsonl,
-                "sequences": _sequences,
-            }[self.format](con, self, self.settings)
-            con.execute(f"CREATE OR REPLACE TEMP VIEW source_rows AS {rows}")
-            yield
+        with self.place.fetched(self.path) as path:
+            file = SourceFile(path, str(self), self.format)
+            if path.stat().st_size == 0:
+                raise SourceError(f"{file} is empty: remove it, or deliver it again")
+            with _explaining(file):
+                if file.compression == "zstd":
+                    _refuse_cut_zstd(file)
+                rows = {
+                    "parquet": _parquet,
+                    "csv": _csv,
+                    "recbole": _csv,
+                    "jsonl": _jsonl,
+                    "sequences": _sequences,
+                }[self.format](con, file, self.settings)
+                con.execute(f"CREATE OR REPLACE TEMP VIEW source_rows AS {rows}")
+                yield
 
 
-def find_files(source: SourceSettings) -> list[SourceFile]:
-    """List the event files that `source.path` names, in the order of their names.
+@dataclass(frozen=True)
+class SourceFile:
+    """A file of events on this machine."""
 
-    A folder is searched with its subfolders; names that start with a dot or an underscore are
-    left out. A link may not lead out of the folder.
+    path: Path
+    shown: str  # how messages name it
+    format: str
 
-    Raises
-    ------
-    SourceError
-        Nothing is there, nothing is an event file, or a file lies outside of the folder.
-    """
-    if not source.path:
-        raise SourceError(
-            "source.path is not set: name a folder, a file or a glob with events, "
-            "for example ELCREC_SOURCE__PATH=events/"
-        )
-    root, found = _listed(Path(source.path))
-    files = []
-    for path in found:
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise SourceError(
-                f"{path} leads to {path.resolve()}, outside of {root}: put the file itself there"
-            )
-        kind = _format(path, source.format)
-        if kind:
-            name = path.relative_to(root).as_posix()
-            # Readers of events see by the source that such times are made up.
-            marked = f"{name} (synthetic times)" if kind == "sequences" else name
-            files.append(SourceFile(path, marked, kind, source))
-    if not files:
-        names = ", ".join(path.name for path in found[:5])
-        raise SourceError(
-            f"{source.path} has no event files{f' (but {names})' if names else ''}: "
-            f"known are {', '.join(FORMATS)}, each text also with .gz or .zst; "
-            "for other names set source.format"
-        )
-    if len(files) < len(found):
-        log.info("%d files in %s are no event files by name", len(found) - len(files), root)
-    return files
+    @property
+    def compression(self) -> str | None:
+        """Name the compression as Arrow does."""
+        return COMPRESSIONS.get(self.path.suffix.lower())
+
+    def __str__(self) -> str:
+        return self.shown
 
 
-def _listed(path: Path) -> tuple[Path, list[Path]]:
-    """Return the folder that files must stay in, and the files, sorted."""
-    if path.is_file():
-        return path.parent, [path]
-    root, pattern = path, "**/*"
-    if not path.is_dir():
-        root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
-        pattern = str(path.relative_to(root))
-        if pattern == "." or not root.is_dir():
-            raise SourceError(
-                f"source.path is {path}, which does not exist: correct the path, or mount it"
-            )
-    below = (found for found in root.glob(pattern) if found.is_file())
-    return root, sorted(
-        found
-        for found in below
-        if not any(part.startswith((".", "_")) for part in found.relative_to(root).parts)
-    )
-
-
-def _format(path: Path, wanted: str) -> str | None:
+def _format(name: str, wanted: str) -> str | None:
     if wanted != "auto":
         return wanted
-    suffixes = [suffix.lower() for suffix in path.suffixes]
+    suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
     if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
     return FORMATS.get(suffixes[-1]) if suffixes else None
@@ -429,6 +403,8 @@ def _text_reader(
         "max_line_size": str(LONGEST_LINE),
         "strict_mode": str(strict).lower(),
         "encoding": literal(encoding),
+        # Said, for DuckDB takes what follows a ? in a name for no part of it.
+        "compression": literal(file.compression or "none"),
         # What cannot be parsed goes to the tables reject_errors and reject_scans.
         "store_rejects": str(source.broken_rows == "quarantine").lower(),
     }

@@ -5,11 +5,10 @@ from collections.abc import Iterable
 from tasks.duck import literal
 from tasks.errors import SourceError
 from tasks.settings import SourceSettings
-from tasks.sources import Part
 
 
 def source_rows(
-    part: Part,
+    part: object,
     source: SourceSettings,
     columns: dict[str, str],
     *,
@@ -72,7 +71,7 @@ def source_rows(
     """
 
 
-def needed(part: Part, columns: dict[str, str], wanted: tuple[str, ...], setting: str) -> str:
+def needed(part: object, columns: dict[str, str], wanted: tuple[str, ...], setting: str) -> str:
     """Return the first wanted column that is there; SourceError without one."""
     name = _first_of(columns, wanted)
     if name is None:
@@ -93,7 +92,7 @@ def _filled(expression: str) -> str:
     return f"CASE WHEN trim({text}) <> '' THEN {text} END"
 
 
-def chosen(part: Part, columns: Iterable[str], source: SourceSettings) -> dict[str, str]:
+def chosen(part: object, columns: Iterable[str], source: SourceSettings) -> dict[str, str]:
     """Return which column is the user, item, time and, where there is one, type and weight.
 
     Raises SourceError when there is none of the first three.

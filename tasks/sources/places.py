@@ -1,0 +1,269 @@
+"""Where files lie: below a folder of this machine, or below a prefix of an S3-compatible store.
+
+An object is copied to this machine while it is read, one at a time and in small pieces, so that
+each format, compression and check is the same as that of a file. Keys are never written to logs
+or settings: they come from the environment as AWS's own tools name them, or from a connection.
+"""
+
+import datetime as dt
+import glob
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from fnmatch import fnmatchcase
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from tasks.connections import s3_options
+from tasks.errors import SourceError
+from tasks.settings import Settings, SourceSettings
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
+
+PIECE = 8 * 1024 * 1024  # bytes of an object that are in memory at a time, about
+
+# What a store says that a person has to mend, by its error codes.
+NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
+OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraint"}
+REFUSED = {
+    "AccessDenied",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+}
+
+
+class Found(NamedTuple):
+    """A file, by its path below the place with / between the folders."""
+
+    name: str
+    modified: dt.datetime
+
+
+class Place(Protocol):
+    """Files below a common root."""
+
+    def find(self) -> list[Found]:
+        """List the files in the order of their folders and names.
+
+        Names that start with a dot or an underscore, and what is in such folders, are left out.
+        """
+        ...
+
+    def shown(self, name: str) -> str:
+        """Return how messages name a file."""
+        ...
+
+    def fetched(self, name: str) -> AbstractContextManager[Path]:
+        """Have a file on this machine within the block."""
+        ...
+
+
+def place_of(settings: Settings) -> Place:
+    """Return the place that `source.path` names: a folder, a file or a glob, or the URL of one.
+
+    Raises
+    ------
+    SourceError
+        The path is not set, does not exist, or is a URL of another kind.
+    """
+    path = settings.source.path
+    if not path:
+        raise SourceError(
+            "source.path is not set: name a folder, a file or a glob with events, "
+            "for example ELCREC_SOURCE__PATH=events/"
+        )
+    if "://" not in path:
+        return Folder(Path(path))
+    scratch = Path(settings.duckdb.temp_directory or tempfile.gettempdir())
+    return Bucket(settings.source, scratch)
+
+
+class Folder:
+    """Files of this machine; a link may not lead out of the folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.only, self.root, self.pattern = None, path, "**/*"
+        if path.is_file():
+            self.only, self.root = path, path.parent
+        elif not path.is_dir():
+            self.root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
+            self.pattern = str(path.relative_to(self.root))
+            if self.pattern == "." or not self.root.is_dir():
+                raise SourceError(
+                    f"source.path is {path}, which does not exist: correct the path, or mount it"
+                )
+
+    def find(self) -> list[Found]:
+        """List the files; SourceError for one that lies outside of the folder."""
+        listed = [self.only] if self.only else self.root.glob(self.pattern)
+        files = {path.relative_to(self.root).as_posix(): path for path in listed if path.is_file()}
+        root = self.root.resolve()
+        names = list(files) if self.only else _visible(files)
+        for name in names:
+            if not (real := files[name].resolve()).is_relative_to(root):
+                raise SourceError(
+                    f"{files[name]} leads to {real}, outside of {self.root}: "
+                    "put the file itself there"
+                )
+        return [
+            Found(name, dt.datetime.fromtimestamp(files[name].stat().st_mtime, dt.UTC))
+            for name in names
+        ]
+
+    def shown(self, name: str) -> str:
+        """Return the path."""
+        return str(self.root / name)
+
+    def fetched(self, name: str) -> AbstractContextManager[Path]:
+        """Return the path: it is here."""
+        return nullcontext(self.root / name)
+
+
+class Bucket:
+    """Objects of an S3-compatible store below a prefix, by a URL such as s3://bucket/events."""
+
+    def __init__(self, source: SourceSettings, scratch: Path) -> None:
+        self.url, self.scratch = source.path, scratch
+        scheme, _, rest = source.path.partition("://")
+        self.bucket, _, key = rest.partition("/")
+        parts = key.rstrip("/").split("/") if key.rstrip("/") else []
+        if scheme != "s3" or not self.bucket or {"", ".", ".."} & set(parts):
+            raise SourceError(
+                f"source.path is {source.path}: of URLs those are read that are written "
+                "s3://bucket/folder, without empty parts, . and .."
+            )
+        self.root = list(takewhile(lambda part: not glob.has_magic(part), parts))
+        self.pattern = parts[len(self.root) :]
+        self.store = _store(self.bucket, source)
+
+    def find(self) -> list[Found]:
+        """List the objects; SourceError for a bucket that is not there or not open to us."""
+        import obstore
+
+        prefix = "/".join(self.root)
+        with self._explaining():
+            objects = [one for chunk in obstore.list(self.store, prefix or None) for one in chunk]
+            if not objects and prefix and not self.pattern:
+                try:
+                    objects = [obstore.head(self.store, prefix)]
+                except FileNotFoundError:
+                    raise SourceError(
+                        f"source.path is {self.url}, where nothing is: correct it"
+                    ) from None
+                self.root.pop()
+                return [Found(objects[0]["path"].rpartition("/")[2], objects[0]["last_modified"])]
+        # An empty object that is named as a folder is how some tools make one.
+        folders = {str(parent) for one in objects for parent in PurePosixPath(one["path"]).parents}
+        start = len(prefix) + 1 if prefix else 0
+        found = {
+            one["path"][start:]: one["last_modified"]
+            for one in objects
+            if len(one["path"]) > start and (one["size"] or one["path"] not in folders)
+        }
+        return [
+            Found(name, found[name])
+            for name in _visible(found)
+            if not self.pattern or _matches(name.split("/"), self.pattern)
+        ]
+
+    def shown(self, name: str) -> str:
+        """Return the URL."""
+        return f"s3://{self.bucket}/{'/'.join([*self.root, name])}"
+
+    @contextmanager
+    def fetched(self, name: str) -> Iterator[Path]:
+        """Copy the object to a temporary folder, which is removed at the end of the block."""
+        import obstore
+
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="elcrec-object-", dir=self.scratch) as folder:
+            path = Path(folder) / PurePosixPath(name).name
+            with self._explaining(), path.open("wb") as file:
+                got = obstore.get(self.store, "/".join([*self.root, name]))
+                for piece in got.stream(min_chunk_size=PIECE):
+                    file.write(piece)
+            yield path
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Turn what the store says into a sentence; what may pass by itself is tried again."""
+        from obstore.exceptions import (
+            BaseError,
+            InvalidPathError,
+            PermissionDeniedError,
+            UnauthenticatedError,
+        )
+
+        try:
+            yield
+        except InvalidPathError as error:
+            raise SourceError(
+                f"{self.url}: {_first_line(error)}; rename the object, or name another prefix"
+            ) from None
+        except BaseError as error:
+            text = str(error)
+            code = (re.findall(r"<Code>(\w+)</Code>", text) or [""])[0]
+            if code in NO_BUCKET:
+                raise SourceError(
+                    f"there is no bucket {self.bucket}: correct source.path or source.endpoint"
+                ) from None
+            if code in OTHER_REGION or "configured region" in text:
+                raise SourceError(
+                    f"the bucket {self.bucket} is in another region: correct source.region"
+                ) from None
+            if code in REFUSED or isinstance(error, PermissionDeniedError | UnauthenticatedError):
+                raise SourceError(
+                    f"{self.url} is refused ({code or type(error).__name__}): give keys that may "
+                    "list and read it, in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or in the "
+                    "connection that source.connection names"
+                ) from None
+            if "169.254.169.254" in text:
+                raise SourceError(
+                    f"there are no keys for {self.url}: set AWS_ACCESS_KEY_ID and "
+                    "AWS_SECRET_ACCESS_KEY, or name a connection in source.connection"
+                ) from None
+            raise ConnectionError(f"{self.url} cannot be read: {_first_line(error)}") from None
+
+
+def _store(bucket: str, source: SourceSettings) -> "S3Store":
+    from obstore.store import S3Store
+
+    options: dict[str, Any] = s3_options(source.connection) if source.connection else {}
+    if source.endpoint:
+        options["endpoint"] = source.endpoint
+    if source.region:
+        options["region"] = source.region
+    named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    endpoint = options.pop("endpoint", named)
+    if endpoint:
+        options["aws_endpoint_url_s3"] = endpoint  # goes before that of the environment
+    return S3Store(
+        bucket,
+        client_options={"allow_http": endpoint.startswith("http://")},
+        retry_config={"max_retries": 4, "retry_timeout": dt.timedelta(minutes=1)},
+        **options,
+    )
+
+
+def _visible(names: Iterable[str]) -> list[str]:
+    shown = (name for name in names if not re.search(r"(^|/)[._]", name))
+    return sorted(shown, key=lambda name: name.split("/"))
+
+
+def _matches(parts: list[str], pattern: list[str]) -> bool:
+    """Whether a path fits a glob, part by part; ** stands for any number of folders."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_matches(parts[n:], pattern[1:]) for n in range(len(parts)))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(".")
