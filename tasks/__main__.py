@@ -82,10 +82,15 @@ def night_from(text: str) -> dt.date:
     """Read a night as a person writes it; yesterday (UTC) when it is empty."""
     if not text:
         return dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
+    return date_from("--night", text)
+
+
+def date_from(option: str, text: str) -> dt.date:
+    """Read a date as a person writes it."""
     try:
         return dt.date.fromisoformat(text)
     except ValueError:
-        raise NightError(f"--night {text} is no date: write it as YYYY-MM-DD") from None
+        raise NightError(f"{option} {text} is no date: write it as YYYY-MM-DD") from None
 
 
 def _log(quiet: bool) -> None:
@@ -139,6 +144,28 @@ def run_all(
     for name in STEPS:
         run_step(name, settings, date)
     report.show(settings, date, console=_console())
+
+
+@app.command(rich_help_panel=OTHER_PANEL)
+def relabel(
+    first: Annotated[str, typer.Option("--from", help="The first night.", metavar="YYYY-MM-DD")],
+    last: Annotated[str, typer.Option("--to", help="The last, included.", metavar="YYYY-MM-DD")],
+    version: Annotated[str, typer.Option(help="A model_version of the table models.")],
+    other_settings: Annotated[
+        bool, typer.Option("--other-settings", help="Also a model trained on other settings.")
+    ] = False,
+    lake: LakeRoot = None,
+    changes: Changes = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Label a range of past nights with one model, without training, and check the labels."""
+    from tasks.relabel import relabel as label_again
+
+    _log(quiet)
+    nights = date_from("--from", first), date_from("--to", last)
+    settings = settings_from(None, lake, changes)
+    done = label_again(settings, *nights, version, other_settings=other_settings)
+    typer.echo(json.dumps(done, indent=2))
 
 
 @app.command(rich_help_panel=OTHER_PANEL)

@@ -51,13 +51,28 @@ def label(settings: Settings, night: dt.date) -> dict[str, Any]:
             f"no model is promoted on night {night} or before: "
             f"run train, evaluate and promote --night {night} first"
         )
-    version, trained = chosen
+    before = [known for known in lake.nights(tables.INTENT_LABELS) if known < night]
+    return label_with(settings, night, *chosen, previous=before[-1] if before else None)
+
+
+def label_with(
+    settings: Settings, night: dt.date, version: str, trained: dt.date, *, previous: dt.date | None
+) -> dict[str, Any]:
+    """Label and profile one night, which has histories, with a registered model.
+
+    Parameters
+    ----------
+    version, trained
+        The model and its night.
+    previous
+        The night whose labels this one's are held against; None: the model's own are taken.
+    """
+    lake = Lake(settings.lake.root)
     model = load(settings, version)
     numbers = model_numbers(lake, model.item_ids)
-    before = [known for known in lake.nights(tables.INTENT_LABELS) if known < night]
     with connect(settings) as con:
         lake.view(con, tables.SEQUENCES, first=night, last=night)
-        last = before[-1] if before else night  # of the night itself nothing is read
+        last = previous or night  # of the night itself nothing is read
         lake.view(con, tables.INTENT_LABELS, "previous_labels", first=last, last=last)
         histories = con.sql(sql("labelled_histories"), params={"night": night})
         labels = (

@@ -79,18 +79,7 @@ def identify(settings: Settings, night: dt.date) -> Identity:
     lake = Lake(settings.lake.root)
     item_ids = vocabulary(settings, night)
     data = _data_fingerprint(settings, night, item_ids)
-    # The whole config, so that another default of the library makes another model too; but where
-    # and how fast a model is computed does not change which model it is.
-    config = configure(settings, settings.model.n_intents or None).to_dict()
-    chosen = {
-        "config": {name: value for name, value in config.items() if name not in WHERE_IT_RUNS},
-        "n_intents": settings.model.n_intents,
-        "warm_epochs": settings.model.warm_epochs,
-        "least_overlap": settings.model.least_overlap,
-        "sequences": settings.sequences.model_dump(mode="json"),
-        "elcrec": elcrec.__version__,
-    }
-    made = _digest(json.dumps(chosen, sort_keys=True))
+    made = settings_fingerprint(settings)
     parent, warm = _parent(settings, lake, night, made)
     return Identity(
         version=f"{night:%Y%m%d}-{_digest(f'{made}{data}{parent}{warm}')[:8]}",
@@ -102,9 +91,23 @@ def identify(settings: Settings, night: dt.date) -> Identity:
     )
 
 
-def _parent(
-    settings: Settings, lake: Lake, night: dt.date, settings_fingerprint: str
-) -> tuple[str | None, bool]:
+def settings_fingerprint(settings: Settings) -> str:
+    """Hash every setting that decides which model is trained on given histories."""
+    # The whole config, so that another default of the library makes another model too; but where
+    # and how fast a model is computed does not change which model it is.
+    config = configure(settings, settings.model.n_intents or None).to_dict()
+    chosen = {
+        "config": {name: value for name, value in config.items() if name not in WHERE_IT_RUNS},
+        "n_intents": settings.model.n_intents,
+        "warm_epochs": settings.model.warm_epochs,
+        "least_overlap": settings.model.least_overlap,
+        "sequences": settings.sequences.model_dump(mode="json"),
+        "elcrec": elcrec.__version__,
+    }
+    return _digest(json.dumps(chosen, sort_keys=True))
+
+
+def _parent(settings: Settings, lake: Lake, night: dt.date, made: str) -> tuple[str | None, bool]:
     """Return the last promoted model of an earlier night, and whether to train on from it.
 
     Nights that train from nothing are told by their date alone, so that a backfill does as the
@@ -117,7 +120,7 @@ def _parent(
     rows = registered(lake, its_night).filter(pl.col("model_version") == version)
     every = settings.model.retrain_nights
     from_nothing = settings.model.from_scratch or (every and night.toordinal() % every == 0)
-    same_shape = rows["settings_fingerprint"].item() == settings_fingerprint
+    same_shape = rows["settings_fingerprint"].item() == made
     return version, bool(not from_nothing and same_shape)
 
 

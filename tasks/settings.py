@@ -185,6 +185,7 @@ class AirflowSettings(Section):
 
     schedule: str = "@daily"
     upkeep_schedule: str = "@weekly"
+    relabel_at_once: int = Field(2, ge=1)
     retries: int = Field(2, ge=0)
     retry_delay_minutes: float = Field(5, ge=0)
 

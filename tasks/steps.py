@@ -130,9 +130,19 @@ STEPS: dict[str, Step] = {
     )
 }
 
+# What follows new labels of a night, whichever model made them.
+AFTER_LABEL = tuple(STEPS)[tuple(STEPS).index("label") + 1 :]
 
-def run_step(name: str, settings: Settings, night: dt.date) -> Summary:
+
+def run_step(
+    name: str,
+    settings: Settings,
+    night: dt.date,
+    work: Callable[[Settings, dt.date], Summary] | None = None,
+) -> Summary:
     """Run one step of one night and record how it went in the table `steps`.
+
+    work: done in place of the step's own function, on the same tables.
 
     Returns the step's own summary. Errors of the step come through as they are; a step that
     failed leaves no row, not even that of an earlier success: what it said holds no more.
@@ -150,7 +160,7 @@ def run_step(name: str, settings: Settings, night: dt.date) -> Summary:
         _forget_peak()
         log.info("%s of night %s starts", name, night)
         _forget_last_run(lake, name, night)
-        summary = STEPS[name].load()(settings, night)
+        summary = (work or STEPS[name].load())(settings, night)
         seconds = time.perf_counter() - clock
         peak_mb = _peak_mb()
         log.info("%s of night %s done in %.1f s, peak %.0f MB", name, night, seconds, peak_mb)

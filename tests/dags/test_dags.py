@@ -198,6 +198,26 @@ def test_people_named_in_the_form_are_forgotten(bag: Any, events: Path, by_file:
         run(params={"users": None, "users_file": None, "lake.root": str(events)})
 
 
+def test_a_relabelling_that_cannot_be_fails_its_first_task(bag: Any, events: Path) -> None:
+    run = bag.dags["relabel"].get_task("choose_nights").python_callable
+    params = {"from": "2026-03-01", "to": "2026-03-01", "version": "x", "other_settings": False}
+    with pytest.raises(AirflowFailException, match=r"^there is no model x in .*none is trained"):
+        run(params=params | {"lake.root": str(events)})
+
+
+def test_relabelled_nights_go_the_way_of_every_night_from_label_on(bag: Any, nightly: DAG) -> None:
+    dag = bag.dags["relabel"]
+    every_night = [task.task_id for task in nightly.topological_sort()]
+    last_steps = every_night[every_night.index("label") :]
+    tasks = [dag.get_task(f"one_night.{name}") for name in last_steps]
+    assert len(dag.tasks) == 1 + len(tasks)
+    assert tasks[0].upstream_task_ids == {"choose_nights"}
+    for task, following in itertools.pairwise(tasks):
+        assert task.downstream_task_ids == {following.task_id}
+    outlets = [[outlet.name for outlet in task.outlets] for task in tasks]
+    assert outlets == [[]] * (len(tasks) - 1) + [["intent_labels"]]
+
+
 def test_upkeep_runs_dry_or_not_and_only_where_nights_have_a_schedule(
     bag: Any, events: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,99 @@
+"""# Relabel
+
+Labels a range of **past nights with one model** that is named, side by side and without training:
+`intent_labels` and `intent_profiles` of these nights are replaced, checked and handed on.
+
+* **Run it** with *Trigger*. What cannot be fails the first task, and nothing has changed.
+* **The labels are the model's own,** not held against those of the night before.
+* **To undo it,** backfill the nights. After a failure, clear its task; the others stay.
+"""
+
+from datetime import date, timedelta
+from typing import Any
+
+from airflow.sdk import Asset, Param, chain, dag, task, task_group
+from airflow.sdk.exceptions import AirflowFailException
+
+from tasks.errors import PipelineError
+from tasks.settings import Settings, load_settings
+from tasks.steps import AFTER_LABEL, STEPS, run_step
+
+AIRFLOW = load_settings().airflow
+LABELS = Asset("intent_labels", group="intents")
+PARAMS = {
+    "from": Param(None, "The first night, a UTC date.", title="From", type="string", format="date"),
+    "to": Param(None, "The last night, included.", title="To", type="string", format="date"),
+    "version": Param(None, "A model_version of models.", title="Model", type="string"),
+    "other_settings": Param(False, "Also one of other settings.", type="boolean"),
+    "lake.root": Param(None, "Folder of the tables, not the settings'.", type=["null", "string"]),
+}
+
+
+def settings_of(params: Any) -> Settings:
+    """Load the settings with what the run changes."""
+    return load_settings(**({"lake.root": params["lake.root"]} if params["lake.root"] else {}))
+
+
+@task(doc_md="Holds the form against the lake, before anything is written, and lists the nights.")
+def choose_nights(params: Any = None) -> list[str]:
+    """List the nights of the range."""
+    from tasks.relabel import nights_to_relabel
+
+    ends = (date.fromisoformat(params[end]) for end in ("from", "to"))
+    given = {"other_settings": params["other_settings"]}
+    try:
+        nights = nights_to_relabel(settings_of(params), *ends, params["version"], **given)
+    except PipelineError as error:
+        raise AirflowFailException(str(error)) from None
+    return [night.isoformat() for night in nights]
+
+
+def step(name: str, night: Any) -> Any:
+    """Make the task of one step of a night; `label` takes the model that the form names."""
+
+    def run(night: str, params: Any = None, outlet_events: Any = None) -> dict[str, Any]:
+        from tasks.relabel import relabel_night
+
+        which = settings_of(params), date.fromisoformat(night)
+        try:
+            if name == "label":
+                return relabel_night(*which, params["version"], at_once=AIRFLOW.relabel_at_once)
+            summary = run_step(name, *which)
+        except PipelineError as error:
+            raise AirflowFailException(str(error)) from None
+        if name == AFTER_LABEL[-1]:
+            outlet_events[LABELS].extra = {"night": night}
+            outlet_events[LABELS].add_partitions(night)
+        return summary
+
+    outlets = [LABELS] if name == AFTER_LABEL[-1] else []
+    limits = {"outlets": outlets, "max_active_tis_per_dag": AIRFLOW.relabel_at_once}
+    return task(task_id=name.replace("-", "_"), doc_md=STEPS[name].doc, **limits)(run)(night)
+
+
+@task_group(tooltip="Labels of a night are replaced, checked and handed on")
+def one_night(night: str) -> None:
+    """Wire what one night goes through."""
+    chain(*[step(name, night) for name in ("label", *AFTER_LABEL)])
+
+
+@dag(
+    schedule=None,
+    catchup=False,
+    max_active_runs=1,
+    default_args={
+        "owner": "data-platform",
+        "retries": AIRFLOW.retries,
+        "retry_delay": timedelta(minutes=AIRFLOW.retry_delay_minutes),
+    },
+    params=PARAMS,
+    tags=["intents", "labels"],
+    description="Label past nights with one named model",
+    doc_md=__doc__,
+)
+def relabel() -> None:
+    """Wire the choice of nights and, for each, its steps."""
+    one_night.expand(night=choose_nights())
+
+
+relabel()
