@@ -1,10 +1,10 @@
--- Makes: how many rows of a source file are of which class, and the days they span.
--- From:  classified_rows.
--- Grain: one row.
+-- Makes: how many rows of a source file belong to other nights, and what its times are like.
+-- From:  classified_rows; the variables window_ts (null: no beginning), end_ts.
+-- Grain: one row. By the times alone, so that of a Parquet file no other column is read.
 SELECT
-    count(*) FILTER (WHERE class = 'event') AS events,
-    count(*) FILTER (WHERE class = 'rejected') AS rejected,
-    count(*) FILTER (WHERE class = 'other') AS other_nights,
+    count(*) FILTER (
+        WHERE ts < getvariable('window_ts') OR ts >= getvariable('end_ts')
+    ) AS other_nights,
     count(*) FILTER (WHERE unusable_time) AS unusable_times,
     min(row_number) FILTER (WHERE unusable_time) AS first_unusable_time,
     min(ts)::DATE AS first_day,

@@ -21,6 +21,7 @@ import polars as pl
 import pyarrow as pa
 
 from tasks import duck, tables
+from tasks.duck import literal
 from tasks.errors import NightError, SourceError
 from tasks.forget import leave_out
 from tasks.lake import Lake, Nights
@@ -71,9 +72,14 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
     bootstrap = bool(earlier_run["bootstrap"].any()) if earlier_run.height else not others
     source = source_of(settings)
     with duck.connect(settings) as con:
-        con.execute(duck.sql("staged_table"))
         times = _set_night(con, night, bootstrap, settings.ingest.late_days)
-        counts = {part.name: _stage(con, part, settings.source) for part in source.parts(*times)}
+        parts = source.parts(*times)
+        # An enumeration, for a row with its part's number takes a third less time than with its
+        # name. In the order of the names: of equal events the first one stays.
+        names = ", ".join(literal(name) for name in sorted(part.name for part in parts)) or "''"
+        con.execute(f"CREATE TYPE part_name AS ENUM ({names})")
+        con.execute(duck.sql("staged_table"))
+        counts = {part.name: _stage(con, part, settings.source) for part in parts}
         forgotten = leave_out(con, lake)
         for name, rows in forgotten.items():
             counts[name].rows_read -= rows  # as if the source did not have them

@@ -19,7 +19,13 @@ from urllib.parse import unquote
 import duckdb
 import polars as pl
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake import (
+    ColumnProperties,
+    CommitProperties,
+    DeltaTable,
+    WriterProperties,
+    write_deltalake,
+)
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from tasks.duck import identifier, literal
@@ -257,7 +263,12 @@ class Lake:
             delta.load_as_version(version)
         failures: list[Exception] = []
         try:
-            write_deltalake(delta, _conform(data, table.schema, failures), **how)
+            write_deltalake(
+                delta,
+                _conform(data, table.schema, failures),
+                writer_properties=_writer_properties(table),
+                **how,
+            )
         except Exception:
             # Delta reports that its input failed, but not how; who computes the rows does.
             if failures:
@@ -272,6 +283,11 @@ class Lake:
             mode="ignore",
             partition_by=list(table.partition_by) or None,
         )
+
+
+def _writer_properties(table: Table) -> WriterProperties:
+    plain = ColumnProperties(dictionary_enabled=False)
+    return WriterProperties(column_properties=dict.fromkeys(table.many_valued, plain))
 
 
 def _conform(data: Any, schema: pa.Schema, failures: list[Exception]) -> pa.RecordBatchReader:

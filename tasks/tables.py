@@ -10,11 +10,16 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class Table:
-    """A Delta table: its folder's name in the lake, its columns and its partition columns."""
+    """A Delta table: its folder's name in the lake, its columns and its partition columns.
+
+    many_valued: columns with a value of their own in most rows. A Parquet dictionary of them would
+    be made, found too large and left again.
+    """
 
     name: str
     schema: pa.Schema
     partition_by: tuple[str, ...] = ("dt",)
+    many_valued: tuple[str, ...] = ()
 
 
 DT = ("dt", pa.date32())
@@ -36,6 +41,7 @@ EVENTS = Table(
             ("ingested", pa.date32()),  # the night whose run brought it; after dt: it came late
         ]
     ),
+    many_valued=("user_id", "ts", "row_number"),
 )
 
 # One row of a source that is no event.
@@ -95,6 +101,7 @@ SEQUENCES = Table(
             ("last_ts", TIME),
         ]
     ),
+    many_valued=("user_id",),
 )
 
 # What a night's sequences were made from, as it was then: while both fingerprints hold, building
@@ -157,6 +164,7 @@ INTENT_LABELS = Table(
             ("model_version", pa.string()),
         ]
     ),
+    many_valued=("user_id",),
 )
 
 # One intent a night.
