@@ -55,6 +55,7 @@ class SourceSettings(Section):
 
     kind: Literal["files", "postgres"] = "files"
     path: str = ""
+    day_folders: str = "dt"
     endpoint: str = ""
     region: str = ""
     connection: str = ""

@@ -10,7 +10,7 @@ import glob
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from tasks import duck
 from tasks.duck import identifier, literal
-from tasks.errors import SourceError
+from tasks.errors import NightError, SourceError
 from tasks.settings import Settings, SourceSettings
 from tasks.sources.places import Place, place_of
 from tasks.sources.rows import as_json, needed, source_rows
@@ -62,7 +62,12 @@ class Files:
         return self.settings.path
 
     def parts(self, first: dt.datetime | None, end: dt.datetime) -> list["FilePart"]:
-        """List all event files: which times one has is not known before it is read."""
+        """List the event files that may have rows of these times.
+
+        Of a file below a folder of one day (`source.day_folders`) the times are known before it is
+        read, but for a day: where the folders were made the date may have been another. Which times
+        any other has is not known.
+        """
         found = self.place.find()
         parts = [
             FilePart(self.place, name, kind, self.settings)
@@ -78,7 +83,30 @@ class Files:
             )
         if len(parts) < len(found):
             log.info("%d files in %s are no event files by name", len(found) - len(parts), self)
-        return parts
+        return self._of_days(parts, first and first.date() - dt.timedelta(days=1), end.date())
+
+    def _of_days(
+        self, parts: list["FilePart"], first: dt.date | None, last: dt.date
+    ) -> list["FilePart"]:
+        """Leave out the files of folders of other days; those in no such folder stay."""
+        days = {part: _day(part.path, self.settings.day_folders) for part in parts}
+        read = [
+            part
+            for part, day in days.items()
+            if day is None or ((first is None or day >= first) and day <= last)
+        ]
+        if not read:
+            known = sorted(day for day in days.values() if day)
+            key = self.settings.day_folders
+            wanted = f"from {key}={first} to {last}" if first else f"up to {key}={last}"
+            raise NightError(
+                f"{self} has no folder {wanted}, only {key}={known[0]} to {known[-1]}: deliver the "
+                "night, choose another, or read all folders every night with "
+                'source.day_folders = ""'
+            )
+        if len(read) < len(parts):
+            log.info("%d of %d files are in folders of the night", len(read), len(parts))
+        return read
 
 
 @dataclass(frozen=True)
@@ -149,6 +177,15 @@ def _format(name: str, wanted: str) -> str | None:
     if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
     return FORMATS.get(suffixes[-1]) if suffixes else None
+
+
+def _day(name: str, key: str) -> dt.date | None:
+    """Return the day of the innermost folder key=YYYY-MM-DD that a file lies in."""
+    for folder in reversed(PurePosixPath(name).parts[:-1]):
+        if key and re.fullmatch(re.escape(key) + r"=\d{4}-\d\d-\d\d", folder):
+            with suppress(ValueError):
+                return dt.date.fromisoformat(folder[len(key) + 1 :])
+    return None
 
 
 @contextmanager

@@ -1,0 +1,155 @@
+"""Files as a source: folders of days, columns that differ, files that are still being written."""
+
+import datetime as dt
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tasks import tables
+from tasks.errors import NightError
+from tasks.ingest import ingest
+from tasks.lake import Lake
+from tasks.settings import load_settings
+
+NIGHT = dt.date(2026, 11, 20)
+HEAD = "user_id,item_id,timestamp\n"
+
+Ingest = Callable[..., dict[str, Any]]
+
+
+def day(number: int) -> dt.date:
+    """Return a day counted from NIGHT."""
+    return NIGHT + dt.timedelta(days=number)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "events"
+
+
+@pytest.fixture
+def run(tmp_path: Path, folder: Path) -> Ingest:
+    def ingest_it(
+        night: dt.date = NIGHT, lake: str = "lake", late_days: int = 2, **source: Any
+    ) -> dict[str, Any]:
+        settings = load_settings(
+            source={"path": str(folder), **source},
+            ingest={"late_days": late_days},
+            lake={"root": tmp_path / lake},
+            duckdb={"threads": 1},
+        )
+        return ingest(settings, night)
+
+    return ingest_it
+
+
+def events(lake: Path) -> pl.DataFrame:
+    found = Lake(lake).scan(tables.EVENTS).sort("ts", "user_id", "source", "row_number")
+    return found.drop("ingested").collect()
+
+
+def write(folder: Path, name: str, *rows: str, head: str = HEAD) -> Path:
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(head + "".join(f"{row}\n" for row in rows))
+    return file
+
+
+def write_days(folder: Path, *numbers: int) -> None:
+    """Write two files a day: one event in the first, one at each end of the day in the second."""
+    for number in numbers:
+        below = f"dt={day(number)}"
+        write(folder, f"{below}/a.csv", f"ann,i{number},{day(number)}T12:00")
+        write(folder, f"{below}/shop=7/b.csv", f"bob,x,{day(number)}T00:00",
+              f"bob,y,{day(number)}T23:59")  # fmt: skip
+
+
+def test_a_night_reads_the_folders_of_its_own_days_only(folder: Path, run: Ingest) -> None:
+    write_days(folder, *range(-4, 4))
+    assert run()["files"] == 12  # the first night: every day before, and the one after
+    # Whoever opens one of these is told that it cannot be read.
+    for number in (-4, -3, 3):
+        (folder / f"dt={day(number)}" / "a.csv").write_text("neither user nor item\n")
+    summary = run(day(1), late_days=2)
+    assert summary["files"] == 10  # from the two days that may be late, and one more on either side
+    assert (summary["rows_events"], summary["rows_late"]) == (3, 0)
+
+
+def test_folders_of_days_change_nothing_but_what_is_read(
+    tmp_path: Path, folder: Path, run: Ingest
+) -> None:
+    write_days(folder, -4)
+    write(folder, "flat.csv", f"eve,z,{day(-1)}T05:00", f"eve,z,{day(1)}T05:00")
+    seen = {"days": ("dt", []), "all": ("", [])}
+    for number in range(3):
+        # Late, within the window: in the folder of its own day, and in that of its arrival.
+        write(folder, f"dt={day(number - 1)}/late.csv", f"kim,k{number},{day(number - 1)}T07:00")
+        write(folder, f"dt={day(number)}/arrived.csv", f"lea,l{number},{day(number - 2)}T07:00")
+        # Folders by the date of another zone than UTC.
+        write(folder, f"dt={day(number + 1)}/east.csv", f"sue,s{number},{day(number)}T22:00")
+        write(folder, f"dt={day(number - 1)}/west.csv", f"tom,t{number},{day(number)}T03:00")
+        for lake, (key, summaries) in seen.items():
+            summaries.append(run(day(number), lake, day_folders=key))
+    for one, other in zip(seen["days"][1], seen["all"][1], strict=True):
+        for count in ("rows_events", "rows_late", "rows_duplicate", "changed_nights"):
+            assert one[count] == other[count]
+        assert one["rows_read"] <= other["rows_read"]
+    assert seen["days"][1][2]["rows_read"] < seen["all"][1][2]["rows_read"]
+    assert events(tmp_path / "days").equals(events(tmp_path / "all"))
+    before = events(tmp_path / "days")
+    for number in (1, 0):  # backfills: what later nights brought stays
+        run(day(number), "days")
+        assert events(tmp_path / "days").equals(before)
+
+
+@pytest.mark.parametrize("name", ["dt=__HIVE_DEFAULT_PARTITION__", "dt=2026-13-01", "dt=week 1"])
+def test_a_folder_of_no_day_is_read_every_night(folder: Path, run: Ingest, name: str) -> None:
+    write_days(folder, 0)
+    write(folder, f"{name}/a.csv", f"eve,z,{day(0)}T05:00")
+    assert run()["rows_events"] == 4
+
+
+def test_the_folders_may_have_another_name(folder: Path, run: Ingest) -> None:
+    write(folder, f"event_date={day(0)}/a.csv", f"ann,a,{day(0)}T05:00")
+    write(folder, f"event_date={day(9)}/a.csv", "unreadable")
+    assert run(day_folders="event_date")["files"] == 1
+
+
+def test_a_night_without_a_folder_says_which_there_are(folder: Path, run: Ingest) -> None:
+    write_days(folder, 0)
+    run()
+    with pytest.raises(NightError) as raised:
+        run(day(9))
+    assert f"no folder from dt={day(6)} to {day(10)}, only dt={day(0)} to {day(0)}" in str(
+        raised.value
+    )
+
+
+def test_files_of_one_night_may_differ_in_their_columns(
+    tmp_path: Path, folder: Path, run: Ingest
+) -> None:
+    write(folder, "a.csv", f"7,1,{NIGHT}T01:00")
+    write(folder, "b.csv", f"x,1.5,{NIGHT}T02:00,8,2", head="new,rating,timestamp,item_id,user\n")
+    lines = [
+        f'{{"ts": "{NIGHT}T03:00", "user": 7, "item": "one", "more": [1]}}',
+        f'{{"item": 2, "user": "7", "ts": "{NIGHT}T04:00", "event": "buy"}}',
+    ]
+    write(folder, "c.jsonl", *lines, head="")
+    at = dt.datetime.combine(NIGHT, dt.time(1), dt.UTC)
+    table = pl.DataFrame({"timestamp": [at], "item": [1], "user": [7], "extra": [None]})
+    table.write_parquet(folder / "d.parquet")  # the event of a.csv, its ids as integers
+    ids = pl.DataFrame({"item": ["1"], "user": ["7"], "timestamp": [at.replace(hour=6)]})
+    ids.write_parquet(folder / "e.parquet")
+    summary = run()
+    assert (summary["rows_read"], summary["rows_events"], summary["rows_duplicate"]) == (6, 5, 1)
+    found = events(tmp_path / "lake").select("user_id", "item_id", "event_type", "weight")
+    assert found.rows() == [
+        ("7", "1", "event", None),
+        ("2", "8", "event", 1.5),
+        ("7", "one", "event", None),
+        ("7", "2", "buy", None),
+        ("7", "1", "event", None),
+    ]
