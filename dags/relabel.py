@@ -39,10 +39,10 @@ def choose_nights(params: Any = None) -> list[str]:
     """List the nights of the range."""
     from tasks.relabel import nights_to_relabel
 
-    ends = (date.fromisoformat(params[end]) for end in ("from", "to"))
-    given = {"other_settings": params["other_settings"]}
+    first, last = (date.fromisoformat(params[end]) for end in ("from", "to"))
+    others = {"other_settings": params["other_settings"]}
     try:
-        nights = nights_to_relabel(settings_of(params), *ends, params["version"], **given)
+        nights = nights_to_relabel(settings_of(params), first, last, params["version"], **others)
     except PipelineError as error:
         raise AirflowFailException(str(error)) from None
     return [night.isoformat() for night in nights]
@@ -67,7 +67,7 @@ def step(name: str, night: Any) -> Any:
         return summary
 
     outlets = [LABELS] if name == AFTER_LABEL[-1] else []
-    limits = {"outlets": outlets, "max_active_tis_per_dag": AIRFLOW.relabel_at_once}
+    limits: dict[str, Any] = {"outlets": outlets, "max_active_tis_per_dag": AIRFLOW.relabel_at_once}
     return task(task_id=name.replace("-", "_"), doc_md=STEPS[name].doc, **limits)(run)(night)
 
 
