@@ -11,17 +11,15 @@ nothing names them, or the task fails. From then on `ingest` leaves their events
 * **Again:** forgetting twice does no harm; after a crash, clear the task.
 """
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowFailException
 
+from dags.wiring import DEFAULT_ARGS
 from tasks.errors import PipelineError
 from tasks.settings import load_settings
-
-AIRFLOW = load_settings().airflow
 
 
 @task(doc_md="Removes the people of the form from the lake and searches it for what is left.")
@@ -45,11 +43,7 @@ def forget(params: Any = None) -> dict[str, Any]:
     schedule=None,
     catchup=False,
     max_active_runs=1,
-    default_args={
-        "owner": "data-platform",
-        "retries": AIRFLOW.retries,
-        "retry_delay": timedelta(minutes=AIRFLOW.retry_delay_minutes),
-    },
+    default_args=DEFAULT_ARGS,
     params={
         "users": Param(
             None, "Ids as they stand in events, one a line.", title="Users", type=["null", "array"]

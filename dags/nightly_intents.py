@@ -12,12 +12,13 @@ Turns the event log into **one intent label a user** (`intent_labels`) and profi
 * **Settings** are in `settings.toml`, and environment variables: `ELCREC_MODEL__SEED`.
 """
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import Any
 
 from airflow.sdk import Asset, CronDataIntervalTimetable, Param, TaskGroup, chain, dag, task
 from airflow.sdk.exceptions import AirflowFailException
 
+from dags.wiring import DEFAULT_ARGS, deadline
 from tasks.errors import PipelineError
 from tasks.settings import load_settings
 from tasks.steps import STEPS, run_step
@@ -76,11 +77,8 @@ def step(name: str) -> Any:
     start_date=datetime(1970, 1, 1, tzinfo=UTC),  # before any night a backfill may ask for
     catchup=False,
     max_active_runs=1,
-    default_args={
-        "owner": "data-platform",
-        "retries": AIRFLOW.retries,
-        "retry_delay": timedelta(minutes=AIRFLOW.retry_delay_minutes),
-    },
+    default_args=DEFAULT_ARGS,
+    deadline=deadline(),
     params=PARAMS,
     tags=["intents", "nightly"],
     description="Event log in, one intent label a user out",

@@ -8,12 +8,13 @@ Labels a range of **past nights with one model** that is named, side by side and
 * **To undo it,** backfill the nights. After a failure, clear its task; the others stay.
 """
 
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
 
 from airflow.sdk import Asset, Param, chain, dag, task, task_group
 from airflow.sdk.exceptions import AirflowFailException
 
+from dags.wiring import DEFAULT_ARGS
 from tasks.errors import PipelineError
 from tasks.settings import Settings, load_settings
 from tasks.steps import AFTER_LABEL, STEPS, run_step
@@ -81,11 +82,7 @@ def one_night(night: str) -> None:
     schedule=None,
     catchup=False,
     max_active_runs=1,
-    default_args={
-        "owner": "data-platform",
-        "retries": AIRFLOW.retries,
-        "retry_delay": timedelta(minutes=AIRFLOW.retry_delay_minutes),
-    },
+    default_args=DEFAULT_ARGS,
     params=PARAMS,
     tags=["intents", "labels"],
     description="Label past nights with one named model",

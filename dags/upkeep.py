@@ -10,12 +10,13 @@ promoted model stands on and what was worked on lately stays. It waits for steps
 * **Again:** there is no harm in it; after a crash, clear the task.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowFailException
 
+from dags.wiring import DEFAULT_ARGS
 from tasks.errors import PipelineError
 from tasks.settings import load_settings
 
@@ -40,11 +41,7 @@ def take_out(params: Any = None) -> dict[str, Any]:
     start_date=datetime(1970, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
-    default_args={
-        "owner": "data-platform",
-        "retries": AIRFLOW.retries,
-        "retry_delay": timedelta(minutes=AIRFLOW.retry_delay_minutes),
-    },
+    default_args=DEFAULT_ARGS,
     params={
         "dry_run": Param(
             False, "List what would go, and leave it.", title="Dry run", type="boolean"

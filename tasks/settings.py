@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -204,6 +204,21 @@ class AirflowSettings(Section):
         return schedule
 
 
+class AlertSettings(Section):
+    """Who is told of failures, late nights, refused models and warnings."""
+
+    webhook: str = ""
+    mail: str = ""
+    mail_to: tuple[str, ...] = ()
+    late_minutes: float = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _mail_has_readers(self) -> "AlertSettings":
+        if bool(self.mail) != bool(self.mail_to):
+            raise ValueError("mail and mail_to go together: set both, or neither")
+        return self
+
+
 class Settings(BaseSettings):
     """Every setting of the pipeline, validated, with absolute paths."""
 
@@ -227,6 +242,7 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     duckdb: DuckDBSettings = DuckDBSettings()
     airflow: AirflowSettings = AirflowSettings()
+    alerts: AlertSettings = AlertSettings()
 
     @classmethod
     def settings_customise_sources(
