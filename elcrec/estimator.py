@@ -28,7 +28,7 @@ from elcrec.evaluation import (
 from elcrec.histories import Histories, Split, leave_one_out
 from elcrec.intents import Labels, spherical_kmeans
 from elcrec.model import Network
-from elcrec.training import EpochReport, Trainer
+from elcrec.training import EpochReport, Trainer, out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +72,11 @@ class ELCRec:
         checkpoint_dir: where every epoch's state goes; a fit that finds one there goes on from it
             and, on a CPU, ends with the same weights as one that was never stopped.
         on_epoch: called after every epoch.
+        With too little memory for a batch, training goes on from the checkpoint, or starts again,
+        with batches that are cut into twice as many parts.
         Raises ELCRecError for items beyond n_items, too few users for the intents, a loss that is
-        not finite, or a checkpoint of another config or other histories.
+        not finite, too little memory for one history at a time, or a checkpoint of another config
+        or other histories.
         """
         config = self.config
         n_items = n_items or int(histories.items.max(initial=0))
@@ -85,6 +88,41 @@ class ELCRec:
                 f"there are {len(usable)}: "
                 "lower n_intents"
             )
+        passes = 1
+        while True:
+            try:
+                self._train(usable, n_items, passes, initial, checkpoint_dir, on_epoch)
+                return self
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+            # Out here nothing refers any more to what was in memory when it was full.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if passes >= config.batch_users:
+                raise ELCRecError(
+                    f"there is too little memory to train with {len(usable)} users and {n_items} "
+                    "items even on one history at a time: lower dim or max_length, or train where "
+                    "there is more"
+                )
+            passes *= 2
+            log.warning(
+                "there is too little memory for a batch of %d histories: training goes on with %d "
+                "at a time",
+                config.batch_users,
+                -(-config.batch_users // passes),
+            )
+
+    def _train(
+        self,
+        usable: Histories,
+        n_items: int,
+        passes: int,
+        initial: ELCRec | None,
+        checkpoint_dir: Path | None,
+        on_epoch: Callable[[EpochReport], None] | None,
+    ) -> None:
+        config = self.config
         self._use_threads()
         torch.manual_seed(config.seed)
         network = Network(config, n_items).to(self._device())
@@ -92,7 +130,7 @@ class ELCRec:
             _copy_overlap(initial._fitted(), network)
         # A model to start from has its intents already.
         warmup = 0 if initial is not None else min(config.warmup_epochs, config.max_epochs)
-        trainer = Trainer(network, usable, config, warmup)
+        trainer = Trainer(network, usable, config, warmup, passes)
         best = _Best()
         first_epoch = 1
         facts: dict[str, Any] = {
@@ -117,6 +155,7 @@ class ELCRec:
             }
             best.offer(found["best_epoch"], found["best_score"], best_state)
             self.history = [EpochReport(**report) for report in found["reports"]]
+            trainer.passes = max(passes, found.get("passes", 1))
             first_epoch = found["epoch"] + 1
             log.info("training goes on after epoch %d, from its checkpoint", found["epoch"])
         elif initial is None and warmup == 0:
@@ -148,6 +187,7 @@ class ELCRec:
                 best_tensors = {f"best.{name}": tensor for name, tensor in best.state.items()}
                 progress = {
                     "epoch": number,
+                    "passes": trainer.passes,
                     "best_epoch": best.epoch,
                     "best_score": best.score,
                     "reports": [vars(r) for r in self.history],
@@ -159,7 +199,6 @@ class ELCRec:
                 on_epoch(report)
         network.load_state_dict(best.state)
         self.network, self.n_items = network.eval(), n_items
-        return self
 
     @torch.no_grad()
     def transform(

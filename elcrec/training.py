@@ -77,12 +77,19 @@ class Trainer:
     """Trains a network in place on all but the last two events of every history.
 
     histories: users with at least three events; `s_1 … s_{T−2}` is trained on, `s_{T−1}` validates.
+    passes: into how many parts a batch is cut, of which one at a time is in memory.
     """
 
     def __init__(
-        self, network: Network, histories: Histories, config: Config, warmup_epochs: int = 0
+        self,
+        network: Network,
+        histories: Histories,
+        config: Config,
+        warmup_epochs: int = 0,
+        passes: int = 1,
     ) -> None:
         self.warmup_epochs = warmup_epochs
+        self.passes = passes
         self.warming_up = False
         self.network = network
         self.config = config
@@ -147,15 +154,19 @@ class Trainer:
 
     def step(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> dict[str, float]:
         """One optimiser step on the windows `chosen`; the losses by name."""
-        parts = self.losses(chosen, rng)
-        total = torch.stack(list(parts.values())).sum()
-        values = {name: value.item() for name, value in parts.items()}
-        if not np.isfinite(sum(values.values())):
-            raise ELCRecError(
-                f"a loss is not finite at step {self.steps}: {values}; lower learning_rate"
-            )
+        values: dict[str, float] = {}
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        for part in np.array_split(chosen, min(self.passes, chosen.size)):
+            share = part.size / chosen.size
+            parts = self.losses(part, rng)
+            for name, value in parts.items():
+                values[name] = values.get(name, 0.0) + share * value.item()
+            if not np.isfinite(sum(values.values())):
+                raise ELCRecError(
+                    f"a loss is not finite at step {self.steps}: {values}; lower learning_rate"
+                )
+            total = share * torch.stack(list(parts.values())).sum()
+            total.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.steps += 1
         # Early averages follow the weights closely, so that the untrained start is forgotten.
@@ -358,6 +369,13 @@ class Trainer:
         if self.rows is not None:
             for name, value in self.rows.state.items():
                 value.copy_(tensors[f"rows.{name}"])
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python or torch, on a GPU or a CPU, found no memory."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    # On a CPU torch has no error of its own for it.
+    return known or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
 
 
 def _inverse(permutation: NDArray[np.int64]) -> NDArray[np.int64]:

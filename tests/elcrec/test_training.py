@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -184,3 +186,107 @@ def test_training_goes_on_with_other_threads(tmp_path):
     ELCRec(tiny(max_epochs=1)).fit(walks(), 40, checkpoint_dir=tmp_path)
     again = ELCRec(tiny(max_epochs=1, threads=1)).fit(walks(), 40, checkpoint_dir=tmp_path)
     assert len(again.history) == 1
+
+
+def weights_of(model: ELCRec) -> list[torch.Tensor]:
+    assert model.network is not None
+    return list(model.network.state_dict().values())
+
+
+def no_memory_on_a_gpu() -> Exception:
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def no_memory_for_torch() -> Exception:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60, dtype=torch.uint8)
+    return raised.value
+
+
+@pytest.mark.parametrize("error", [no_memory_on_a_gpu, no_memory_for_torch, MemoryError])
+def test_with_too_little_memory_batches_are_cut_and_training_goes_on_from_the_checkpoint(
+    error, tmp_path, monkeypatch, caplog
+):
+    histories, config = walks(), tiny(max_epochs=3, patience=3)
+    losses, seen = Trainer.losses, []
+
+    def too_little(trainer, chosen, rng):
+        # Enough for the first epoch, then for four histories at a time.
+        if trainer.steps > 10 and chosen.size > 4:
+            raise error()
+        seen.append(chosen.size)
+        return losses(trainer, chosen, rng)
+
+    def fitted(folder) -> list[torch.Tensor]:
+        epochs.clear()
+        model = ELCRec(config)
+        return weights_of(
+            model.fit(
+                histories,
+                checkpoint_dir=tmp_path / folder,
+                on_epoch=lambda report: epochs.append(report.epoch),
+            )
+        )
+
+    epochs: list[int] = []
+    monkeypatch.setattr(Trainer, "losses", too_little)
+    ends = fitted("once")
+    assert epochs == [1, 2, 3]
+    assert max(seen) == 16 and seen[-1] <= 4
+    told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert [text.rsplit("with ", 1)[-1] for text in told] == ["8 at a time", "4 at a time"]
+    assert all(map(torch.equal, ends, fitted("twice")))
+
+
+def test_a_training_that_was_killed_with_cut_batches_goes_on_with_them(tmp_path, monkeypatch):
+    histories, config = walks(), tiny(max_epochs=3, patience=3, full_softmax_items=1)
+    losses, memory = Trainer.losses, [4]
+
+    def too_little(trainer, chosen, rng):
+        if chosen.size > memory[0]:
+            raise MemoryError
+        return losses(trainer, chosen, rng)
+
+    def killed(report):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "losses", too_little)
+    expected = weights_of(ELCRec(config).fit(histories))
+    with pytest.raises(KeyboardInterrupt):
+        ELCRec(config).fit(histories, checkpoint_dir=tmp_path, on_epoch=killed)
+    memory[0] = 16
+    resumed = ELCRec(config).fit(histories, checkpoint_dir=tmp_path)
+    assert all(map(torch.equal, weights_of(resumed), expected))
+
+
+def test_too_little_memory_for_one_history_ends_in_a_sentence(monkeypatch):
+    def none(trainer, chosen, rng):
+        raise MemoryError
+
+    monkeypatch.setattr(Trainer, "losses", none)
+    with pytest.raises(ELCRecError, match="too little memory to train with 120 users and 40 items"):
+        ELCRec(tiny()).fit(walks())
+
+
+def test_another_error_of_torch_comes_through(monkeypatch):
+    def wrong(trainer, chosen, rng):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(Trainer, "losses", wrong)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        ELCRec(tiny()).fit(walks())
+
+
+def test_a_batch_in_parts_takes_the_step_of_the_whole():
+    alike = Histories.from_lists([1 + (user + np.arange(8)) % 40 for user in range(60)])
+    config = tiny(dropout=0.0, attention_dropout=0.0, intent_loss="none", next_item="softmax")
+    config = replace(config, softmax_precision="highest")
+    ends = []
+    for passes in (1, 3):
+        torch.manual_seed(0)
+        trainer = Trainer(Network(config, 40), alike, config, passes=passes)
+        loss = trainer.step(np.arange(16), np.random.default_rng(0))["next_item"]
+        gradient = trainer.network.items.weight.grad
+        assert gradient is not None
+        ends.append((torch.tensor(loss), gradient))
+    torch.testing.assert_close(*ends)
