@@ -3,10 +3,12 @@
 A partition is replaced whole or not at all, in one transaction; a reader sees the version before
 or the version after, never half. What deletes files that a reader may have open (`purge`,
 `vacuum`) is done while no step runs: steps hold the lake's lock together, those hold it alone.
+Two steps of one night take turns.
 """
 
 import contextlib
 import datetime as dt
+import errno
 import fcntl
 import glob
 import logging
@@ -35,7 +37,11 @@ from tasks.tables import Table
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"
+LOCKS = ".locks"  # a file for each of what only one run does at a time
 LOG = "_delta_log"  # in a table's folder: one file a version, and checkpoints
+
+# A place that a person has to open up or correct; of others, such as a full disk, a retry may help.
+NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
 
 Nights = list[dt.date] | tuple[dt.date, dt.date]
 
@@ -61,20 +67,37 @@ class Lake:
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
         """Hold the lake together with other steps; wait while someone has it alone."""
-        with self._locked(fcntl.LOCK_SH, "what deletes from the lake has ended"):
+        with self._locked(LOCK, fcntl.LOCK_SH, "what deletes from the lake has ended"):
             yield
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Hold the lake alone; wait until the steps that run now have ended."""
-        with self._locked(fcntl.LOCK_EX, "the steps that run on the lake have ended"):
+        with self._locked(LOCK, fcntl.LOCK_EX, "the steps that run on the lake have ended"):
             yield
 
     @contextlib.contextmanager
-    def _locked(self, kind: int, until: str) -> Iterator[None]:
+    def turn(self, of: str) -> Iterator[None]:
+        """Be the only one who does what `of` names; wait until another who does it has ended."""
+        with self._locked(f"{LOCKS}/{of}", fcntl.LOCK_EX, f"another run has ended its {of}"):
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self, name: str, kind: int, until: str) -> Iterator[None]:
         # A lock of the operating system: it ends with the process, however that ends.
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / LOCK).open("w") as file:
+        path = self.root / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("w")
+        except OSError as error:
+            if error.errno not in NOT_OURS:
+                raise
+            raise LakeError(
+                f"the lake at {self.root} cannot be written to ({error.strerror}: "
+                f"{error.filename}): correct lake.root (--lake), or let the account that runs the "
+                "nights write there"
+            ) from error
+        with file:
             try:
                 fcntl.flock(file, kind | fcntl.LOCK_NB)
             except BlockingIOError:

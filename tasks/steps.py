@@ -33,6 +33,8 @@ Summary = dict[str, Any]
 class Step:
     """A step: its name, what it does in a sentence, the tables it reads and writes, its function.
 
+    Two steps of one night never run at once. `across` nights, it runs for one night at a time.
+
     `target` is "module:function", imported when the step runs, so that parsing a DAG or printing
     help loads neither torch nor Great Expectations.
     """
@@ -42,6 +44,7 @@ class Step:
     target: str
     reads: tuple[str, ...]
     writes: tuple[str, ...]
+    across: bool = False
 
     @property
     def doc(self) -> str:
@@ -70,6 +73,7 @@ STEPS: dict[str, Step] = {
             "tasks.ingest:ingest",
             ("source.path",),
             ("events", "quarantine", "ingests"),
+            across=True,  # late events go to the nights before
         ),
         Step(
             "check-events",
@@ -154,7 +158,7 @@ def run_step(
     """
     check_night(night)
     lake = Lake(settings.lake.root)
-    with lake.in_use():
+    with lake.in_use(), lake.turn(f"steps of night {night}"), _turn_across_nights(lake, name):
         started = dt.datetime.now(dt.UTC)
         clock = time.perf_counter()
         _forget_peak()
@@ -179,6 +183,10 @@ def run_step(
             within={"step": name},
         )
     return summary
+
+
+def _turn_across_nights(lake: Lake, name: str) -> contextlib.AbstractContextManager[None]:
+    return lake.turn(name) if STEPS[name].across else contextlib.nullcontext()
 
 
 def check_night(night: dt.date) -> None:

@@ -16,13 +16,14 @@ import multiprocessing
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -52,6 +53,8 @@ MODEL = {
 }
 MISSES = 12  # tries at one kill: a step may end before it comes
 
+# Seconds and changes of files of each step of each night.
+Took = dict[tuple[dt.date, str], tuple[float, int]]
 Moment = Callable[[], bool]  # whether it has come
 
 processes = multiprocessing.get_context("forkserver")
@@ -89,14 +92,29 @@ class Nights:
         """Start a step in a process of its own."""
         self.attempts[night, step] += 1
         self.log(step, night).parent.mkdir(parents=True, exist_ok=True)
-        given = (str(self.events), str(self.folder), step, night, str(self.log(step, night)))
-        process = processes.Process(target=_step, args=given)
+        given = (str(self.events), str(self.folder), [step], night, str(self.log(step, night)))
+        process = processes.Process(target=_steps, args=given)
         process.start()
         return process
 
     def log(self, step: str, night: dt.date) -> Path:
         """Return where the last attempt at a step logs."""
         return self.folder / "logs" / f"{night}-{step}-{self.attempts[night, step]}.log"
+
+    def copy(self, name: str) -> "Nights":
+        """Copy the lake as it is now."""
+        other = replace(self, folder=self.folder.parent / name, attempts=Counter())
+        shutil.copytree(self.lake.root, other.lake.root)
+        return other
+
+    def start_night(self, night: dt.date, run: str) -> BaseProcess:
+        """Start all steps of a night in a process of its own, which logs under the name `run`."""
+        log = self.folder / "logs" / f"{run}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        given = (str(self.events), str(self.folder), [*STEPS], night, str(log))
+        process = processes.Process(target=_steps, args=given)
+        process.start()
+        return process
 
     def finish(self, step: str, night: dt.date) -> None:
         """Run a step to its end."""
@@ -111,7 +129,7 @@ class Nights:
         return 0
 
 
-def _step(events: str, folder: str, step: str, night: dt.date, log: str) -> None:
+def _steps(events: str, folder: str, steps: list[str], night: dt.date, log: str) -> None:
     os.environ["TMPDIR"] = tempfile.tempdir = folder
     with Path(log).open("w") as written:
         os.dup2(written.fileno(), 1)
@@ -126,7 +144,8 @@ def _step(events: str, folder: str, step: str, night: dt.date, log: str) -> None
             "model": MODEL,
         }
     )
-    run_step(step, settings, night)
+    for step in steps:
+        run_step(step, settings, night)
     os._exit(0)  # as the command line ends
 
 
@@ -158,25 +177,24 @@ class Changes:
         return self.count
 
 
-def left_alone(nights: Nights) -> dict[str, list[tuple[float, int]]]:
-    """Run every step; return the seconds and changes of files that each took, night by night."""
-    took: dict[str, list[tuple[float, int]]] = {step: [] for step in STEPS}
-    for night in nights.dates:
-        for step in STEPS:
-            changes, started = Changes(nights.lake.root), time.perf_counter()
-            process = nights.start(step, night)
-            while process.is_alive():
-                changes.look()
-                time.sleep(0.001)
-            assert process.exitcode == 0, nights.log(step, night).read_text()
-            took[step].append((time.perf_counter() - started, changes.look()))
+def left_alone(nights: Nights, night: dt.date) -> Took:
+    """Run every step of a night; return what each took."""
+    took: Took = {}
+    for step in STEPS:
+        changes, started = Changes(nights.lake.root), time.perf_counter()
+        process = nights.start(step, night)
+        while process.is_alive():
+            changes.look()
+            time.sleep(0.001)
+        assert process.exitcode == 0, nights.log(step, night).read_text()
+        took[night, step] = (time.perf_counter() - started, changes.look())
     return took
 
 
 def killed(
     nights: Nights,
     kills: dict[tuple[dt.date, str], int],
-    took: dict[str, list[tuple[float, int]]],
+    took: Took,
     rng: random.Random,
     say: Callable[[str], None] = print,
 ) -> tuple[Counter[str], int]:
@@ -186,7 +204,7 @@ def killed(
     """
     hits: Counter[str] = Counter()
     resumed = 0
-    for number, night in enumerate(nights.dates):
+    for night in nights.dates:
         for step in STEPS:
             tries = 0
             left = kills.get((night, step), 0)
@@ -196,7 +214,7 @@ def killed(
                 kind = "epoch" if by_epoch else rng.choice(["time", "change"])
                 # A step that ended before the kill came runs again, and the next kill is earlier.
                 moment = rng.random() * 0.6**tries
-                code, went_on = _disturb(nights, step, night, kind, moment, took[step][number])
+                code, went_on = _disturb(nights, step, night, kind, moment, took[night, step])
                 resumed += went_on
                 if code == -signal.SIGKILL:
                     hits[step] += 1
@@ -259,7 +277,8 @@ def differences(one: Nights, other: Nights) -> list[str]:
     for table in tables.TABLES.values():
         left, right = (_rows(nights, table) for nights in (one, other))
         if not left.equals(right):
-            found.append(f"table {table.name}: {left} and {right}")
+            differing = set(map(str, left.rows())) ^ set(map(str, right.rows()))
+            found.append(f"table {table.name}: {sorted(differing)}")
     left_files, right_files = _files(one), _files(other)
     for name in sorted(left_files.keys() | right_files.keys()):
         if left_files.get(name) != right_files.get(name):
@@ -273,18 +292,17 @@ def _rows(nights: Nights, table: tables.Table) -> pl.DataFrame:
         rows = rows.select("dt")
     if table is tables.STEPS:
         rows = rows.select("dt", "step", "summary").with_columns(
-            summary=pl.struct("step", "summary").map_elements(
-                lambda row: _lasting(row, nights.lake.root), return_dtype=pl.String
-            )
+            summary=pl.struct("step", "summary").map_elements(_lasting, return_dtype=pl.String)
         )
     return rows.sort(*(name for name, kind in rows.schema.items() if not kind.is_nested()))
 
 
-def _lasting(row: dict[str, Any], root: Path) -> str:
-    summary = json.loads(row["summary"].replace(str(root), ""))
-    if row["step"] == "train":  # trained before the kill, it has less to say
+def _lasting(row: dict[str, Any]) -> str:
+    summary = json.loads(re.sub(r'"/[^"]*/lake/', '"', row["summary"]))
+    if row["step"] == "train":  # run again on a trained model, it has less to say
         return str(summary["model_version"])
-    return json.dumps({k: v for k, v in summary.items() if k != "items_new"}, sort_keys=True)
+    kept = summary.keys() - {"items_known", "items_new", "added_to"}  # of when it ran
+    return json.dumps({key: summary[key] for key in sorted(kept)})
 
 
 def _files(nights: Nights) -> dict[str, bytes]:
@@ -304,22 +322,13 @@ def plan(dates: list[dt.date], kills: int, rng: random.Random) -> dict[tuple[dt.
     return dict(planned)
 
 
-def nights_of_kills(
-    folder: Path, *, kills: int, seed: int, nights: int, say: Callable[[str], None] = print
-) -> tuple[Counter[str], int, list[str]]:
-    """Run the nights alone and killed; return the kills by step, resumptions and differences."""
-    prepare()
-    rng = random.Random(seed)
+def generated(folder: Path, nights: int, seed: int) -> Nights:
+    """Generate events and give their last nights a lake without tables."""
     events = generate(
         folder, users=80, items=60, intents=4, nights=8, last_night=LAST_NIGHT, seed=seed
     ).events
     dates = [LAST_NIGHT - dt.timedelta(days=age) for age in range(nights - 1, -1, -1)]
-    alone, disturbed = (Nights(events, folder / name, dates) for name in ("alone", "killed"))
-    took = left_alone(alone)
-    for step, each in took.items():
-        say(f"{step}: " + ", ".join(f"{s:.2f} s {changes} changes" for s, changes in each))
-    hits, resumed = killed(disturbed, plan(dates, kills, rng), took, rng, say)
-    return hits, resumed, differences(alone, disturbed)
+    return Nights(events, folder / "alone", dates)
 
 
 def main() -> None:
@@ -329,10 +338,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--nights", type=int, default=4)
     asked = parser.parse_args()
+    rng = random.Random(asked.seed)
+    prepare()
     with tempfile.TemporaryDirectory() as folder:
-        hits, resumed, different = nights_of_kills(
-            Path(folder), kills=asked.kills, seed=asked.seed, nights=asked.nights
-        )
+        alone = generated(Path(folder), asked.nights, asked.seed)
+        took = {
+            key: each for night in alone.dates for key, each in left_alone(alone, night).items()
+        }
+        for (night, step), (seconds, changes) in took.items():
+            print(f"{night} {step} takes {seconds:.2f} s and changes files {changes} times")
+        other = replace(alone, folder=Path(folder) / "killed", attempts=Counter())
+        hits, resumed = killed(other, plan(alone.dates, asked.kills, rng), took, rng)
+        different = differences(alone, other)
     print(f"{sum(hits.values())} kills: " + ", ".join(f"{s} {n}" for s, n in hits.items()))
     print(f"{resumed} trainings went on from a checkpoint")
     print("\n".join(different) or "tables, models and pages are those of nights left alone")

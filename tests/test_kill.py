@@ -1,16 +1,72 @@
-"""Steps that are killed at random moments, in short; `kill_nights.py` does it at length."""
+"""Steps that are killed at random moments, and runs that meet: nothing is lost, nothing mixed up.
 
+`kill_nights.py` kills at length.
+"""
+
+import random
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from tasks.steps import STEPS
-from tests.kill_nights import nights_of_kills
+from tests.kill_nights import (
+    Nights,
+    Took,
+    differences,
+    generated,
+    killed,
+    left_alone,
+    plan,
+    prepare,
+)
+
+KILLS = 10
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Two nights that were left alone, what they took, and their lake as after the first."""
+
+    nights: Nights
+    took: Took
+    first: Nights
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Alone:
+    prepare()
+    nights = generated(tmp_path_factory.mktemp("nights"), nights=2, seed=4)
+    took = left_alone(nights, nights.dates[0])
+    first = nights.copy("first")
+    return Alone(nights, took | left_alone(nights, nights.dates[1]), first)
 
 
 @pytest.mark.slow
-def test_nights_whose_every_step_was_killed_equal_those_left_alone(tmp_path: Path) -> None:
-    hits, resumed, different = nights_of_kills(tmp_path, kills=10, seed=4, nights=2)
-    assert different == []
-    assert set(hits) == set(STEPS) and sum(hits.values()) == 10
+def test_nights_whose_every_step_was_killed_equal_those_left_alone(
+    alone: Alone, tmp_path: Path
+) -> None:
+    rng = random.Random(4)
+    nights = replace(alone.nights, folder=tmp_path, attempts=Counter())
+    hits, resumed = killed(nights, plan(nights.dates, KILLS, rng), alone.took, rng)
+    assert differences(alone.nights, nights) == []
+    assert set(hits) == set(STEPS) and sum(hits.values()) == KILLS
     assert resumed >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", [0, 1], ids=["the night before", "the same night"])
+def test_a_night_that_runs_beside_another_run_equals_one_left_alone(
+    alone: Alone, other: int
+) -> None:
+    nights = alone.first.copy(f"beside {other}")
+    runs = [
+        nights.start_night(nights.dates[1], "nightly"),
+        nights.start_night(nights.dates[other], "other"),
+    ]
+    for run in runs:
+        run.join()
+    logs = [(nights.folder / "logs" / f"{name}.log").read_text() for name in ("nightly", "other")]
+    assert [run.exitcode for run in runs] == [0, 0], "\n".join(logs)
+    assert differences(alone.nights, nights) == []

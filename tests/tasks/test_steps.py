@@ -2,15 +2,20 @@
 
 import datetime as dt
 import json
+import logging
+import os
+import pwd
 import subprocess
 import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tasks import steps, tables
-from tasks.errors import NightError, SourceError
+from tasks.errors import LakeError, NightError, SourceError
 from tasks.lake import Lake
 from tasks.settings import REPO, Settings, load_settings
 from tasks.steps import STEPS, Step, check_night, run_step
@@ -54,6 +59,61 @@ def test_a_step_that_fails_keeps_its_error_and_leaves_no_record(
     with pytest.raises(SourceError, match="is empty"):
         run_step("ingest", settings, NIGHT)
     assert [row["step"] for row in recorded(settings)] == ["build-sequences"] * done_before
+
+
+@pytest.mark.parametrize(
+    ("step", "turn", "waits"),
+    [
+        ("ingest", f"steps of night {NIGHT}", True),
+        ("ingest", "ingest", True),
+        ("build-sequences", f"steps of night {NIGHT}", True),
+        ("build-sequences", "ingest", False),
+        ("build-sequences", f"steps of night {NIGHT - dt.timedelta(days=1)}", False),
+    ],
+)
+def test_steps_of_a_night_and_ingests_of_all_nights_take_turns(
+    settings: Settings, step: str, turn: str, waits: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_step("ingest", settings, NIGHT)
+    caplog.set_level(logging.INFO, "tasks.lake")
+    with ThreadPoolExecutor(1) as threads:
+        with Lake(settings.lake.root).turn(turn):
+            running = threads.submit(run_step, step, settings, NIGHT)
+            if waits:
+                while not caplog.messages:
+                    assert not running.done()
+            else:
+                running.result()
+        running.result()
+    told = [f"{settings.lake.root}: waiting until another run has ended its {turn}"]
+    assert caplog.messages == told * waits
+
+
+def test_a_lake_that_cannot_be_written_to_is_named(settings: Settings) -> None:
+    # Root may write anywhere, so another user tries, in a folder that it can reach.
+    other = "nobody" if os.geteuid() == 0 else None
+    with tempfile.TemporaryDirectory() as open_to_all:
+        folder = Path(open_to_all)
+        folder.chmod(0o755)
+        (folder / "lake").mkdir(mode=0o555)
+        code = "from tests.tasks.test_steps import lock_as; import sys; lock_as(*sys.argv[1:])"
+        command = [sys.executable, "-c", code, str(folder / "lake"), str(other)]
+        tried = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+    assert tried.returncode == 2, tried.stderr
+    assert tried.stderr.startswith(f"the lake at {folder / 'lake'} cannot be written to (Permis")
+    assert "correct lake.root" in tried.stderr and tried.stderr.count("\n") == 1
+
+
+def lock_as(root: str, user: str) -> None:
+    """Use a lake as another user does; what goes wrong is printed."""
+    if user != "None":
+        os.setuid(pwd.getpwnam(user).pw_uid)
+    try:
+        with Lake(root).in_use():
+            sys.exit(0)
+    except LakeError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
 @pytest.mark.parametrize("days", [0, 1, 400])

@@ -1,18 +1,21 @@
 """Upkeep: what is too old goes, what is needed stays whatever its age."""
 
 import datetime as dt
+import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from tasks import tables
+from tasks import steps, tables
 from tasks.errors import LakeError
 from tasks.lake import Lake
 from tasks.settings import REPO, Settings, load_settings
@@ -248,11 +251,57 @@ def test_the_command_lists_what_would_go(lake: Lake) -> None:
     assert lake.nights(tables.EVENTS) == NIGHTS
 
 
+@pytest.mark.slow
+def test_upkeep_waits_for_a_step_and_removes_nothing_that_it_reads(night_done: Settings) -> None:
+    lake = Lake(night_done.lake.root)
+    night = lake.nights(tables.SEQUENCES)[-1]
+    histories = lake.scan(tables.SEQUENCES).collect()
+    before = table(night_done, tables.INTENT_LABELS)
+    lake.replace(tables.SEQUENCES, histories, nights=[night])  # files of an old version
+    processes = multiprocessing.get_context("spawn")
+    reading, go_on = processes.Event(), processes.Event()
+    step = processes.Process(target=label_slowly, args=(night_done, night, reading, go_on))
+    step.start()
+    assert reading.wait(60)
+    # It has the files of histories open, or will open them, and now another version replaces them.
+    lake.replace(tables.SEQUENCES, histories, nights=[night])
+    there = sorted(lake.path(tables.SEQUENCES).rglob("*.parquet"))
+    command = [sys.executable, "-m", "tasks", "upkeep", "--lake", str(lake.root)]
+    command += ["--set", "retention.min_age_hours=0"]
+    with subprocess.Popen(
+        command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as upkeep_process:
+        assert upkeep_process.stderr is not None
+        assert "waiting until the steps that run" in upkeep_process.stderr.readline()
+        assert sorted(lake.path(tables.SEQUENCES).rglob("*.parquet")) == there
+        go_on.set()
+        step.join()
+        printed, errors = upkeep_process.communicate(timeout=60)
+    assert step.exitcode == 0
+    assert upkeep_process.returncode == 0, errors
+    assert json.loads(printed)["old_files"]["sequences"] == 2
+    assert table(night_done, tables.INTENT_LABELS).equals(before)
+
+
+def label_slowly(settings: Settings, night: dt.date, reading: Event, go_on: Event) -> None:
+    """Run the step `label`, which stands still when it has listed the files it will read."""
+    from tasks import label
+
+    plain = label.label_batch
+
+    def slow(*given: Any) -> pa.RecordBatch:
+        reading.set()
+        assert go_on.wait(60)
+        return plain(*given)
+
+    label.label_batch = slow
+    steps.run_step("label", settings, night)
+    os._exit(0)
+
+
 def test_a_promoted_model_labels_after_upkeep_and_the_night_can_run_again(
     night_done: Settings,
 ) -> None:
-    from tasks.steps import run_step
-
     lake = Lake(night_done.lake.root)
     night = lake.nights(tables.SEQUENCES)[-1]
     write(lake, tables.INGESTS, {"dt": night + dt.timedelta(days=300)})
@@ -261,6 +310,6 @@ def test_a_promoted_model_labels_after_upkeep_and_the_night_can_run_again(
     strict["labels_nights"] = 0
     changed = night_done.model_copy(update={"retention": settings_for(lake, **strict).retention})
     upkeep(changed)
-    assert run_step("train", changed, night)["trained"] is False
-    run_step("label", changed, night)
+    assert steps.run_step("train", changed, night)["trained"] is False
+    steps.run_step("label", changed, night)
     assert table(night_done, tables.INTENT_LABELS).equals(before)
