@@ -9,7 +9,7 @@ WITH repeats AS (
 )
 
 SELECT
-    sum(rows_quarantined) / sum(rows_read - rows_other_nights) AS quarantined_share,
-    sum(rows_duplicate) / sum(rows_read - rows_other_nights) AS duplicate_share,
+    sum(rows_quarantined) / sum(rows_read - rows_other_nights - rows_filtered) AS quarantined_share,
+    sum(rows_duplicate) / sum(rows_read - rows_other_nights - rows_filtered) AS duplicate_share,
     (SELECT sum(repeats.times) FROM repeats)::BIGINT AS repeated_events
 FROM ingests

@@ -1,8 +1,9 @@
 -- Makes: the view classified_rows, each row of a source file with its time and its class.
--- From:  source_rows; the variables unit, us_per_unit, window_ts (null: no beginning), end_ts.
+-- From:  source_rows; the variables unit, us_per_unit, window_ts (null: no beginning), end_ts,
+--        event_types (null: all), event_weights (of a type, where a row has none; null: none).
 -- Grain: one row of the file.
 -- class: "event" of this night or of the days behind it that it reads too, "rejected" for
--- quarantine, or "other" night.
+-- quarantine, "filtered" for its type is none of those asked for, or "other" night.
 CREATE OR REPLACE TEMP VIEW classified_rows AS
 WITH clocked AS (
     SELECT
@@ -43,11 +44,14 @@ SELECT
     item_id,
     event_type,
     ts,
-    weight,
+    coalesce(weight, getvariable('event_weights')[event_type]) AS weight,
     reason,
     coalesce(has_time AND ts IS NULL, FALSE) AS unusable_time,
     CASE
         WHEN ts < getvariable('window_ts') OR ts >= getvariable('end_ts') THEN 'other'
+        WHEN
+            broken IS NULL AND NOT list_contains(getvariable('event_types'), event_type)
+            THEN 'filtered'
         WHEN reason IS NULL THEN 'event'
         ELSE 'rejected'
     END AS class

@@ -28,6 +28,10 @@ WHERE
                 AND staged.user_id = known_events.user_id
                 AND staged.item_id = known_events.item_id
                 AND staged.event_type = known_events.event_type
-                AND staged.weight IS NOT DISTINCT FROM known_events.weight
+                AND (
+                    staged.weight IS NOT DISTINCT FROM known_events.weight
+                    OR staged.weight IS NULL
+                    OR staged.weight = getvariable('event_weights')[staged.event_type]
+                )
         )
     )

@@ -1,6 +1,7 @@
 -- Makes: the table late_events, events of days behind the night that came after these were read.
--- From:  staged, repeated_rows, known_events; $night.
--- Grain: one event.
+-- From:  staged, repeated_rows, known_events; the variable event_weights; $night.
+-- Grain: one event. Without a weight of its own it is known by the rest: its type may have had
+-- another weight, or none, when it was read before.
 CREATE OR REPLACE TEMP TABLE late_events AS
 SELECT
     staged.ts::DATE AS dt,
@@ -20,5 +21,9 @@ ANTI JOIN known_events
         AND staged.user_id = known_events.user_id
         AND staged.item_id = known_events.item_id
         AND staged.event_type = known_events.event_type
-        AND staged.weight IS NOT DISTINCT FROM known_events.weight
+        AND (
+            staged.weight IS NOT DISTINCT FROM known_events.weight
+            OR staged.weight IS NULL
+            OR staged.weight = getvariable('event_weights')[staged.event_type]
+        )
 WHERE staged.reason IS NULL AND NOT staged.own

@@ -15,4 +15,4 @@ SELECT
     reason,
     coalesce(ts >= getvariable('first_ts'), TRUE) AS own
 FROM classified_rows
-WHERE class <> 'other'
+WHERE class NOT IN ('other', 'filtered')

@@ -37,3 +37,7 @@ class ModelError(PipelineError):
 
 class ForgetError(PipelineError):
     """A person cannot be removed from the lake, or is not gone from it."""
+
+
+class NotReadyError(Exception):
+    """What passes by itself: the message says what is waited for, and the step is tried again."""

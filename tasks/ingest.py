@@ -7,12 +7,14 @@ are dropped and counted.
 
 A night also reads `ingest.late_days` behind itself: an event of these days that their own nights
 did not see is added to its own day, once, with `ingested` saying which night brought it. For each
-file, rows read = events + late + quarantined + duplicates + rows of other nights; each of these is
-counted on its own, and the step stops when they disagree.
+part, rows read = events + late + quarantined + duplicates + filtered (of a type that is not asked
+for) + rows of other nights; each of these is counted on its own, and the step stops when they
+disagree.
 """
 
 import datetime as dt
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,12 +46,13 @@ class PartCounts:
     late: int = 0
     quarantined: int = 0
     duplicates: int = 0
+    filtered: int = 0
 
     @property
     def unaccounted(self) -> int:
         """Rows read that are in none of the counts."""
-        known = self.events + self.late + self.quarantined + self.duplicates + self.other_nights
-        return self.rows_read - known
+        known = self.events + self.late + self.quarantined + self.duplicates
+        return self.rows_read - known - self.filtered - self.other_nights
 
 
 def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
@@ -73,6 +76,7 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
     source = source_of(settings)
     with duck.connect(settings) as con:
         times = _set_night(con, night, bootstrap, settings.ingest.late_days)
+        _set_types(con, settings.source)
         parts = source.parts(*times)
         # An enumeration, for a row with its part's number takes a third less time than with its
         # name. In the order of the names: of equal events the first one stays.
@@ -131,6 +135,16 @@ def _set_night(
     return window, end
 
 
+def _set_types(con: duckdb.DuckDBPyConnection, source: SourceSettings) -> None:
+    """Tell the statements which types of events are taken, and what one of a type weighs."""
+    con.execute("SET VARIABLE event_types = $t::VARCHAR[]", {"t": source.event_types or None})
+    weights = source.event_weights
+    con.execute(
+        "SET VARIABLE event_weights = MAP($types::VARCHAR[], $weights::FLOAT[])",
+        {"types": list(weights), "weights": list(weights.values())},
+    )
+
+
 def latest_night(settings: Settings) -> dt.date:
     """Return the UTC date of the last event in the source, of those that are over by now.
 
@@ -145,6 +159,7 @@ def latest_night(settings: Settings) -> dt.date:
     source = source_of(settings)
     with duck.connect(settings) as con:
         times = _set_night(con, yesterday, bootstrap=True, late_days=0)
+        _set_types(con, settings.source)
         days: list[dt.date | None] = []
         for part in source.parts(*times):
             with part.open(con):
@@ -163,11 +178,14 @@ def _stage(con: duckdb.DuckDBPyConnection, part: Part, source: SourceSettings) -
     with part.open(con):
         rows_read, unit, classes = _classify(con, part, source)
         con.execute(duck.sql("staged"), {"source": part.name})
+        # Counted only where it is asked for: it is one more pass.
+        filtered = Counter(_one_row(con, duck.sql("filtered_counts")) if source.event_types else {})
         unparsed = _stage_unparsed(con, part)
     log.info("%s: %d rows, times in %s", part, rows_read + unparsed, unit)
     return PartCounts(
         rows_read=rows_read + unparsed,
-        other_nights=classes["other_nights"],
+        filtered=filtered["filtered"],
+        other_nights=classes["other_nights"] + filtered["other_nights"],
         first_day=classes["first_day"],
         last_day=classes["last_day"],
     )
@@ -252,6 +270,8 @@ def _nothing_to_do(
     message = f"night {night} has no events in {source}"
     if days:
         message += f", whose rows lie between {min(days)} and {max(days)}"
+    if filtered := sum(count.filtered for count in counts.values()):
+        message += f"; source.event_types leaves {filtered} rows out"
     reject = con.execute("SELECT source, row_number, reason FROM night_rejects LIMIT 1").fetchone()
     if reject:
         rejected = sum(count.quarantined for count in counts.values())
@@ -320,6 +340,7 @@ def _write(
             "rows_quarantined": count.quarantined,
             "rows_duplicate": count.duplicates,
             "rows_late": count.late,
+            "rows_filtered": count.filtered,
             "rows_other_nights": count.other_nights,
             "bootstrap": bootstrap,
         }

@@ -68,6 +68,8 @@ class SourceSettings(Section):
     type_columns: tuple[str, ...] = ("event_type", "event", "type")
     weight_columns: tuple[str, ...] = ("weight", "rating", "score")
     time_unit: Literal["auto", "s", "ms", "us", "ns", "iso"] = "auto"
+    event_types: tuple[str, ...] = ()
+    event_weights: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
     separator: str = "auto"
     broken_rows: Literal["stop", "quarantine"] = "stop"
 
@@ -83,6 +85,7 @@ class IngestSettings(Section):
     """What of the source a night takes."""
 
     late_days: int = Field(3, ge=0, le=60)
+    settle_minutes: float = Field(0, ge=0)
 
 
 class SequenceSettings(Section):

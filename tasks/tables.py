@@ -58,7 +58,7 @@ QUARANTINE = Table(
     ),
 )
 
-# One source file in one night. rows_read is the sum of the four counts after it.
+# One part of the source, say a file, in one night. rows_read is the sum of the counts after it.
 INGESTS = Table(
     "ingests",
     pa.schema(
@@ -70,6 +70,7 @@ INGESTS = Table(
             ("rows_quarantined", pa.int64()),
             ("rows_duplicate", pa.int64()),
             ("rows_late", pa.int64()),  # events of nights before, which those did not see
+            ("rows_filtered", pa.int64()),  # of a type that source.event_types leaves out
             ("rows_other_nights", pa.int64()),
             ("bootstrap", pa.bool_()),  # all rows before the end of the night, not the night's only
         ]

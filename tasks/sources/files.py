@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from tasks import duck
 from tasks.duck import identifier, literal
-from tasks.errors import NightError, SourceError
+from tasks.errors import NightError, NotReadyError, SourceError
 from tasks.settings import Settings, SourceSettings
 from tasks.sources.places import Place, place_of
 from tasks.sources.rows import as_json, needed, source_rows
@@ -55,7 +55,7 @@ class Files:
     """The source `files`: `source.path` is a folder, a file or a glob, or the URL of one."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings.source
+        self.settings, self.ingest = settings.source, settings.ingest
         self.place = place_of(settings)
 
     def __str__(self) -> str:
@@ -70,8 +70,8 @@ class Files:
         """
         found = self.place.find()
         parts = [
-            FilePart(self.place, name, kind, self.settings)
-            for name, _ in found
+            FilePart(self.place, name, kind, self.settings, modified)
+            for name, modified in found
             if (kind := _format(name, self.settings.format))
         ]
         if not parts:
@@ -83,20 +83,20 @@ class Files:
             )
         if len(parts) < len(found):
             log.info("%d files in %s are no event files by name", len(found) - len(parts), self)
-        return self._of_days(parts, first and first.date() - dt.timedelta(days=1), end.date())
+        read = self._of_days(parts, first and first.date() - dt.timedelta(days=1), end.date())
+        return self._settled(read, end.date())
 
     def _of_days(
         self, parts: list["FilePart"], first: dt.date | None, last: dt.date
     ) -> list["FilePart"]:
         """Leave out the files of folders of other days; those in no such folder stay."""
-        days = {part: _day(part.path, self.settings.day_folders) for part in parts}
         read = [
             part
-            for part, day in days.items()
-            if day is None or ((first is None or day >= first) and day <= last)
+            for part in parts
+            if not (day := part.day) or ((first is None or first <= day) and day <= last)
         ]
         if not read:
-            known = sorted(day for day in days.values() if day)
+            known = sorted(day for part in parts if (day := part.day))
             key = self.settings.day_folders
             wanted = f"from {key}={first} to {last}" if first else f"up to {key}={last}"
             raise NightError(
@@ -108,6 +108,29 @@ class Files:
             log.info("%d of %d files are in folders of the night", len(read), len(parts))
         return read
 
+    def _settled(self, parts: list["FilePart"], day_after: dt.date) -> list["FilePart"]:
+        """Wait for files that may still be written; those of the day after come with its night.
+
+        Raises
+        ------
+        NotReadyError
+            A file of the night was changed within the last `ingest.settle_minutes`.
+        """
+        pause = dt.timedelta(minutes=self.ingest.settle_minutes)
+        now = dt.datetime.now(dt.UTC)
+        # On either side: a clock that is ahead must not hold up the night until it is caught up.
+        fresh = [part for part in parts if abs(now - part.modified) < pause]
+        # What they have of this night is late then.
+        later = [part for part in fresh if part.day == day_after and self.ingest.late_days]
+        if waited := [part for part in fresh if part not in later]:
+            newest = max(waited, key=lambda part: part.modified)
+            raise NotReadyError(
+                f"{newest} was changed at {newest.modified:%H:%M:%S} UTC and may still be written: "
+                f"the step is tried again, and reads it once nothing has changed for "
+                f"{self.ingest.settle_minutes:g} minutes (ingest.settle_minutes)"
+            )
+        return [part for part in parts if part not in later]
+
 
 @dataclass(frozen=True)
 class FilePart:
@@ -117,6 +140,17 @@ class FilePart:
     path: str  # below the place
     format: str
     settings: SourceSettings
+    modified: dt.datetime
+
+    @property
+    def day(self) -> dt.date | None:
+        """The day of the innermost folder day_folders=YYYY-MM-DD that it lies in."""
+        key = self.settings.day_folders
+        for folder in reversed(PurePosixPath(self.path).parts[:-1]):
+            if key and re.fullmatch(re.escape(key) + r"=\d{4}-\d\d-\d\d", folder):
+                with suppress(ValueError):
+                    return dt.date.fromisoformat(folder[len(key) + 1 :])
+        return None
 
     @property
     def name(self) -> str:
@@ -177,15 +211,6 @@ def _format(name: str, wanted: str) -> str | None:
     if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
     return FORMATS.get(suffixes[-1]) if suffixes else None
-
-
-def _day(name: str, key: str) -> dt.date | None:
-    """Return the day of the innermost folder key=YYYY-MM-DD that a file lies in."""
-    for folder in reversed(PurePosixPath(name).parts[:-1]):
-        if key and re.fullmatch(re.escape(key) + r"=\d{4}-\d\d-\d\d", folder):
-            with suppress(ValueError):
-                return dt.date.fromisoformat(folder[len(key) + 1 :])
-    return None
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Files as a source: folders of days, columns that differ, files that are still being written."""
 
 import datetime as dt
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import polars as pl
 import pytest
 
 from tasks import tables
-from tasks.errors import NightError
+from tasks.errors import NightError, NotReadyError, PipelineError
 from tasks.ingest import ingest
 from tasks.lake import Lake
 from tasks.settings import load_settings
@@ -33,11 +35,15 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(tmp_path: Path, folder: Path) -> Ingest:
     def ingest_it(
-        night: dt.date = NIGHT, lake: str = "lake", late_days: int = 2, **source: Any
+        night: dt.date = NIGHT,
+        lake: str = "lake",
+        late_days: int = 2,
+        settle_minutes: float = 0,
+        **source: Any,
     ) -> dict[str, Any]:
         settings = load_settings(
             source={"path": str(folder), **source},
-            ingest={"late_days": late_days},
+            ingest={"late_days": late_days, "settle_minutes": settle_minutes},
             lake={"root": tmp_path / lake},
             duckdb={"threads": 1},
         )
@@ -153,3 +159,101 @@ def test_files_of_one_night_may_differ_in_their_columns(
         ("7", "2", "buy", None),
         ("7", "1", "event", None),
     ]
+
+
+TYPED = "user_id,item_id,timestamp,event_type,weight\n"
+
+
+def write_types(folder: Path) -> None:
+    rows = (
+        f"ann,a,{NIGHT}T01:00,view,",
+        f"ann,b,{NIGHT}T02:00,cart,",
+        f"ann,c,{NIGHT}T03:00,purchase,7",
+        f",,{NIGHT}T04:00,login,",  # no event of the types asked for, so none that is broken
+        f"ann,,{NIGHT}T05:00,view,",
+        f"bob,a,{day(-1)}T01:00,login,",
+        f"bob,a,{day(2)}T01:00,cart,",
+    )
+    write(folder, "a.csv", *rows, head=TYPED)
+
+
+def test_only_events_of_the_types_asked_for_are_taken_and_the_others_counted(
+    tmp_path: Path, folder: Path, run: Ingest
+) -> None:
+    write_types(folder)
+    summary = run(event_types=["view", "purchase"])
+    assert summary["rows_filtered"] == 3  # the first night answers for the day before, too
+    assert (summary["rows_events"], summary["rows_quarantined"]) == (2, 1)
+    assert (summary["rows_read"], summary["rows_other_nights"]) == (7, 1)
+    (counted,) = Lake(tmp_path / "lake").scan(tables.INGESTS).collect().to_dicts()
+    assert counted["rows_filtered"] == 3
+    write(folder, "b.csv", f"ann,z,{day(1)}T01:00,view,", f"ann,z,{day(0)}T01:00,x,", head=TYPED)
+    later = run(day(1), event_types=["view", "purchase"])
+    assert (later["rows_filtered"], later["rows_events"], later["rows_late"]) == (0, 1, 0)
+
+
+def test_a_night_whose_types_are_all_left_out_says_so(folder: Path, run: Ingest) -> None:
+    write_types(folder)
+    with pytest.raises(NightError, match=r"source\.event_types leaves 6 rows out"):
+        run(event_types=["views"])
+
+
+def test_events_without_a_weight_get_that_of_their_type(
+    tmp_path: Path, folder: Path, run: Ingest
+) -> None:
+    write_types(folder)
+    run(event_weights={"view": 1, "purchase": 10})
+    found = events(tmp_path / "lake").filter(pl.col("dt") == NIGHT)
+    assert found.select("event_type", "weight").rows() == [
+        ("view", 1.0),
+        ("cart", None),
+        ("purchase", 7.0),
+    ]
+
+
+def test_other_weights_do_not_make_events_of_the_nights_before_late(
+    tmp_path: Path, folder: Path, run: Ingest
+) -> None:
+    write_types(folder)
+    write(folder, "b.csv", f"ann,z,{day(1)}T01:00,view,", f"ann,z,{day(2)}T01:00,view,", head=TYPED)
+    run()
+    assert run(day(1), event_weights={"view": 1})["changed_nights"] == {}
+    assert run(day(2), event_weights={"view": 2})["changed_nights"] == {}
+    assert run(day(1))["changed_nights"] == {}
+    assert events(tmp_path / "lake").height == 7
+
+
+def set_age(file: Path, minutes: float) -> None:
+    moment = time.time() - minutes * 60
+    os.utime(file, (moment, moment))
+
+
+def test_a_file_that_may_still_be_written_is_waited_for(
+    tmp_path: Path, folder: Path, run: Ingest
+) -> None:
+    write(folder, "a.csv", f"ann,a,{NIGHT}T01:00")
+    file = write(folder, "b.csv", f"ann,b,{NIGHT}T01:00")
+    set_age(folder / "a.csv", 30)
+    set_age(file, 4)
+    with pytest.raises(NotReadyError, match=r"b\.csv was changed at .* for 5 minutes") as raised:
+        run(settle_minutes=5)
+    assert not isinstance(raised.value, PipelineError)  # it is tried again
+    assert not (tmp_path / "lake" / "events").exists()
+    set_age(file, 6)
+    assert run(settle_minutes=5)["rows_events"] == 2
+    set_age(file, -60)  # a clock that is an hour ahead
+    assert run(settle_minutes=5)["rows_events"] == 2
+
+
+def test_files_of_the_day_after_are_left_to_its_night_while_they_are_written(
+    tmp_path: Path, folder: Path, run: Ingest
+) -> None:
+    set_age(write(folder, f"dt={day(0)}/a.csv", f"ann,a,{day(0)}T01:00"), 60)
+    after = write(folder, f"dt={day(1)}/a.csv", f"ann,b,{day(0)}T23:00", f"ann,c,{day(1)}T01:00")
+    assert run(settle_minutes=5)["rows_events"] == 1
+    set_age(after, 60)
+    assert run(day(1), settle_minutes=5)["rows_late"] == 1
+    assert events(tmp_path / "lake").height == 3
+    set_age(after, 0)
+    with pytest.raises(NotReadyError):  # no night after it would take what is late
+        run(settle_minutes=5, late_days=0)
