@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from tasks.errors import NightError, PipelineError, SettingsError
+from tasks.errors import NightError, NotReadyError, PipelineError, SettingsError
 from tasks.settings import Settings, load_settings
 from tasks.steps import STEPS, run_step
 
@@ -272,7 +272,7 @@ def main() -> None:
     """Run the command line."""
     try:
         app(prog_name=".venv/bin/python -m tasks")
-    except PipelineError as error:
+    except (PipelineError, NotReadyError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -38,7 +38,7 @@ import psutil
 from rich.console import Console
 from rich.markup import escape
 
-from tasks.errors import NightError, PipelineError
+from tasks.errors import NightError, NotReadyError, PipelineError
 from tasks.lake import LOCK
 from tasks.settings import ModelSettings, Settings, load_settings
 
@@ -653,7 +653,7 @@ def main(arguments: list[str] | None = None) -> int:
             run(given.events, given.night, given.lake, given.home.absolute())
         else:
             up(given.events, given.lake, _port(given.port), given.home.absolute())
-    except PipelineError as error:
+    except (PipelineError, NotReadyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
