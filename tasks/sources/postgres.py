@@ -20,7 +20,6 @@ again, the same way every night.
 
 import datetime as dt
 import logging
-import re
 import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ import adbc_driver_postgresql.dbapi as adbc
 import duckdb
 import pyarrow as pa
 
+from tasks import postgres
 from tasks.connections import postgres_uri
 from tasks.duck import identifier, literal
 from tasks.errors import SourceError
@@ -44,19 +44,6 @@ NUMBERS = ("int2", "int4", "int8", "float4", "float8", "numeric")
 START_OF_TIME = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 END_OF_TIME = dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
 SAMPLED_TIMES = 1000  # to see in which unit numbers are
-
-# Starts of SQLSTATE that trying again does not mend: what PostgreSQL cannot do, values that a query
-# trips over, a query that writes, logins, what there is (catalogue, schema), syntax and access.
-MENDED_BY_A_PERSON = ("0A", "22", "25006", "28", "3D", "3F", "42")
-# The same of a query that trips half way, when the message is all that comes.
-TRIPPED = re.compile(
-    r"ERROR: +(division by zero|invalid input syntax|.* out of range|cannot execute .* read-only)"
-)
-# A refused login has no SQLSTATE; a server that is starting, full or away is waited for.
-REFUSED = re.compile(
-    r"FATAL: +(.*(?:authentication failed|does not exist|pg_hba\.conf|permission denied).*)"
-    r"|Failed to connect: (invalid .*)"
-)
 
 
 class Postgres:
@@ -259,18 +246,10 @@ def _explaining(part: Window) -> Iterator[None]:
     try:
         yield
     except (adbc.Error, pa.ArrowException, OSError) as error:
-        refused = REFUSED.search(str(error))
-        if refused:
-            raise SourceError(
-                f"connection {part.settings.connection} is refused "
-                f"({(refused[1] or refused[2]).strip()}): correct it in Airflow, or let the "
-                "database's owner admit it"
-            ) from None
-        state = getattr(error, "sqlstate", None) or ""
-        if not state.startswith(MENDED_BY_A_PERSON) and not TRIPPED.search(str(error)):
+        if refused := postgres.refusal(part.settings.connection, error):
+            raise SourceError(refused) from None
+        if not (reason := postgres.fault(error)):
             raise
-        said = re.search(r"ERROR: +(.*)", str(error))
-        reason = said[1] if said else f"SQLSTATE {state}"
         key = "source.table" if part.settings.table else "source.query"
         raise SourceError(
             f"{part} cannot be read ({reason}): correct {key}, or let the database's owner grant "
