@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import Param, dag, task
-from airflow.sdk.exceptions import AirflowFailException
 
-from dags.wiring import DEFAULT_ARGS
-from tasks.errors import PipelineError
+from dags.wiring import DEFAULT_ARGS, in_airflow
 from tasks.settings import load_settings
 
 
@@ -28,15 +26,13 @@ def forget(params: Any = None) -> dict[str, Any]:
     from tasks.forget import forget as remove
     from tasks.forget import read_users
 
-    try:
+    with in_airflow():
         root = {"lake.root": params["lake.root"]} if params["lake.root"] else {}
         file = params["users_file"]
         return remove(
             load_settings(**root),
             [*(params["users"] or []), *(read_users(Path(file)) if file else [])],
         )
-    except PipelineError as error:
-        raise AirflowFailException(str(error)) from None
 
 
 @dag(

@@ -16,10 +16,8 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from airflow.sdk import Asset, CronDataIntervalTimetable, Param, TaskGroup, chain, dag, task
-from airflow.sdk.exceptions import AirflowFailException
 
-from dags.wiring import DEFAULT_ARGS, deadline
-from tasks.errors import PipelineError
+from dags.wiring import DEFAULT_ARGS, deadline, in_airflow
 from tasks.settings import load_settings
 from tasks.steps import STEPS, run_step
 
@@ -33,9 +31,9 @@ GROUPS = {
     "events": ("New events come in", ["ingest", "check-events"]),
     "sequences": ("Each user's history is built", ["build-sequences", "check-sequences"]),
     "model": ("ELCRec is trained, judged, promoted", ["train", "evaluate", "promote"]),
-    "labels": ("Users get labels, intents profiles", ["label", "check-labels"]),
+    "labels": ("Users get labels, intents profiles", ["label", "check-labels", "publish"]),
 }
-OUTLETS = {"check-labels": Asset("intent_labels", group="intents")}
+OUTLETS = {"publish": Asset("intent_labels", group="intents")}
 
 
 def param(title: str, kind: str, description: str, **schema: Any) -> Param:
@@ -59,10 +57,8 @@ def step(name: str) -> Any:
 
     def run(night: str, params: Any = None, outlet_events: Any = None) -> dict[str, Any]:
         changed = {key: value for key, value in params.items() if "." in key and value is not None}
-        try:
+        with in_airflow():
             summary = run_step(name, load_settings(**changed), date.fromisoformat(night))
-        except PipelineError as error:
-            raise AirflowFailException(str(error)) from None
         if name in OUTLETS:
             outlet_events[OUTLETS[name]].extra = {"night": night}
             outlet_events[OUTLETS[name]].add_partitions(night)

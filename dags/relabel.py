@@ -12,10 +12,8 @@ from datetime import date
 from typing import Any
 
 from airflow.sdk import Asset, Param, chain, dag, task, task_group
-from airflow.sdk.exceptions import AirflowFailException
 
-from dags.wiring import DEFAULT_ARGS
-from tasks.errors import PipelineError
+from dags.wiring import DEFAULT_ARGS, in_airflow
 from tasks.settings import Settings, load_settings
 from tasks.steps import AFTER_LABEL, STEPS, run_step
 
@@ -42,10 +40,8 @@ def choose_nights(params: Any = None) -> list[str]:
 
     first, last = (date.fromisoformat(params[end]) for end in ("from", "to"))
     others = {"other_settings": params["other_settings"]}
-    try:
+    with in_airflow():
         nights = nights_to_relabel(settings_of(params), first, last, params["version"], **others)
-    except PipelineError as error:
-        raise AirflowFailException(str(error)) from None
     return [night.isoformat() for night in nights]
 
 
@@ -56,12 +52,10 @@ def step(name: str, night: Any) -> Any:
         from tasks.relabel import relabel_night
 
         which = settings_of(params), date.fromisoformat(night)
-        try:
+        with in_airflow():
             if name == "label":
                 return relabel_night(*which, params["version"], at_once=AIRFLOW.relabel_at_once)
             summary = run_step(name, *which)
-        except PipelineError as error:
-            raise AirflowFailException(str(error)) from None
         if name == AFTER_LABEL[-1]:
             outlet_events[LABELS].extra = {"night": night}
             outlet_events[LABELS].add_partitions(night)

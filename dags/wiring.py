@@ -1,11 +1,12 @@
-"""What all DAGs share: their owner, how often a task is tried again, and who is told of what.
+"""What all DAGs share: owner, retries, connections, and who is told of what.
 
 Alerts go where the settings' `alerts` say, by Airflow's own notifiers; addresses and passwords are
 in Airflow connections. An alert that cannot be sent is logged and fails nothing.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,9 +14,12 @@ from urllib.parse import urlsplit
 from airflow.sdk import BaseNotifier, Connection
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
+from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.log import mask_secret
 
 from tasks.alerts import notice, of_summary
+from tasks.connections import looked_up_by
+from tasks.errors import PipelineError
 from tasks.settings import load_settings
 
 log = logging.getLogger(__name__)
@@ -23,6 +27,16 @@ log = logging.getLogger(__name__)
 SETTINGS = load_settings()
 ALERTS = SETTINGS.alerts
 TIMEOUT = 30  # seconds that a webhook may take
+
+
+@contextmanager
+def in_airflow() -> Iterator[None]:
+    """Give what runs within it Airflow's connections; what a person has to mend fails at once."""
+    try:
+        with looked_up_by(lambda name: str(Connection.get(name).get_uri())):
+            yield
+    except PipelineError as error:
+        raise AirflowFailException(str(error)) from None
 
 
 def notifiers(fields: Mapping[str, str]) -> list[BaseNotifier]:

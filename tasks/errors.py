@@ -35,6 +35,10 @@ class ModelError(PipelineError):
     """A model cannot be trained, found or used."""
 
 
+class PublishError(PipelineError):
+    """Labels cannot be given to their readers as they were promised."""
+
+
 class ForgetError(PipelineError):
     """A person cannot be removed from the lake, or is not gone from it."""
 

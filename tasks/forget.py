@@ -1,9 +1,10 @@
 """Remove people from the lake, and leave them out of every night from then on.
 
-A person's rows go from each table that has user ids and from `quarantine`, the id goes from what
-the checks found (`steps`, quality pages), and the versions of these tables that still held them are
-deleted, data and log. A search of all that is left then shows that nothing names the person.
-`forgotten` keeps a salted hash of the id, by which `ingest` leaves out what the source still has.
+A person's rows go from each table that has user ids and from `quarantine`, and from every published
+target; the id goes from what the checks found (`steps`, quality pages), and the versions of these
+tables that still held them are deleted, data and log. A search of all that is left then shows that
+nothing names the person. `forgotten` keeps a salted hash of the id, by which `ingest` leaves out
+what the source still has.
 
 Each part can be killed and done again. It is done while no step runs.
 """
@@ -29,6 +30,7 @@ from tasks.errors import ForgetError, LakeError
 from tasks.lake import LOG, Lake
 from tasks.settings import Settings
 from tasks.tables import Table
+from tasks.targets import targets_of
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,8 @@ def forget(settings: Settings, users: Iterable[str]) -> dict[str, Any]:
     """Remove users from every table and page of the lake and show that nothing is left.
 
     Returns, for each table, the rows removed, the nights written anew, the files deleted and the
-    rows left, which is 0; and how many pages were changed and files searched. No id is in it.
+    rows left, which is 0; the same for each target that labels are published to; and how many
+    pages were changed and files searched. No id is in it.
 
     Raises
     ------
@@ -52,6 +55,8 @@ def forget(settings: Settings, users: Iterable[str]) -> dict[str, Any]:
         There is no lake, or a table of it cannot be read.
     ForgetError
         No user is given, or something still names one of them.
+    PublishError, SettingsError
+        A target that labels are published to is not there as it should be; nothing was changed.
     """
     wanted = sorted(set(users))
     if not wanted or "" in wanted:
@@ -59,6 +64,9 @@ def forget(settings: Settings, users: Iterable[str]) -> dict[str, Any]:
     lake = Lake(settings.lake.root)
     if not lake.root.is_dir():
         raise LakeError(f"there is no lake at {lake.root}: correct lake.root (--lake)")
+    targets = list(targets_of(settings))
+    for target in targets:
+        target.check()
     names = Names(wanted)
     done: dict[str, dict[str, int]] = {}
     with lake.alone(), duck.connect(settings) as con:
@@ -73,7 +81,14 @@ def forget(settings: Settings, users: Iterable[str]) -> dict[str, Any]:
             report["files_deleted"] = lake.purge(tables.TABLES[name])
         pages = _redact_pages(lake, names)
         searched = _search(con, lake, wanted, names, done)
-    removed = sum(report["rows_removed"] for report in done.values())
+        published = {str(target): target.forget(wanted) for target in targets}
+    for name, report in published.items():
+        if report["left"]:
+            raise ForgetError(
+                f"{report['left']} rows of {name} still name the users: something else writes to "
+                "it meanwhile; stop it and forget again"
+            )
+    removed = sum(report["rows_removed"] for report in [*done.values(), *published.values()])
     log.info("%d users forgotten: %d rows removed, %d pages changed", len(wanted), removed, pages)
     if not removed and added:
         log.warning("no table has a row of these users: are the ids as they stand in events?")
@@ -81,6 +96,7 @@ def forget(settings: Settings, users: Iterable[str]) -> dict[str, Any]:
         "users": len(wanted),
         "users_not_forgotten_before": added,
         "tables": done,
+        "targets": published,
         "pages_changed": pages,
         "files_searched": searched,
     }

@@ -155,6 +155,32 @@ class QualitySettings(Section):
     min_label_utilisation: float = Field(0.1, ge=0, le=1)
 
 
+class PublishSettings(Section):
+    """Where labels go besides the lake; an empty one is not asked for."""
+
+    parquet: str = ""
+    postgres_connection: str = ""
+    postgres_table: str = "intent_labels"
+
+    @field_validator("parquet")
+    @classmethod
+    def _is_a_folder(cls, folder: str) -> str:
+        if "://" in folder:
+            raise ValueError("object stores are not supported yet, name a folder")
+        return folder
+
+    @field_validator("postgres_table")
+    @classmethod
+    def _is_a_name(cls, table: str) -> str:
+        name = r"[A-Za-z_][A-Za-z0-9_]{0,55}"  # with _latest behind it no longer than the server's
+        if not re.fullmatch(rf"({name}\.)?{name}", table):
+            raise ValueError(
+                "write the name of a table, name or schema.name, of at most 56 letters, digits "
+                "and _ each"
+            )
+        return table
+
+
 class RetentionSettings(Section):
     """How many nights stay in the lake, back from the newest ingested one; 0: all."""
 
@@ -242,6 +268,7 @@ class Settings(BaseSettings):
     evaluate: EvaluateSettings = EvaluateSettings()
     promote: PromoteSettings = PromoteSettings()
     quality: QualitySettings = QualitySettings()
+    publish: PublishSettings = PublishSettings()
     retention: RetentionSettings = RetentionSettings()
     duckdb: DuckDBSettings = DuckDBSettings()
     airflow: AirflowSettings = AirflowSettings()
@@ -394,6 +421,12 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
             "lake": settings.lake.model_copy(update={"root": root}),
             "source": settings.source.model_copy(
                 update={"path": _located(settings.source.path, base)}
+            ),
+            "publish": settings.publish.model_copy(
+                update={
+                    "parquet": settings.publish.parquet
+                    and str(_absolute(settings.publish.parquet, base))
+                }
             ),
             "duckdb": settings.duckdb.model_copy(
                 update={"temp_directory": temp and str(_absolute(temp, base))}

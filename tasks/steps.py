@@ -131,6 +131,13 @@ STEPS: dict[str, Step] = {
             ("intent_labels", "intent_profiles", "sequences"),
             (),
         ),
+        Step(
+            "publish",
+            "give the labels to their readers, as the settings under publish say",
+            "tasks.publish:publish",
+            ("intent_labels",),
+            (),
+        ),
     )
 }
 

@@ -13,6 +13,7 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException
 
 from tasks import tables
+from tasks.connections import postgres_uri
 from tasks.errors import SourceError
 from tasks.lake import Lake
 from tasks.settings import load_settings
@@ -90,9 +91,9 @@ def test_the_night_runs_every_step_in_order(nightly: DAG) -> None:
     assert set(nightly.task_group.children) == {"events", "sequences", "model", "labels"}
 
 
-def test_the_last_check_announces_the_labels(nightly: DAG) -> None:
-    assert [outlet.name for outlet in nightly.get_task("check_labels").outlets] == ["intent_labels"]
-    assert not any(task.outlets for task in nightly.tasks if task.task_id != "check_labels")
+def test_publishing_announces_the_labels(nightly: DAG) -> None:
+    assert [outlet.name for outlet in nightly.get_task("publish").outlets] == ["intent_labels"]
+    assert not any(task.outlets for task in nightly.tasks if task.task_id != "publish")
 
 
 @pytest.mark.parametrize(
@@ -166,6 +167,22 @@ def test_params_with_a_dot_change_the_settings_of_the_run(
     assert (name, night) == ("train", dt.date(2026, 3, 1))
     assert settings.model.n_intents == 7
     assert settings.promote.force is True
+
+
+def test_steps_find_the_connections_of_airflow(
+    nightly: DAG, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    run = nightly.get_task("ingest").python_callable
+    monkeypatch.setenv("AIRFLOW_CONN_EVENTS_DB", "postgres://me:p%40ss@db:5433/log?sslmode=prefer")
+    monkeypatch.setitem(
+        run.__globals__, "run_step", lambda *_: seen.append(postgres_uri("events_db")) or {}
+    )
+    run("2026-03-01", params={"night": None})
+    assert seen == ["postgresql://me:p%40ss@db:5433/log?sslmode=prefer"]
+    monkeypatch.delenv("AIRFLOW_CONN_EVENTS_DB")
+    with pytest.raises(AirflowFailException, match=r"no connection events_db .*add it to Airflow"):
+        run("2026-03-01", params={"night": None})
 
 
 def test_every_param_with_a_dot_is_a_setting(nightly: DAG) -> None:

@@ -1,0 +1,65 @@
+"""Where labels are published besides the lake: the interface of a target, and which are asked for.
+
+A target has one copy of each published night. `publish` replaces it as a whole or leaves it as it
+was, also when it is killed; two at once wait for each other.
+"""
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from typing import Protocol
+
+import duckdb
+
+from tasks.settings import Settings
+
+
+class Target(Protocol):
+    """A place that readers take labels from; `str` is how messages name it, without secrets."""
+
+    def check(self) -> None:
+        """Make sure that publishing can be tried, changing nothing.
+
+        Raises
+        ------
+        PublishError
+            Something of others is in the way: a person has to mend it. What may pass by itself,
+            such as a server that is down, comes as it is and is tried again.
+        """
+        ...
+
+    def publish(self, con: duckdb.DuckDBPyConnection, night: dt.date) -> None:
+        """Make the rows of the view `intent_labels` the target's copy of the night.
+
+        Raises what `check` does.
+        """
+        ...
+
+    def forget(self, users: Sequence[str]) -> dict[str, int]:
+        """Take the rows of these users out of every published night.
+
+        Returns `rows_removed`, `nights_rewritten`, and `left`: the rows found by a search
+        afterwards, which is 0. Raises what `check` does.
+        """
+        ...
+
+
+def targets_of(settings: Settings) -> Iterator[Target]:
+    """Yield the targets that the settings name.
+
+    Raises
+    ------
+    SettingsError
+        A target's connection is missing or none to PostgreSQL.
+    """
+    for setting, target in TARGETS.items():
+        if getattr(settings.publish, setting):
+            module, _, name = target.partition(":")
+            yield getattr(import_module(module), name)(settings)
+
+
+# The class of each target as "module:class", by the setting that asks for it; imported then.
+TARGETS = {
+    "parquet": "tasks.targets.parquet:ParquetFolder",
+    "postgres_connection": "tasks.targets.postgres:PostgresTable",
+}

@@ -1,0 +1,235 @@
+"""Labels as a table of PostgreSQL, all nights in it, and a view of the newest one.
+
+A night is replaced in one transaction: its rows are deleted, the new ones come by COPY, and readers
+have the rows before until it ends. Whoever writes holds an advisory lock of the table, so that a
+second run waits. Table, indexes, view and comments are made with the first night.
+"""
+
+import datetime as dt
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import adbc_driver_postgresql.dbapi as adbc
+import duckdb
+
+from tasks import contract, postgres
+from tasks.connections import postgres_uri
+from tasks.duck import identifier, literal
+from tasks.errors import PublishError
+from tasks.settings import Settings
+
+log = logging.getLogger(__name__)
+
+ROWS_A_BATCH = 65_536  # bounds the memory, whatever the number of labels
+LATEST = "_latest"  # the view's name is the table's with this behind it
+VERSION = re.compile(r"contract version (\d+)")  # in the table's comment
+TABLES, VIEWS = "rp", "v"  # kinds of pg_class: tables with partitions or without; views
+
+
+class PostgresTable:
+    """The table `publish.postgres_table` of the connection `publish.postgres_connection`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.connection = settings.publish.postgres_connection
+        self.table = settings.publish.postgres_table
+        self.uri = postgres_uri(self.connection)
+
+    def __str__(self) -> str:
+        return f"table {self.table} of connection {self.connection}"
+
+    def check(self) -> None:
+        """Refuse a login that fails, a missing schema, and a table or view of other columns."""
+        with self._transaction() as cursor:
+            _Place(self, cursor).is_ready()
+
+    def publish(self, con: duckdb.DuckDBPyConnection, night: dt.date) -> None:
+        """Replace the night's rows; what is missing of table and view is made."""
+        rows = con.sql(f"SELECT {', '.join(contract.NAMES)} FROM intent_labels ORDER BY user_id")
+        with self._transaction() as cursor:
+            place = _Place(self, cursor)
+            place.lock()
+            place.make()
+            cursor.execute(f"DELETE FROM {place.sql} WHERE dt = $1", (night,))
+            cursor.adbc_ingest(
+                place.name,
+                rows.to_arrow_reader(ROWS_A_BATCH),
+                mode="append",
+                db_schema_name=place.schema,
+            )
+            # Until PostgreSQL does so by itself, it takes the new night for a handful of rows.
+            cursor.execute(f"ANALYZE {place.sql}")
+
+    def forget(self, users: Sequence[str]) -> dict[str, int]:
+        """Delete the rows of these users, and let PostgreSQL clear the space they were in."""
+        with self._transaction() as cursor:
+            place = _Place(self, cursor)
+            place.lock()
+            if not place.is_ready():
+                return {"rows_removed": 0, "nights_rewritten": 0, "left": 0}
+            wanted = "user_id = ANY($1)"
+            cursor.execute(
+                f"WITH gone AS (DELETE FROM {place.sql} WHERE {wanted} RETURNING dt) "
+                "SELECT count(*), count(DISTINCT dt) FROM gone",
+                (list(users),),
+            )
+            removed, nights = _row(cursor)
+            cursor.execute(f"SELECT count(*) FROM {place.sql} WHERE {wanted}", (list(users),))
+            [left] = _row(cursor)
+        if removed:
+            with self._explaining(), adbc.connect(self.uri, autocommit=True) as connection:
+                connection.cursor().execute(f"VACUUM {place.sql}")
+        return {"rows_removed": removed, "nights_rewritten": nights, "left": left}
+
+    @contextmanager
+    def _transaction(self) -> Iterator[adbc.Cursor]:
+        """Commit what is done within the block, or nothing of it."""
+        with (
+            self._explaining(),
+            adbc.connect(self.uri) as connection,
+            connection.cursor() as cursor,
+        ):
+            # Whoever waited for the lock has to see what the one before has written.
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            yield cursor
+            connection.commit()
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Turn what a person can mend into a sentence; the rest comes as it is and is tried again.
+
+        What the server says holds names, but neither the URI nor the password.
+        """
+        try:
+            yield
+        except (adbc.Error, OSError) as error:
+            if refused := postgres.refusal(self.connection, error):
+                raise PublishError(refused) from None
+            if reason := postgres.fault(error):
+                raise PublishError(
+                    f"{self} cannot be published to ({reason}): nothing was changed; correct "
+                    "publish.postgres_table, or let the database's owner mend or allow it"
+                ) from None
+            raise
+
+
+class _Place:
+    """The table as a transaction finds it, its schema known."""
+
+    def __init__(self, target: PostgresTable, cursor: adbc.Cursor) -> None:
+        self.target, self.cursor = target, cursor
+        schema, _, self.name = target.table.rpartition(".")
+        if schema:
+            cursor.execute("SELECT count(*) FROM pg_namespace WHERE nspname = $1", (schema,))
+            [found] = _row(cursor)
+        else:
+            cursor.execute("SELECT current_schema()::text")
+            [schema] = _row(cursor)
+            found = schema is not None
+        if not found:
+            raise PublishError(
+                f"{target} has no schema to be in: let the database's owner run "
+                f"CREATE SCHEMA {schema or 'public'}, or correct publish.postgres_table"
+            )
+        self.schema: str = schema
+
+    @property
+    def sql(self) -> str:
+        """The table's name, quoted."""
+        return self._sql(self.name)
+
+    def lock(self) -> None:
+        """Wait until nobody else writes to the table; it is this transaction's until its end."""
+        key = f"hashtextextended({literal(f'labels in {self.schema}.{self.name}')}, 0)"
+        self.cursor.execute(f"SELECT pg_try_advisory_xact_lock({key})")
+        if not _row(self.cursor)[0]:
+            log.info("%s: waiting until another run has published", self.target)
+            self.cursor.execute(f"SELECT pg_advisory_xact_lock({key})::text")
+            self.cursor.fetchall()
+
+    def is_ready(self) -> bool:
+        """Tell whether the table is there; PublishError when it or the view is something else."""
+        there = self._holds(self.name, TABLES, "publish.postgres_table")
+        self._holds(self.name + LATEST, VIEWS, "publish.postgres_table, whose view that would be")
+        if there:
+            self.cursor.execute(
+                "SELECT coalesce(obj_description(to_regclass($1), 'pg_class'), '')", (self.sql,)
+            )
+            version = VERSION.search(_row(self.cursor)[0])
+            if version and int(version[1]) != contract.VERSION:
+                raise PublishError(
+                    f"{self.target} has labels of contract version {version[1]}, and these are of "
+                    f"version {contract.VERSION}: nothing was changed; name another table in "
+                    "publish.postgres_table, or rename this one and its view"
+                )
+        return there
+
+    def make(self) -> None:
+        """Make what is missing: the table with its indexes and comments, the view."""
+        if not self.is_ready():
+            columns = [
+                f"{column.name} {column.postgres}{'' if column.nullable else ' NOT NULL'}"
+                for column in contract.COLUMNS
+            ]
+            about = f"One intent label a user a night, contract version {contract.VERSION}."
+            self._run(
+                f"CREATE TABLE {self.sql} ({', '.join(columns)}, PRIMARY KEY (dt, user_id))",
+                f"CREATE INDEX ON {self.sql} (intent_id, dt)",
+                f"COMMENT ON TABLE {self.sql} IS {literal(about)}",
+                *(
+                    f"COMMENT ON COLUMN {self.sql}.{column.name} IS {literal(column.means)}"
+                    for column in contract.COLUMNS
+                ),
+            )
+        if not self._columns(self.name + LATEST)[1]:
+            view, columns = self._sql(self.name + LATEST), list(contract.NAMES)
+            self._run(
+                f"CREATE VIEW {view} AS SELECT {', '.join(columns)} FROM {self.sql} "
+                f"WHERE dt = (SELECT max(dt) FROM {self.sql})",
+                f"COMMENT ON VIEW {view} IS 'The newest published night.'",
+            )
+
+    def _holds(self, name: str, kinds: str, setting: str) -> bool:
+        """Tell whether there is such a relation, after making sure that it is as promised."""
+        kind, there = self._columns(name)
+        promised = {column.name: column.postgres for column in contract.COLUMNS}
+        faults = [
+            f"{column} is {there.get(column, 'missing')} instead of {promised.get(column, 'none')}"
+            for column in dict.fromkeys([*promised, *there])
+            if there.get(column) != promised.get(column)
+        ]
+        if there and (kind not in kinds or faults):
+            faults = faults or [f"it is no {'table' if kinds == TABLES else 'view'}"]
+            raise PublishError(
+                f"{self.schema}.{name} of connection {self.target.connection} is not as publish "
+                f"makes it ({'; '.join(faults)}): nothing was changed; correct {setting}, or "
+                "rename what is there"
+            )
+        return bool(there)
+
+    def _columns(self, name: str) -> tuple[str, dict[str, str]]:
+        """Return the kind of a relation and the types of its columns; none if it is not there."""
+        self.cursor.execute(
+            "SELECT c.relkind::text, a.attname::text, format_type(a.atttypid, a.atttypmod) "
+            "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT attisdropped "
+            "WHERE n.nspname = $1 AND c.relname = $2",
+            (self.schema, name),
+        )
+        found = self.cursor.fetchall()
+        return (found[0][0] if found else ""), {column: kind for _, column, kind in found}
+
+    def _sql(self, name: str) -> str:
+        return f"{identifier(self.schema)}.{identifier(name)}"
+
+    def _run(self, *statements: str) -> None:
+        for statement in statements:
+            self.cursor.execute(statement)
+
+
+def _row(cursor: adbc.Cursor) -> tuple[Any, ...]:
+    row: tuple[Any, ...]
+    [row] = cursor.fetchall()
+    return row
