@@ -1,6 +1,9 @@
 """Helpers that put a lake into the state in which a model step finds it."""
 
+import contextlib
 import datetime as dt
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,17 @@ SMALL_MODEL = {
     "max_length": 30,
     "overrides": {"dim": 32, "layers": 1, "batch_users": 64},
 }
+
+
+@contextlib.contextmanager
+def no_file_larger_than(size: int) -> Iterator[None]:
+    """Let writes fail in the middle of a file, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def small_settings(root: Path, **sections: Any) -> Settings:

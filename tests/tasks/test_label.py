@@ -21,7 +21,14 @@ from tasks.label import TOP_ITEMS, label
 from tasks.lake import Lake
 from tasks.models import model_of_night
 from tasks.settings import REPO, Settings
-from tests.tasks.nights import NIGHT, SMALL_MODEL, small_settings, table, write_histories
+from tests.tasks.nights import (
+    NIGHT,
+    SMALL_MODEL,
+    no_file_larger_than,
+    small_settings,
+    table,
+    write_histories,
+)
 
 NEXT_NIGHT = NIGHT + dt.timedelta(days=1)
 
@@ -173,6 +180,21 @@ def test_a_run_killed_in_the_middle_leaves_whole_partitions_and_a_rerun_complete
     assert users() == ((10, 10, 10) if place == "third batch" else (250, 250, 10))
     label(night_done, NEXT_NIGHT)
     assert users() == (250, 250, 250)
+
+
+@pytest.mark.parametrize("size", [100, 1000])
+def test_a_disk_that_is_full_leaves_the_labels_as_they_were(
+    night_done: Settings, size: int
+) -> None:
+    def written() -> list[pl.DataFrame]:
+        return [table(night_done, one) for one in (tables.INTENT_LABELS, tables.INTENT_PROFILES)]
+
+    before = written()
+    with no_file_larger_than(size), pytest.raises(Exception, match="File too large"):
+        label(night_done, NIGHT)
+    assert all(map(pl.DataFrame.equals, written(), before))
+    label(night_done, NIGHT)
+    assert all(map(pl.DataFrame.equals, written(), before))
 
 
 def test_a_night_is_labelled_by_no_model_of_a_later_night(night_done: Settings) -> None:

@@ -8,6 +8,7 @@ import pwd
 import subprocess
 import sys
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -76,15 +77,19 @@ def test_steps_of_a_night_and_ingests_of_all_nights_take_turns(
 ) -> None:
     run_step("ingest", settings, NIGHT)
     caplog.set_level(logging.INFO, "tasks.lake")
-    with ThreadPoolExecutor(1) as threads:
+    held, done = threading.Event(), threading.Event()
+
+    def another() -> None:
         with Lake(settings.lake.root).turn(turn):
-            running = threads.submit(run_step, step, settings, NIGHT)
-            if waits:
-                while not caplog.messages:
-                    assert not running.done()
-            else:
-                running.result()
-        running.result()
+            held.set()
+            while not caplog.messages and not done.wait(0.001):
+                pass
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(another)
+        assert held.wait(10)
+        run_step(step, settings, NIGHT)
+        done.set()
     told = [f"{settings.lake.root}: waiting until another run has ended its {turn}"]
     assert caplog.messages == told * waits
 

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +12,17 @@ from elcrec import ELCRec, EpochReport
 from tasks import tables
 from tasks.errors import LakeError, ModelError, PipelineError, SettingsError
 from tasks.lake import Lake
-from tasks.models import load
+from tasks.models import load, register, save
 from tasks.settings import Settings
 from tasks.train import epoch_line, number_of_intents, train
-from tests.tasks.nights import NIGHT, SMALL_MODEL, small_settings, table, write_histories
+from tests.tasks.nights import (
+    NIGHT,
+    SMALL_MODEL,
+    no_file_larger_than,
+    small_settings,
+    table,
+    write_histories,
+)
 
 TINY = SMALL_MODEL | {"n_intents": 2, "max_epochs": 2, "overrides": {"dim": 8, "layers": 1}}
 HISTORIES = {f"u{user}": [1 + (user + step) % 6 for step in range(6)] for user in range(12)}
@@ -74,6 +82,36 @@ def test_training_that_was_killed_goes_on_and_ends_with_the_same_weights(
     assert table(elsewhere, tables.MODELS).is_empty()
     resumed = train(elsewhere, NIGHT)
     assert weights(elsewhere, resumed["model_version"]) == expected
+
+
+def test_a_disk_that_is_full_fails_the_training_and_the_next_ends_with_the_same_weights(
+    tiny: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = weights(tiny, train(tiny, NIGHT)["model_version"])
+    elsewhere = small_settings(tiny.lake.root.parent / "other", model=TINY)
+    write_histories(elsewhere, NIGHT, HISTORIES | {"once": [3]})
+    with no_file_larger_than(1000), pytest.raises(OSError, match="File too large"):
+        train(elsewhere, NIGHT)  # at the first checkpoint
+    with monkeypatch.context() as patched:
+        patched.setattr("tasks.train.save", full_disk_before(save))
+        with pytest.raises(OSError, match="File too large"):
+            train(elsewhere, NIGHT)
+    with monkeypatch.context() as patched:
+        patched.setattr("tasks.train.register", full_disk_before(register))
+        with pytest.raises(Exception, match="File too large"):
+            train(elsewhere, NIGHT)
+    assert table(elsewhere, tables.MODELS).is_empty()
+    again = train(elsewhere, NIGHT)
+    assert weights(elsewhere, again["model_version"]) == expected
+    assert table(elsewhere, tables.MODELS).height == 1
+
+
+def full_disk_before(work: Callable[..., None]) -> Callable[..., None]:
+    def on_a_full_disk(*given: Any) -> None:
+        with no_file_larger_than(100):
+            work(*given)
+
+    return on_a_full_disk
 
 
 def test_a_model_written_but_not_registered_is_registered_by_a_rerun(tiny: Settings) -> None:
