@@ -1,8 +1,9 @@
 -- Makes: the table kept_events, what stays of known_events in the days that are written.
 -- From:  known_events, staged; $late_days, the days behind the night that are written; $first, the
---        first day that the night answers for; $sources, the files that are there.
+--        first day that the night answers for; $sources, the parts that are there as a whole.
 -- Grain: one event. A day behind the night keeps all. Of its own days the night keeps what a later
--- one brought from a file that is gone by now: nothing else would bring it back.
+-- one brought from a file that is gone by now, or from a table after the version that it reads:
+-- nothing else would bring it back.
 CREATE OR REPLACE TEMP TABLE kept_events AS
 SELECT
     known_events.dt,

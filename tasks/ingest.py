@@ -15,6 +15,7 @@ disagree.
 import datetime as dt
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +103,9 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
                 _nothing_to_do(con, source, night, counts, [] if bootstrap else others)
             )
         late = dict(con.execute("SELECT dt, count(*) FROM late_events GROUP BY dt").fetchall())
-        summary = _write(con, lake, night, counts, bootstrap, earlier_run, late)
+        # What an old version of a table does not have may have come to it since.
+        anew = [part.name for part in parts if not part.versions or settings.source.reread]
+        summary = _write(con, lake, night, counts, parts, anew, bootstrap, earlier_run, late)
     if late:
         changed = ", ".join(f"{day} ({late[day]} rows)" for day in sorted(late))
         log.warning(
@@ -292,11 +295,17 @@ def _write(
     lake: Lake,
     night: dt.date,
     counts: dict[str, PartCounts],
+    parts: Sequence[Part],
+    anew: list[str],
     bootstrap: bool,
     earlier_run: pl.DataFrame,
     late: dict[dt.date, int],
 ) -> dict[str, Any]:
-    """Replace the partitions; `ingests` comes last, so a rerun after a crash starts the same."""
+    """Replace the partitions; `ingests` comes last, so a rerun after a crash starts the same.
+
+    `anew` names the parts that have all that their source has of the night: what another night
+    brought from one of these, and is not there, is gone.
+    """
     kept: list[dict[str, Any]] = []
     behind: list[dt.date] = []
     nights: Nights
@@ -319,7 +328,7 @@ def _write(
         {
             "late_days": behind,
             "first": dt.date(1970, 1, 1) if bootstrap else night,
-            "sources": list(counts),
+            "sources": anew,
         },
     )
     con.execute(duck.sql("night_events"))
@@ -331,6 +340,7 @@ def _write(
         rejects = rejects.union(con.table("kept_rejects"))
     lake.replace(tables.EVENTS, con.table("night_events"), nights=nights)
     lake.replace(tables.QUARANTINE, rejects, nights=[night])
+    _keep_versions(lake, night, parts)
     rows = [
         {
             "dt": night,
@@ -355,6 +365,28 @@ def _write(
         key: sum(row[key] for row in rows) for key in rows[0] if key.startswith("rows_")
     }
     return {"files": len(rows), **summary, "bootstrap": bootstrap}
+
+
+def _keep_versions(lake: Lake, night: dt.date, parts: Sequence[Part]) -> None:
+    """Write down which versions the night read, so that it reads the same when it runs again."""
+    rows = [
+        {
+            "dt": night,
+            "source": part.name,
+            "table_id": part.versions.table_id,
+            "version": part.versions.version,
+            "after_version": part.versions.after,
+            "since": part.versions.since,
+        }
+        for part in parts
+        if part.versions
+    ]
+    if rows or night in lake.nights(tables.SOURCE_VERSIONS):
+        lake.replace(
+            tables.SOURCE_VERSIONS,
+            pa.Table.from_pylist(rows, schema=tables.SOURCE_VERSIONS.schema),
+            nights=[night],
+        )
 
 
 def _kept_files(

@@ -53,7 +53,7 @@ class LakeSettings(Section):
 class SourceSettings(Section):
     """Where events come from and how their columns are named."""
 
-    kind: Literal["files", "postgres"] = "files"
+    kind: Literal["files", "postgres", "delta"] = "files"
     path: str = ""
     day_folders: str = "dt"
     endpoint: str = ""
@@ -61,6 +61,7 @@ class SourceSettings(Section):
     connection: str = ""
     table: str = ""
     query: str = ""
+    reread: bool = False
     format: Literal["auto", "parquet", "csv", "jsonl", "recbole", "sequences"] = "auto"
     user_columns: tuple[str, ...] = ("user_id", "user", "userId", "visitorid", "customer_id")
     item_columns: tuple[str, ...] = ("item_id", "item", "itemId", "itemid", "product_id", "movieId")

@@ -77,6 +77,21 @@ INGESTS = Table(
     ),
 )
 
+# One Delta table that events come from in one night: which of its versions the night read.
+SOURCE_VERSIONS = Table(
+    "source_versions",
+    pa.schema(
+        [
+            DT,
+            ("source", pa.string()),
+            ("table_id", pa.string()),  # which Delta gave it when it was made
+            ("version", pa.int64()),
+            ("after_version", pa.int64()),  # read by the earlier night; null: every file was new
+            ("since", pa.date32()),  # the first day that the earlier night did not read
+        ]
+    ),
+)
+
 # One item ever seen; rows are only ever added.
 ITEMS = Table(
     "items",
@@ -228,6 +243,7 @@ TABLES = {
         EVENTS,
         QUARANTINE,
         INGESTS,
+        SOURCE_VERSIONS,
         ITEMS,
         SEQUENCES,
         SEQUENCE_INPUTS,

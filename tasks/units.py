@@ -1,6 +1,12 @@
 """Units of times that are numbers: how many microseconds, and which one numbers look like."""
 
+import datetime as dt
+
 from tasks.errors import SourceError
+
+# A time outside of these is a wrong unit or a slip.
+START_OF_TIME = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+END_OF_TIME = dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
 
 US_PER_UNIT = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0, "ns": 0.001, "iso": 0.0}
 

@@ -27,6 +27,7 @@ of the settings never become SQL: they are quoted as literals or identifiers.
 import datetime as dt
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol
 
@@ -38,8 +39,19 @@ from tasks.settings import Settings
 # library that a run does not need costs it nothing.
 KINDS = {
     "files": "tasks.sources.files:Files",
+    "delta": "tasks.sources.delta:Delta",
     "postgres": "tasks.sources.postgres:Postgres",
 }
+
+
+@dataclass(frozen=True)
+class Versions:
+    """Which state of a table with versions a night reads, kept so that it reads the same again."""
+
+    table_id: str
+    version: int
+    after: int | None  # the version that an earlier night read; None: no file is known
+    since: dt.date | None  # the first day that this earlier night did not read
 
 
 class Part(Protocol):
@@ -48,6 +60,11 @@ class Part(Protocol):
     @property
     def name(self) -> str:
         """The part as `source` of its events, unlike any other and the same every night."""
+        ...
+
+    @property
+    def versions(self) -> Versions | None:
+        """Which state is read; None for a part without versions, which is read as it is now."""
         ...
 
     def open(self, con: duckdb.DuckDBPyConnection) -> AbstractContextManager[None]:

@@ -141,6 +141,7 @@ class FilePart:
     format: str
     settings: SourceSettings
     modified: dt.datetime
+    versions = None
 
     @property
     def day(self) -> dt.date | None:

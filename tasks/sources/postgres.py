@@ -35,14 +35,12 @@ from tasks.duck import identifier, literal
 from tasks.errors import SourceError
 from tasks.settings import Settings, SourceSettings
 from tasks.sources.rows import as_json, chosen, numbered_by_content, source_rows
-from tasks.units import US_PER_UNIT, unit_of
+from tasks.units import END_OF_TIME, START_OF_TIME, US_PER_UNIT, unit_of
 
 log = logging.getLogger(__name__)
 
 CLOCKS = ("timestamptz", "timestamp", "date")
 NUMBERS = ("int2", "int4", "int8", "float4", "float8", "numeric")
-START_OF_TIME = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-END_OF_TIME = dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
 SAMPLED_TIMES = 1000  # to see in which unit numbers are
 
 
@@ -65,6 +63,11 @@ class Postgres:
             raise SourceError(
                 "source.connection is not set: give the id of an Airflow connection to PostgreSQL"
             )
+        if self.settings.path:
+            raise SourceError(
+                f'source.path is {self.settings.path}, but source.kind is "postgres", which reads '
+                'no files: set source.kind = "files", or leave source.path empty'
+            )
         if bool(self.settings.table) == bool(self.settings.query):
             raise SourceError(
                 "of source.table and source.query exactly one must be set: name a table, or write "
@@ -81,6 +84,7 @@ class Window:
     settings: SourceSettings
     first: dt.datetime | None
     end: dt.datetime
+    versions = None
 
     @property
     def name(self) -> str:

@@ -2,6 +2,8 @@
 
 import datetime as dt
 import logging
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from tasks.connections import looked_up_by
 from tasks.errors import NightError, PipelineError, SourceError
 from tasks.ingest import ingest, latest_night
 from tasks.lake import Lake
-from tasks.settings import Settings, load_settings
+from tasks.settings import REPO, Settings, load_settings
 from tasks.sources import postgres, source_of
 from tests.servers import free_port
 from tests.servers import postgres as running_postgres
@@ -370,3 +372,30 @@ def test_what_was_brought_over_is_gone_when_it_has_been_read(
         with part.open(con):
             assert con.sql("FROM source_rows").count("*").fetchall() == [(4,)]
         assert con.execute("SELECT table_name FROM duckdb_tables()").fetchall() == []
+
+
+def test_the_command_line_takes_a_night_from_the_table_to_checked_events(
+    sql: Callable[..., None],
+    settings: Callable[..., Settings],
+    server: str,
+) -> None:
+    sql(TABLE, FEW)
+    given = settings()
+    options = {"source.kind": "postgres", "source.connection": "events_db"}
+    options |= {"source.table": "shop.events", "quality.max_duplicate_share": "1"}
+    changes = [word for key, value in options.items() for word in ("--set", f"{key}={value}")]
+    common = ["--night", str(NIGHT), "--lake", str(given.lake.root), *changes]
+    for step in ("ingest", "check-events", "build-sequences"):
+        done = subprocess.run(
+            [sys.executable, "-m", "tasks", step, *common],
+            cwd=REPO,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert str(urlsplit(server).password) not in done.stdout + done.stderr
+    events = Lake(given.lake.root).scan(tables.EVENTS).collect()
+    assert set(events["source"]) == {"events_db:shop.events"}
+    histories = Lake(given.lake.root).scan(tables.SEQUENCES, first=NIGHT).collect()
+    assert dict(histories.select("user_id", "n_events").iter_rows()) == {"ann": 2, "böb": 1}

@@ -1,0 +1,300 @@
+"""A Delta table, incrementally by version: a night reads what is new since the night before it.
+
+`source.path` is the table's folder. Which files are read, not which rows, is what is decided here:
+their rows are told apart as those of any file. Night D reads the version V that the table has when
+D runs first. Of V's files it reads
+
+* the new ones: those that version A did not have, A being what the last earlier night P read,
+  but for those that the log says to lie wholly outside of the days that D reads;
+* of the others those that may hold rows of days after P, up to D: when P ran, events of these days
+  may have been there already, and P left them.
+
+Rows of the days up to P in files that A had are not read again: P saw them, and put the late ones
+among them where they belong. Without an earlier night, as for the first one, every file is new.
+
+V, A and P are kept in `source_versions`, and decide what D reads when it runs again, today or in a
+year: the same files, so the same events, whatever was written to the table since. Late events that
+later nights brought stay. `source.reread` makes a night read the table as it is now, all days that
+it reads: for when the table was mended. When V is gone (its log cleaned up, its files vacuumed),
+that is done anyway, with a warning; when A is gone, all of V's files that may hold rows of these
+days are read. Neither loses an event: what others brought already is known by its values.
+
+What "may hold" means is told by the statistics in the table's log. A file without any is read, and
+so is every file when the times are text. Files that were only rewritten (OPTIMIZE) are new, too.
+
+Files have an order, but it does not outlive a rewriting: as of any table, `row_number` is made of
+the values of the row.
+"""
+
+import datetime as dt
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, DeltaProtocolError, TableNotFoundError
+from pyarrow.fs import FileType
+
+from tasks import tables
+from tasks.duck import identifier
+from tasks.errors import SourceError
+from tasks.lake import Lake
+from tasks.settings import Settings, SourceSettings
+from tasks.sources import Versions
+from tasks.sources.rows import as_json, chosen, numbered_by_content, source_rows
+from tasks.units import END_OF_TIME, START_OF_TIME, US_PER_UNIT
+
+log = logging.getLogger(__name__)
+
+DAY = dt.timedelta(days=1)
+
+
+class Delta:
+    """The source `delta`: `source.path` is the folder of a Delta table."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings.source
+        self.lake = Lake(settings.lake.root)
+
+    def __str__(self) -> str:
+        return f"Delta table {self.settings.path}"
+
+    @property
+    def name(self) -> str:
+        """The table as `source` of its events: the name of its folder."""
+        return self.settings.path.rstrip("/").rpartition("/")[2]
+
+    def parts(self, first: dt.datetime | None, end: dt.datetime) -> list["Snapshot"]:
+        """Return the table's files that the night reads as the one part.
+
+        Raises
+        ------
+        SourceError
+            There is no such table, it cannot be read without a feature that is unknown here, a
+            needed column is missing, or its files are gone.
+        """
+        if not self.settings.path:
+            raise SourceError(
+                "source.path is not set: name the folder of a Delta table, "
+                "for example ELCREC_SOURCE__PATH=/data/events"
+            )
+        now = self._table()
+        assert now is not None
+        versions = self._versions(now, first, (end - DAY).date())
+        then = now if versions.version == now.version() else self._table(versions.version)
+        files = then and self._files(then, versions, first, end)
+        if files is None and versions.version != now.version():
+            log.warning(
+                "version %d of %s, which this night read before, is gone: it reads version %d, "
+                "which the table has now",
+                versions.version,
+                self,
+                now.version(),
+            )
+            versions = replace(versions, version=now.version(), after=None, since=None)
+            files = self._files(now, versions, first, end)
+        if files is None:
+            raise SourceError(
+                f"{self} lacks data files of its newest version {now.version()}: restore them, or "
+                "restore an earlier version of the table"
+            )
+        return [Snapshot(self.name, str(self), self.settings, files, versions)]
+
+    def _table(self, version: int | None = None) -> DeltaTable | None:
+        """Open the table, at a version if one is given; None when that version is gone."""
+        try:
+            return DeltaTable(self.settings.path, version=version)
+        except TableNotFoundError:
+            if version is not None:
+                return None
+            raise SourceError(
+                f"source.path is {self.settings.path}, which is no Delta table: correct the path, "
+                "or mount it"
+            ) from None
+        except DeltaError as error:
+            if version is not None:
+                return None
+            raise SourceError(
+                f"{self} cannot be read ({_first_line(error)}): restore its _delta_log"
+            ) from error
+
+    def _versions(self, now: DeltaTable, first: dt.datetime | None, night: dt.date) -> Versions:
+        table_id = str(now.metadata().id)
+        newest = Versions(table_id, now.version(), None, None)
+        read = self.lake.scan(tables.SOURCE_VERSIONS, last=night).sort("dt").collect()
+        rows = [
+            row
+            for row in read.to_dicts()
+            # A table that was made anew at the same place counts its versions from 0 again.
+            if (row["source"], row["table_id"]) == (self.name, table_id)
+        ]
+        if self.settings.reread or not rows:
+            return newest
+        last = rows[-1]
+        if last["dt"] == night:
+            return Versions(table_id, last["version"], last["after_version"], last["since"])
+        if first is None:
+            return newest
+        return replace(newest, after=last["version"], since=last["dt"] + DAY)
+
+    def _files(
+        self, table: DeltaTable, versions: Versions, first: dt.datetime | None, end: dt.datetime
+    ) -> ds.FileSystemDataset | None:
+        """Return the files that a night reads of a version; None when one of them is gone."""
+        dataset = self._dataset(table)
+        time = chosen(self, dataset.schema.names, self.settings)["time"]
+        days = _Days(time, dataset.schema.field(time).type)
+        before = None if versions.after is None else self._table(versions.after)
+        known = set(self._dataset(before).files) if before else set()
+        read = set()
+        for wanted in (days.between(first, end), *days.odd()):
+            read |= {file.path for file in dataset.get_fragments(filter=wanted)} - known
+        if known:
+            starts = [first] if first else []
+            if versions.since:
+                starts.append(dt.datetime.combine(versions.since, dt.time(), dt.UTC))
+            wanted = days.between(max(starts, default=None), end)
+            read |= {file.path for file in dataset.get_fragments(filter=wanted)} & known
+        files = sorted(
+            (file for file in dataset.get_fragments() if file.path in read),
+            key=lambda file: str(file.path),
+        )
+        log.info(
+            "%s: version %d%s, %d of %d files",
+            self,
+            versions.version,
+            "" if versions.after is None else f" after version {versions.after}",
+            len(files),
+            len(dataset.files),
+        )
+        there = dataset.filesystem.get_file_info([file.path for file in files])
+        if any(info.type == FileType.NotFound for info in there):
+            return None
+        return ds.FileSystemDataset(files, dataset.schema, dataset.format, dataset.filesystem)
+
+    def _dataset(self, table: DeltaTable) -> ds.FileSystemDataset:
+        mapped = table.metadata().configuration.get("delta.columnMapping.mode", "none")
+        try:
+            if mapped != "none":
+                raise DeltaProtocolError(f"column mapping by {mapped}")
+            return table.to_pyarrow_dataset()
+        except DeltaProtocolError as error:
+            raise SourceError(
+                f"{self} needs a feature of Delta that is not known here ({_first_line(error)}): "
+                "write a copy without it, or turn it off (of deletion vectors: "
+                "delta.enableDeletionVectors = false, then REORG TABLE ... APPLY (PURGE))"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Some files of one version of a Delta table."""
+
+    name: str
+    title: str
+    settings: SourceSettings
+    files: ds.FileSystemDataset
+    versions: Versions
+
+    def __str__(self) -> str:
+        return self.title
+
+    @contextmanager
+    def open(self, con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        """Create the view `source_rows` over the files, read anew by each query.
+
+        Raises SourceError when a file is no readable Parquet.
+        """
+        con.register("delta_rows", self.files)
+        described = con.execute("DESCRIBE SELECT * FROM delta_rows").fetchall()
+        types = {name: kind for name, kind, *_ in described}
+        columns = {name: identifier(name) for name in types}
+        wanted = chosen(self, columns, self.settings)
+        rows = source_rows(
+            self,
+            self.settings,
+            columns,
+            reader="delta_rows",
+            row_number=numbered_by_content(
+                [f"{columns[name]}::VARCHAR" for name in wanted.values()]
+            ),
+            raw=as_json(columns),
+            types=types,
+        )
+        con.execute(f"CREATE OR REPLACE TEMP VIEW source_rows AS {rows}")
+        try:
+            yield
+        except (duckdb.InvalidInputException, duckdb.IOException, OSError) as error:
+            reason = re.search(r"Parquet .*?(?=\. |\n|$)", str(error))
+            if reason is None:
+                raise
+            raise SourceError(
+                f"{self} has a data file that cannot be read ({reason[0]}): restore the file, or "
+                "an earlier version of the table"
+            ) from error
+        finally:
+            con.unregister("delta_rows")
+
+
+@dataclass(frozen=True)
+class _Days:
+    """The time column as Arrow filters that the statistics of files are held against."""
+
+    name: str
+    type: pa.DataType
+
+    def between(self, first: dt.datetime | None, end: dt.datetime) -> pc.Expression:
+        """Tell a time from `first` (None: any) to before `end`.
+
+        True for any time when these are text; a number is held against each unit.
+        """
+        time, found = pc.field(self.name), []
+        for unit in US_PER_UNIT if self._is_number else ("iso",):
+            low, high = first and self._at(first, unit), self._at(end, unit)
+            if high is not None:
+                until = time < high
+                found.append(until if low is None else (time >= low) & until)
+        whether = pc.scalar(True) if not found else found[0]
+        for more in found[1:]:
+            whether |= more
+        return whether
+
+    def odd(self) -> list[pc.Expression]:
+        """Tell the times that no night asks for, so that their rows go to quarantine."""
+        time = pc.field(self.name)
+        if not self._is_clock:
+            return [pc.scalar(True)]
+        ends = self._at(START_OF_TIME, "iso"), self._at(END_OF_TIME, "iso")
+        return [time.is_null(), time < ends[0], time >= ends[1]]
+
+    @property
+    def _is_clock(self) -> bool:
+        return bool(pa.types.is_timestamp(self.type) or pa.types.is_date(self.type))
+
+    @property
+    def _is_number(self) -> bool:
+        return bool(pa.types.is_integer(self.type) or pa.types.is_floating(self.type))
+
+    def _at(self, moment: dt.datetime, unit: str) -> pa.Scalar | None:
+        """Return a moment as a value of the column; None when it has none."""
+        if self._is_clock:
+            if pa.types.is_date(self.type):
+                return pa.scalar(moment.date(), self.type)
+            return pa.scalar(moment if self.type.tz else moment.replace(tzinfo=None), self.type)
+        if not self._is_number or not US_PER_UNIT[unit]:
+            return None
+        number = (moment - START_OF_TIME) // dt.timedelta(microseconds=1) / US_PER_UNIT[unit]
+        try:
+            return pa.scalar(number).cast(self.type)
+        except pa.ArrowInvalid:  # too large for the column: no row has it
+            return None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".")
