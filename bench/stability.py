@@ -2,10 +2,14 @@
 
     python bench/stability.py --nights 60                 # the last nights of ml-100k
     python bench/stability.py --nights 10 --from-scratch  # trained from nothing every night
+    python bench/stability.py --nights 60 --drift         # a generated log whose intents change
 
 Replays nights in order through the pipeline's own steps on a lake of its own, then compares each
 night's labels with the night before. Beside them the same models' own numbering of their intents,
 which is what labels would be without ids that are carried on and without a margin.
+
+The log of --drift has ten intents: of one the items are replaced by others bit by bit, one has its
+first users after a third of the nights, and the users of one take up another after half of them.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from rich.table import Table
 from sklearn.metrics import adjusted_rand_score
 
 from tasks import tables
+from tasks.generator import generate
 from tasks.ingest import latest_night
 from tasks.lake import Lake
 from tasks.models import load, model_numbers, promoted, renumbered
@@ -64,6 +69,87 @@ def compared(before: pl.DataFrame, after: pl.DataFrame, idle: pl.Series) -> dict
     }
 
 
+# Of the log of --drift, by number.
+DRIFTING, APPEARING, VANISHING, JOINED = 6, 7, 8, 9
+WORLD = {"users": 1_500, "items": 500, "intents": 10}
+NIGHTS_BEFORE = 20  # that the first night replayed finds
+
+
+def drifting_log(folder: Path, nights: int) -> tuple[Path, pl.DataFrame, dict[str, dt.date]]:
+    """Write a log whose intents change; return it, the users' intents and the nights of change.
+
+    Every second user of `JOINED` only lends events: from the night on that `VANISHING` ends, they
+    are those of a user of it.
+    """
+    last = dt.date(2026, 3, 31)
+    made = generate(folder, **WORLD, nights=nights + NIGHTS_BEFORE, last_night=last, seed=7)
+    first = last - dt.timedelta(days=nights - 1)
+    when = {
+        "appears": first + dt.timedelta(days=nights // 3),
+        "vanishes": first + dt.timedelta(days=nights // 2),
+    }
+    truth = pl.read_parquet(made.truth)
+    appearing = truth.filter(pl.col("intent") == APPEARING)["user_id"]
+    vanishing = truth.filter(pl.col("intent") == VANISHING)["user_id"]
+    lenders = truth.filter(pl.col("intent") == JOINED)["user_id"].gather_every(2)
+    count = min(len(vanishing), len(lenders))
+    vanishing, lenders = vanishing[:count], lenders[:count]
+    drifting = truth.filter(pl.col("intent") == DRIFTING)["user_id"]
+    for file in made.events.glob("*/*.parquet"):
+        night = dt.date.fromisoformat(file.parent.name.removeprefix("dt="))
+        rows = pl.read_parquet(file)
+        if night < when["appears"]:
+            rows = rows.filter(~pl.col("user_id").is_in(appearing.implode()))
+        gone = lenders if night < when["vanishes"] else vanishing
+        rows = rows.filter(~pl.col("user_id").is_in(gone.implode()))
+        rows = rows.with_columns(
+            user_id=pl.col("user_id").replace(lenders, vanishing),
+            # An item's successor takes over for more and more of its events.
+            item_id=pl.when(
+                pl.col("user_id").is_in(drifting.implode())
+                & (pl.col("timestamp").hash(1) % nights < (night - first).days)
+            )
+            .then(pl.col("item_id") + "-new")
+            .otherwise("item_id"),
+        )
+        rows.write_parquet(file)
+    return made.events, truth.filter(~pl.col("user_id").is_in(lenders.implode())), when
+
+
+def say_what_changed(lake: Lake, truth: pl.DataFrame, when: dict[str, dt.date]) -> None:
+    """Print when the intent that appears was found, and what became of the one that vanishes."""
+    for night in (known for known in lake.nights(tables.INTENT_LABELS) if known >= when["appears"]):
+        labels = lake.scan(tables.INTENT_LABELS, night, night).drop_nulls("intent_id").collect()
+        both = labels.join(truth, on="user_id")
+        mine = both.filter(pl.col("intent") == APPEARING)
+        if mine.is_empty():
+            continue
+        label, users = mine["intent_id"].value_counts(sort=True).row(0)
+        others = both.filter(pl.col("intent_id") == label).height - users
+        if users > mine.height / 2 and users > others:
+            profile = lake.scan(tables.INTENT_PROFILES, night, night)
+            born = profile.filter(pl.col("intent_id") == label).select("born").collect().item()
+            print(
+                f"The intent whose first users came on {when['appears']} is found on {night}: "
+                f"id {label}, born {born}, {users} of its {mine.height} users, {others} others."
+            )
+            break
+    else:
+        print("The intent that appeared is not found.")
+    before = when["vanishes"] - dt.timedelta(days=1)
+    labels = lake.scan(tables.INTENT_LABELS, before, before).drop_nulls("intent_id").collect()
+    both = labels.join(truth, on="user_id").with_columns(mine=pl.col("intent") == VANISHING)
+    ids = both.group_by("intent_id").agg(pl.col("mine").mean()).filter(pl.col("mine") > 0.5)
+    profiles = lake.scan(tables.INTENT_PROFILES, first=before)
+    for label in sorted(ids["intent_id"]):
+        rows = profiles.filter(pl.col("intent_id") == label).sort("dt").collect()
+        last = rows.row(-1, named=True)
+        print(
+            f"Intent {label}, of the users who take up another from {when['vanishes']} on: "
+            f"{rows['users'][0]} users before, {last['users']} on {last['dt']}, {last['status']}."
+        )
+
+
 def main() -> None:
     """Replay the nights and print a Markdown table of medians and worst nights."""
     parser = argparse.ArgumentParser(
@@ -72,19 +158,25 @@ def main() -> None:
     parser.add_argument("--events", default=str(DATA / "ml-100k.inter"))
     parser.add_argument("--nights", type=int, default=60)
     parser.add_argument("--from-scratch", action="store_true")
+    parser.add_argument("--drift", action="store_true", help="a generated log, not --events")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     given = parser.parse_args()
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory(prefix="bench-") as root:
+        events = given.events
+        if given.drift:
+            events, truth, when = drifting_log(Path(root) / "log", given.nights)
         settings = load_settings(
             **{
-                "source.path": given.events,
-                "lake.root": root,
+                "source.path": str(events),
+                "lake.root": f"{root}/lake",
                 "model.from_scratch": given.from_scratch,
                 "model.threads": given.threads,
             }
         )
         replay(settings, given.nights)
+        if given.drift:
+            say_what_changed(Lake(settings.lake.root), truth, when)
 
 
 def replay(settings: Settings, count: int) -> None:

@@ -1,5 +1,5 @@
 -- Makes: the table late_events, events of days behind the night that came after these were read.
--- From:  staged, repeated_rows, known_events; the variable event_weights; $night.
+-- From:  staged, left_out_rows, known_events; the variable event_weights; $night.
 -- Grain: one event. Without a weight of its own it is known by the rest: its type may have had
 -- another weight, or none, when it was read before.
 CREATE OR REPLACE TEMP TABLE late_events AS
@@ -14,7 +14,7 @@ SELECT
     staged.row_number,
     $night::DATE AS ingested
 FROM staged
-ANTI JOIN repeated_rows ON staged.rowid = repeated_rows.staged_row
+ANTI JOIN left_out_rows ON staged.rowid = left_out_rows.staged_row
 ANTI JOIN known_events
     ON
         staged.ts = known_events.ts

@@ -1,5 +1,5 @@
 -- Makes: how many rows of each source file were staged, and what became of them.
--- From:  staged, repeated_rows, late_events, night_rejects.
+-- From:  staged, left_out_rows, late_events, night_rejects.
 -- Grain: one source file that has staged rows.
 WITH staged_rows AS (
     SELECT
@@ -11,12 +11,15 @@ WITH staged_rows AS (
     GROUP BY source
 ),
 
-duplicates AS (
+left_out AS (
     SELECT
         staged.source,
-        count(*) AS rows_duplicate
-    FROM repeated_rows
-    INNER JOIN staged ON repeated_rows.staged_row = staged.rowid
+        count(*) AS rows_left_out,
+        count(*) FILTER (WHERE left_out_rows.why = 'duplicate') AS rows_duplicate,
+        count(*) FILTER (WHERE left_out_rows.why = 'repeat') AS rows_repeat,
+        count(*) FILTER (WHERE left_out_rows.why = 'busy') AS rows_busy
+    FROM left_out_rows
+    INNER JOIN staged ON left_out_rows.staged_row = staged.rowid
     WHERE staged.own
     GROUP BY staged.source
 ),
@@ -39,14 +42,16 @@ rejects AS (
 
 SELECT
     staged_rows.source,
-    staged_rows.own_events - coalesce(duplicates.rows_duplicate, 0) AS events,
-    coalesce(duplicates.rows_duplicate, 0) AS duplicates,
+    staged_rows.own_events - coalesce(left_out.rows_left_out, 0) AS events,
+    coalesce(left_out.rows_duplicate, 0) AS duplicates,
+    coalesce(left_out.rows_repeat, 0) AS repeats,
+    coalesce(left_out.rows_busy, 0) AS busy,
     coalesce(late.rows_late, 0) AS late,
     coalesce(rejects.rows_rejected, 0) AS rejects,
     -- What other nights have already: not late, not to be rejected twice.
     staged_rows.past_events - coalesce(late.rows_late, 0)
     + staged_rows.staged_rejects - coalesce(rejects.rows_rejected, 0) AS others
 FROM staged_rows
-LEFT JOIN duplicates ON staged_rows.source = duplicates.source
+LEFT JOIN left_out ON staged_rows.source = left_out.source
 LEFT JOIN late ON staged_rows.source = late.source
 LEFT JOIN rejects ON staged_rows.source = rejects.source

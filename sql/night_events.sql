@@ -1,5 +1,5 @@
 -- Makes: the view night_events, the whole content of the days of events that the night writes.
--- From:  staged, repeated_rows, late_events, kept_events; the variable night.
+-- From:  staged, left_out_rows, late_events, kept_events; the variable night.
 -- Grain: one event. Unsorted, for a day has too many: staged is in the order of files and rows.
 CREATE OR REPLACE TEMP VIEW night_events AS
 SELECT
@@ -13,7 +13,7 @@ SELECT
     staged.row_number,
     getvariable('night') AS ingested
 FROM staged
-ANTI JOIN repeated_rows ON staged.rowid = repeated_rows.staged_row
+ANTI JOIN left_out_rows ON staged.rowid = left_out_rows.staged_row
 WHERE staged.reason IS NULL AND staged.own
 UNION ALL
 SELECT

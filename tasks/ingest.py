@@ -7,9 +7,9 @@ are dropped and counted.
 
 A night also reads `ingest.late_days` behind itself: an event of these days that their own nights
 did not see is added to its own day, once, with `ingested` saying which night brought it. For each
-part, rows read = events + late + quarantined + duplicates + filtered (of a type that is not asked
-for) + rows of other nights; each of these is counted on its own, and the step stops when they
-disagree.
+part, rows read = events + late + quarantined + duplicates + repeats and busy users' rows above
+the caps + filtered (of a type that is not asked for) + rows of other nights; each of these is
+counted on its own, and the step stops when they disagree.
 """
 
 import datetime as dt
@@ -34,6 +34,8 @@ from tasks.units import US_PER_UNIT, unit_of
 
 log = logging.getLogger(__name__)
 
+UNLIMITED = 2**62
+
 
 @dataclass
 class PartCounts:
@@ -47,13 +49,15 @@ class PartCounts:
     late: int = 0
     quarantined: int = 0
     duplicates: int = 0
+    repeats: int = 0
+    busy: int = 0
     filtered: int = 0
 
     @property
     def unaccounted(self) -> int:
         """Rows read that are in none of the counts."""
-        known = self.events + self.late + self.quarantined + self.duplicates
-        return self.rows_read - known - self.filtered - self.other_nights
+        known = self.events + self.late + self.quarantined + self.duplicates + self.repeats
+        return self.rows_read - known - self.busy - self.filtered - self.other_nights
 
 
 def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
@@ -89,6 +93,8 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
         for name, rows in forgotten.items():
             counts[name].rows_read -= rows  # as if the source did not have them
         con.execute(duck.sql("repeated_rows"))
+        caps = settings.ingest.model_dump(include={"max_user_events", "max_repeats"})
+        con.execute(duck.sql("left_out_rows"), {cap: n or UNLIMITED for cap, n in caps.items()})
         window = dt.timedelta(days=settings.ingest.late_days)
         lake.view(
             con, tables.EVENTS, "earlier_events", None if bootstrap else night - window, night
@@ -248,10 +254,10 @@ def _stage_unparsed(con: duckdb.DuckDBPyConnection, part: Part) -> int:
 def _settle(con: duckdb.DuckDBPyConnection, counts: dict[str, PartCounts]) -> None:
     """Fill in what is written and what is not, and hold the sum against the rows read."""
     found = con.execute(duck.sql("night_counts")).fetchall()
-    for name, events, duplicates, late, rejects, others in found:
+    for name, events, duplicates, repeats, busy, late, rejects, others in found:
         count = counts[name]
         count.events, count.duplicates, count.late = events, duplicates, late
-        count.quarantined = rejects
+        count.repeats, count.busy, count.quarantined = repeats, busy, rejects
         count.other_nights += others
     for name, count in counts.items():
         if count.unaccounted:
@@ -349,6 +355,8 @@ def _write(
             "rows_events": count.events,
             "rows_quarantined": count.quarantined,
             "rows_duplicate": count.duplicates,
+            "rows_repeat": count.repeats,
+            "rows_busy": count.busy,
             "rows_late": count.late,
             "rows_filtered": count.filtered,
             "rows_other_nights": count.other_nights,

@@ -70,6 +70,8 @@ INGESTS = Table(
             ("rows_quarantined", pa.int64()),
             ("rows_duplicate", pa.int64()),
             ("rows_late", pa.int64()),  # events of nights before, which those did not see
+            ("rows_repeat", pa.int64()),  # above ingest.max_repeats
+            ("rows_busy", pa.int64()),  # above ingest.max_user_events
             ("rows_filtered", pa.int64()),  # of a type that source.event_types leaves out
             ("rows_other_nights", pa.int64()),
             ("bootstrap", pa.bool_()),  # all rows before the end of the night, not the night's only
