@@ -209,8 +209,8 @@ def killed(
             tries = 0
             left = kills.get((night, step), 0)
             while left:
-                # A training that is killed twice is killed in the middle at least once.
-                by_epoch = step == "train" and left % 2
+                # Half the kills of a training are between epochs, as long as it has some to come.
+                by_epoch = step == "train" and left % 2 and not tries
                 kind = "epoch" if by_epoch else rng.choice(["time", "change"])
                 # A step that ended before the kill came runs again, and the next kill is earlier.
                 moment = rng.random() * 0.6**tries

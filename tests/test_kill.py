@@ -22,7 +22,7 @@ from tests.kill_nights import (
     prepare,
 )
 
-KILLS = 10
+KILLS = len(STEPS) + 1
 
 
 @dataclass(frozen=True)
