@@ -13,7 +13,7 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 STAMP := $(VENV)/.installed
-RUFF_ROOMS := dags tasks elcrec tests bench
+RUFF_ROOMS := dags tasks elcrec tests bench docker
 
 # Said by the person who calls make; exported so that a value with blanks or quotes reaches the program as it is.
 export EVENTS NIGHT LAKE PORT
@@ -53,11 +53,13 @@ up: $(STAMP) ## Airflow with its web page on 127.0.0.1, until Ctrl-C        [EVE
 test: $(STAMP) ## All tests
 	@$(RUN) pytest --numprocesses auto --dist loadfile
 
-lint: $(STAMP) ## ruff, mypy, sqlfluff
+lint: $(STAMP) ## ruff, mypy, sqlfluff; hadolint and the schema of compose files
 	@$(RUN) ruff check $(RUFF_ROOMS)
 	$(RUN) ruff format --check $(RUFF_ROOMS)
 	$(RUN) mypy
 	$(RUN) sqlfluff lint sql
+	$(VENV)/bin/hadolint docker/Dockerfile
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose*.yaml
 
 format: $(STAMP) ## Let ruff and sqlfluff write the format that lint asks for
 	@$(RUN) ruff check --fix-only $(RUFF_ROOMS)
