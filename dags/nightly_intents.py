@@ -18,6 +18,7 @@ from typing import Any
 from airflow.sdk import Asset, CronDataIntervalTimetable, Param, TaskGroup, chain, dag, task
 
 from dags.wiring import DEFAULT_ARGS, deadline, in_airflow
+from tasks.placement import placed
 from tasks.settings import load_settings
 from tasks.steps import STEPS, run_step
 
@@ -65,7 +66,8 @@ def step(name: str) -> Any:
         return summary
 
     outlets = [OUTLETS[name]] if name in OUTLETS else []
-    return task(task_id=name.replace("-", "_"), doc_md=STEPS[name].doc, outlets=outlets)(run)(NIGHT)
+    about = {"doc_md": STEPS[name].doc, "outlets": outlets} | placed(name, AIRFLOW)
+    return task(task_id=name.replace("-", "_"), **about)(run)(NIGHT)
 
 
 @dag(

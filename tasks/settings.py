@@ -214,13 +214,15 @@ class DuckDBSettings(Section):
 
 
 class AirflowSettings(Section):
-    """When the DAG runs and how often a task is tried again."""
+    """When the DAG runs, how often a task is tried again, and where the training runs."""
 
     schedule: str = "@daily"
     upkeep_schedule: str = "@weekly"
     relabel_at_once: int = Field(2, ge=1)
     retries: int = Field(2, ge=0)
     retry_delay_minutes: float = Field(5, ge=0)
+    training_queue: str = Field("default", min_length=1)
+    training_pod: dict[str, Any] = {}
 
     @field_validator("schedule", "upkeep_schedule")
     @classmethod
