@@ -25,6 +25,7 @@ from deltalake import (
     ColumnProperties,
     CommitProperties,
     DeltaTable,
+    Schema,
     WriterProperties,
     write_deltalake,
 )
@@ -168,6 +169,11 @@ class Lake:
     def identity(self, table: Table) -> str:
         """Return the id that the table was given when it was made; it is made if needed."""
         return str((self._open(table) or self._create(table)).metadata().id)
+
+    def columns(self, table: Table) -> dict[str, str]:
+        """Return the columns that the table has, and their types in Delta's words."""
+        delta = self._open(table)
+        return _types(delta.schema()) if delta else {}
 
     def nights(self, table: Table) -> list[dt.date]:
         """Return the nights that the table has a partition of, oldest first."""
@@ -331,6 +337,15 @@ def _conform(data: Any, schema: pa.Schema, failures: list[Exception]) -> pa.Reco
             raise
 
     return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def column_types(schema: pa.Schema) -> dict[str, str]:
+    """Return the columns of a schema as `Lake.columns` does."""
+    return _types(Schema.from_arrow(schema))
+
+
+def _types(schema: Schema) -> dict[str, str]:
+    return {field.name: field.type.to_json().strip('"') for field in schema.fields}
 
 
 def _nights_predicate(nights: Nights) -> str:

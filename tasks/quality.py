@@ -1,7 +1,8 @@
 """Steps 2, 4 and 9: hold the tables to their expectations.
 
 Each check opens a throw-away DuckDB database with views over the night's files in the lake and
-runs the suites of `tasks/suites/` on it with Great Expectations. What a suite found is a page under
+runs the suites of `tasks/suites/` on it with Great Expectations, each on the view or table that
+`sql/<suite>.sql` makes. What a suite found is a page under
 `<lake root>/quality/<night>/<check>/validations/`; the summaries and errors name it. Only the
 `index.html` beside it needs the network, for its table is made by scripts from there.
 """
@@ -11,16 +12,20 @@ import json
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import great_expectations as gx
+import pyarrow as pa
 from great_expectations.data_context.types.base import ProgressBarsConfig
 
 from tasks import duck, gx_duckdb, tables
 from tasks.errors import LakeError, QualityError
-from tasks.lake import Lake
+from tasks.lake import Lake, column_types
 from tasks.settings import Settings
+from tasks.sources.files import SYNTHETIC_EPOCH
 from tasks.tables import Table
 
 log = logging.getLogger(__name__)
@@ -28,6 +33,12 @@ log = logging.getLogger(__name__)
 SUITES = Path(__file__).parent / "suites"
 
 FIRST_DAY = dt.date(1970, 1, 1)  # no event is older
+COLUMNS = "checked_columns"  # the suite of every check, alone when the tables do not fit it
+# Repeats are looked for among the users of about as many events: all that a usual night has.
+REPEATS_AMONG = 5_000_000
+DAY = dt.timedelta(days=1)
+COMPARED = 28 * DAY  # a night is held against those of so long before it
+STATS_FROM = (tables.EVENTS, tables.SEQUENCES, tables.ITEMS)
 
 Limits = dict[str, Any]
 # The views that a check needs: table and first night; None is from the beginning on.
@@ -45,24 +56,36 @@ def check_events(settings: Settings, night: dt.date) -> dict[str, Any]:
         The night was not ingested.
     """
     lake = Lake(settings.lake.root)
-    ingested = lake.scan(tables.INGESTS, night, night).select("bootstrap").collect()
+    ingested = lake.scan(tables.INGESTS, night, night).select("bootstrap", "rows_events").collect()
     if ingested.is_empty():
         raise LakeError(f"night {night} was not ingested: run the step ingest of that night first")
-    first = FIRST_DAY if ingested["bootstrap"].any() else night
+    bootstrap = bool(ingested["bootstrap"].any())
+    first = FIRST_DAY if bootstrap else night
     quality = settings.quality
+    variables = {
+        "night": night,
+        "bootstrap": bootstrap,
+        "has_clock": night.isoformat() != SYNTHETIC_EPOCH[:10],
+        "min_compared": quality.min_compared_events,
+        "max_id_length": quality.max_id_length,
+        "part": -(-ingested["rows_events"].sum() // REPEATS_AMONG) or 1,
+    }
+    if not any(map(_disagrees, _columns(lake, [*STATS_FROM, tables.NIGHT_STATS]))):
+        _write_night_stats(settings, lake, night, variables)
     return _check(
         settings,
         night,
         "events",
-        suites=("checked_events", "checked_ingest"),
-        sources={tables.EVENTS: first, tables.INGESTS: night},
-        limits={
-            "min_events": quality.min_events,
-            "first_ts": _midnight(first),
-            "end_ts": _end(night),
-            "max_quarantined_share": quality.max_quarantined_share,
-            "max_duplicate_share": quality.max_duplicate_share,
+        suites=("checked_events", "checked_ingest", "checked_night"),
+        sources={
+            tables.EVENTS: first,
+            tables.INGESTS: night,
+            tables.NIGHT_STATS: night - COMPARED,
+            **dict.fromkeys(STATS_FROM[1:]),
         },
+        limits=quality.model_dump(),
+        faults="event_faults",
+        variables=variables,
     )
 
 
@@ -107,11 +130,7 @@ def check_labels(settings: Settings, night: dt.date) -> dict[str, Any]:
             tables.SEQUENCES: night,
             tables.INTENT_PROFILES: night,
         },
-        limits={
-            "max_label_share": settings.quality.max_label_share,
-            "max_unlabelled_share": settings.quality.max_unlabelled_share,
-            "min_label_utilisation": settings.quality.min_label_utilisation,
-        },
+        limits=settings.quality.model_dump(),
     )
 
 
@@ -123,14 +142,36 @@ def _check(
     suites: tuple[str, ...],
     sources: Sources,
     limits: Limits,
+    variables: Mapping[str, Any] | None = None,
+    faults: str | None = None,
 ) -> dict[str, Any]:
-    """Run the suites, each on the view of its name, write the pages and judge the results."""
+    """Run the suites, each on what its statement makes, write the pages and judge the results.
+
+    `variables` are those of the statements. `faults` makes a view with a column of booleans for
+    each fault that the first suite's table counts in a column of the same name.
+    """
     pages = Lake(settings.lake.root).root / "quality" / night.isoformat() / check
+    places: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
         database = Path(scratch) / "night.duckdb"
-        _create_views(settings, night, database, sources, suites)
+        with duck.connect(settings, database) as con:
+            columns = _columns(Lake(settings.lake.root), sources)
+            con.execute("CREATE TABLE table_columns (column_name TEXT, expected TEXT, found TEXT)")
+            con.executemany("INSERT INTO table_columns VALUES (?, ?, ?)", columns)
+            con.execute(duck.sql(COLUMNS))
+            if not any(map(_disagrees, columns)):
+                _create_views(con, settings, night, sources)
+                _set_variables(con, variables or {})
+                for statement in [faults, *suites] if faults else suites:
+                    con.execute(duck.sql(statement))
+                places = _first_places(con, faults, suites[0]) if faults else {}
+                suites = (*suites, COLUMNS)
+            else:
+                suites = (COLUMNS,)  # the others cannot read columns that are not there
         results = _validate(settings, night, database, suites, limits, Path(scratch) / "pages")
         _replace_folder(pages, Path(scratch) / "pages")
+    for result in results:
+        result["place"] = places.get(result["column"])
     page_of = {suite: _page(pages, suite) for suite in suites}
     failed = [result for result in results if not result["success"]]
     stops = [result for result in failed if result["severity"] == "critical"]
@@ -147,6 +188,8 @@ def _check(
         more = f" ({len(stops) - 1} more expectations failed)" if len(stops) > 1 else ""
         see = " and ".join(dict.fromkeys(page_of[result["suite"]] for result in stops))
         raise QualityError(f"{check} of night {night}, {_sentence(stops[0])}{more}; see {see}")
+    met = f"{len(results) - len(failed)} of {len(results)} expectations met"
+    log.info("%s of night %s, %s; see %s", check, night, met, ", ".join(page_of.values()))
     return {
         "expectations": len(results),
         "passed": len(results) - len(failed),
@@ -162,15 +205,79 @@ def _page(pages: Path, suite: str) -> str:
     return str(page)
 
 
-def _create_views(
-    settings: Settings, night: dt.date, database: Path, sources: Sources, suites: tuple[str, ...]
+Column = tuple[str, str | None, str | None]  # its name, type as expected, type as found
+
+
+def _columns(lake: Lake, sources: Iterable[Table]) -> list[Column]:
+    """Return the columns of the tables that are there; one that is not is read as empty."""
+    columns: list[Column] = []
+    for table in sources:
+        if found := lake.columns(table):
+            expected = column_types(table.schema)
+            columns += [
+                (f"{table.name}.{name}", expected.get(name), found.get(name))
+                for name in {**expected, **found}
+            ]
+    return columns
+
+
+def _disagrees(column: Column) -> bool:
+    _, expected, found = column
+    return expected != found
+
+
+def _write_night_stats(
+    settings: Settings, lake: Lake, night: dt.date, variables: Mapping[str, Any]
 ) -> None:
-    with duck.connect(settings, database) as con:
-        for table, first in sources.items():
-            last = night if table.partition_by else None
-            Lake(settings.lake.root).view(con, table, first=first, last=last)
-        for suite in suites:
-            con.execute(duck.sql(suite))
+    """Count the night's events into `night_stats`; on the first night, those of the days before.
+
+    A day before the first night that has since been run as a night keeps what that counted.
+    """
+    first = night - COMPARED if variables["bootstrap"] else night
+    before = [done for done in lake.nights(tables.SEQUENCES) if done < night]
+    nights_run = set(lake.nights(tables.INGESTS)) - {night}
+    with duck.connect(settings) as con:
+        lake.view(con, tables.EVENTS, first=first, last=night)
+        # Without a night before: from the night to the day before it, which is none.
+        start, end = (before[-1], before[-1]) if before else (night, night - DAY)
+        lake.view(con, tables.SEQUENCES, "known_users", first=start, last=end)
+        lake.view(con, tables.ITEMS)
+        _set_variables(con, variables)
+        con.execute(duck.sql("new_night_stats"))
+        days = {day for (day,) in con.execute("SELECT dt FROM new_night_stats").fetchall()}
+        written = sorted((days - nights_run) | {night})
+        con.register("written", pa.table({"day": pa.array(written, pa.date32())}))
+        rows = con.table("new_night_stats").filter("dt IN (SELECT day FROM written)")
+        lake.replace(tables.NIGHT_STATS, rows, nights=written)
+
+
+def _set_variables(con: duckdb.DuckDBPyConnection, variables: Mapping[str, Any]) -> None:
+    for name, value in variables.items():
+        con.execute(f"SET VARIABLE {duck.identifier(name)} = $value", {"value": value})
+
+
+def _create_views(
+    con: duckdb.DuckDBPyConnection, settings: Settings, night: dt.date, sources: Sources
+) -> None:
+    for table, first in sources.items():
+        last = night if table.partition_by else None
+        Lake(settings.lake.root).view(con, table, first=first, last=last)
+
+
+def _first_places(con: duckdb.DuckDBPyConnection, faults: str, counts: str) -> dict[str, str]:
+    """Return the file and row of the first event with each fault that was counted."""
+    (row,) = con.table(counts).fetchall()
+    counted = dict(zip(con.table(counts).columns, row, strict=True))
+    places = {}
+    for fault in con.table(faults).columns:
+        if counted.get(fault):
+            first = con.execute(
+                f"SELECT source, row_number FROM {duck.identifier(faults)} "
+                f"WHERE {duck.identifier(fault)} ORDER BY ALL LIMIT 1"
+            )
+            ((source, number),) = first.fetchall()
+            places[fault] = f"{source or 'an unknown file'} row {number}"
+    return places
 
 
 def _validate(
@@ -237,6 +344,7 @@ def _flat(suite: str, result: dict[str, Any]) -> dict[str, Any]:
     expectation, found = result["expectation_config"], result["result"]
     flat = {
         "suite": suite,
+        "column": expectation["kwargs"].get("column"),
         "success": result["success"],
         "severity": expectation["severity"],
         "expects": expectation["description"],
@@ -251,9 +359,15 @@ def _flat(suite: str, result: dict[str, Any]) -> dict[str, Any]:
 def _limit(kwargs: dict[str, Any]) -> str:
     words = {"min_value": "at least {}", "max_value": "at most {}", "mostly": "in {} of the rows"}
     limits = [
-        text.format(kwargs[key]) for key, text in words.items() if kwargs.get(key) is not None
+        text.format(_plain(kwargs[key]))
+        for key, text in words.items()
+        if kwargs.get(key) is not None
     ]
     return " and ".join(limits)
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _observed(found: dict[str, Any]) -> str:
@@ -268,7 +382,9 @@ def _observed(found: dict[str, Any]) -> str:
 
 def _sentence(result: dict[str, Any]) -> str:
     limit = f", expected {result['limit']}" if result["limit"] else ""
-    return f"not met: {result['expects']} (found {result['observed']}{limit}); {result['mend']}"
+    place = f", the first in {result['place']}" if result["place"] else ""
+    found = f"found {result['observed']}{place}{limit}"
+    return f"not met: {result['expects']} ({found}); {result['mend']}"
 
 
 def _replace_folder(folder: Path, by: Path) -> None:

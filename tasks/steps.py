@@ -55,6 +55,17 @@ class Step:
             f"* reads {', '.join(f'`{name}`' for name in self.reads)}\n"
             f"* writes {writes}; running it again replaces what it wrote for the night\n"
             f"* by hand: `.venv/bin/python -m tasks {self.name} --night YYYY-MM-DD --lake FOLDER`\n"
+            f"{self.pages}"
+        )
+
+    @property
+    def pages(self) -> str:
+        """Where the pages of a check are; they are files of the lake, which Airflow cannot link."""
+        if not self.name.startswith("check-"):
+            return ""
+        return (
+            "* what was found: a page a suite; their paths are in *XCom* (`page`, `pages`), at the "
+            "end of the log and in the error\n"
         )
 
     def load(self) -> Callable[[Settings, dt.date], Summary]:
@@ -79,8 +90,8 @@ STEPS: dict[str, Step] = {
             "check-events",
             "hold the night's events to their expectations",
             "tasks.quality:check_events",
-            ("events", "quarantine", "ingests"),
-            (),
+            ("events", "ingests", "night_stats", "sequences", "items"),
+            ("night_stats",),
         ),
         Step(
             "build-sequences",

@@ -94,6 +94,29 @@ SOURCE_VERSIONS = Table(
     ),
 )
 
+# What was counted of one night's events when they were checked; later nights are held against it.
+# The first night of a lake leaves a row for each of the days before it, too.
+NIGHT_STATS = Table(
+    "night_stats",
+    pa.schema(
+        [
+            DT,
+            ("events", pa.int64()),
+            ("last_ts", TIME),
+            (
+                "event_types",
+                pa.list_(pa.struct([("event_type", pa.string()), ("events", pa.int64())])),
+            ),
+            ("users", pa.int64()),  # null, as all that follows: a day before the first night
+            ("largest_user_events", pa.int64()),
+            ("new_users", pa.int64()),  # without a history; null: no night before has histories
+            ("items", pa.int64()),
+            ("largest_item_events", pa.int64()),
+            ("new_items", pa.int64()),  # first seen this night; null: the first night of a lake
+        ]
+    ),
+)
+
 # One item ever seen; rows are only ever added.
 ITEMS = Table(
     "items",
@@ -246,6 +269,7 @@ TABLES = {
         QUARANTINE,
         INGESTS,
         SOURCE_VERSIONS,
+        NIGHT_STATS,
         ITEMS,
         SEQUENCES,
         SEQUENCE_INPUTS,
