@@ -41,6 +41,7 @@ from rich.markup import escape
 from tasks.errors import NightError, NotReadyError, PipelineError
 from tasks.lake import LOCK
 from tasks.settings import ModelSettings, Settings, load_settings
+from tasks.sources import source_of
 
 REPO = Path(__file__).resolve().parent.parent
 DAG_ID = "nightly_intents"
@@ -145,9 +146,9 @@ def choose_source(events: str | None, lake: str | None, last_night: date) -> Sou
         named = _existing(events)
         root = own or LAKES / _lake_name(named)
         overrides = {"source.path": named, "lake.root": str(_claimed(root, named))}
-    elif settings.source.path:
+    elif settings.source.path or settings.source.kind == "postgres":
         if own:
-            overrides = {"lake.root": str(_claimed(own, settings.source.path))}
+            overrides = {"lake.root": str(_claimed(own, str(source_of(settings))))}
     else:
         path, truth = generated_events(last_night)
         # A world for each last night: on the same date, two of them do different things.
@@ -439,7 +440,7 @@ def run_night(night: date, source: Source, home: Path) -> None:
 
     Raises NightFailedError with the failed task's own sentence.
     """
-    out.print(f"Night {night} of {escape(source.settings.source.path)}")
+    out.print(f"Night {night} of {escape(str(source_of(source.settings)))}")
     out.print("Starting Airflow (scheduler with LocalExecutor, API server)")
     # No scheduled run beside the one asked for, and a retry within seconds.
     local = {"airflow.schedule": "", "airflow.retry_delay_minutes": 0.1}
@@ -619,7 +620,7 @@ def up(events: str | None, lake: str | None, port: int, home: Path) -> None:
     with airflow(home, port, services, settings_of_up(source)) as running:
         out.print(f"\n  Web page   {running.url}/dags/{DAG_ID}")
         out.print(f"  Log in     user [bold]{USER}[/bold], password [bold]{password(home)}[/bold]")
-        out.print(f"  Source     {escape(source.settings.source.path)}")
+        out.print(f"  Source     {escape(str(source_of(source.settings)))}")
         out.print(f"  Tables     {escape(str(source.settings.lake.root))}")
         out.print(f"  Logs       {escape(str(home / 'logs'))}")
         out.print(f"\nTrigger the DAG there, for example with night {night}. Ctrl-C stops Airflow.")

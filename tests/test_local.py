@@ -84,6 +84,13 @@ def test_a_source_that_left_no_table_does_not_keep_its_lake(tmp_path: Path) -> N
     assert source.settings.lake.root == tmp_path / "lakes" / "shop"
 
 
+def test_a_table_of_the_settings_is_the_source_though_it_has_no_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ELCREC_SOURCE__KIND", "postgres")
+    assert local.choose_source(None, None, NIGHT).overrides == {}
+
+
 def test_without_events_they_are_generated_with_their_truth() -> None:
     source = local.choose_source(None, None, NIGHT)
     assert source.settings.model.n_intents == 8
