@@ -1,8 +1,9 @@
 """# Forget people
 
 Removes people from **every table of the lake** (events, histories, labels, quarantine), from what
-the checks found, and from the old versions of these tables. A search of all files then shows that
-nothing names them, or the task fails. From then on `ingest` leaves their events out.
+the checks found, from the old versions of these tables, and from what is published of them by the
+settings. A search then shows that nothing names them, or the task fails. From then on `ingest`
+leaves their events out.
 
 * **Run it** with *Trigger*: the ids, or a file with one id a line. It waits for steps that run.
 * **Its result** are figures for each table, without ids: rows removed, files deleted, rows left.

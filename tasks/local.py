@@ -158,6 +158,9 @@ def choose_source(events: str | None, lake: str | None, last_night: date) -> Sou
             overrides["model.n_intents"] = GENERATED_INTENTS
         if settings.model.max_epochs == ModelSettings().max_epochs:
             overrides["model.max_epochs"] = GENERATED_EPOCHS
+    if "source.path" in overrides:
+        # The settings' readers wait for labels of the settings' own source, and for no others.
+        overrides |= {"publish.parquet": "", "publish.postgres_connection": ""}
     return Source(load_settings(**overrides), overrides, truth)
 
 

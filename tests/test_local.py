@@ -44,6 +44,24 @@ def test_each_source_has_a_lake_of_its_own(tmp_path: Path) -> None:
     assert other.settings.lake.root == tmp_path / "lakes" / "web"
 
 
+def test_only_the_settings_own_source_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ELCREC_PUBLISH__PARQUET", str(tmp_path / "published"))
+    monkeypatch.setenv("ELCREC_PUBLISH__POSTGRES_CONNECTION", "warehouse")
+    for source in (
+        local.choose_source(str(_events(tmp_path)), None, NIGHT),
+        local.choose_source(None, None, NIGHT),
+    ):
+        published = source.settings.publish
+        assert (published.parquet, published.postgres_connection) == ("", "")
+        environment = local.environment(tmp_path, 1, source.overrides)
+        assert environment["ELCREC_PUBLISH__PARQUET"] == ""
+    monkeypatch.setenv("ELCREC_SOURCE__PATH", str(_events(tmp_path)))
+    own = local.choose_source(None, str(tmp_path / "own"), NIGHT).settings.publish
+    assert own.postgres_connection == "warehouse"
+
+
 def _with_tables(source: local.Source) -> Path:
     root = source.settings.lake.root
     (root / "events").mkdir()

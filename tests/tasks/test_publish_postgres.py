@@ -104,6 +104,7 @@ def test_publishing_again_replaces_the_night_and_no_other(settings: Settings, qu
     assert in_table(query) == rows(labels_of(NIGHT, USERS), labels_of(NEXT, USERS))
     write_labels(settings, NIGHT, labels_of(NIGHT, ["dora"]))
     publish(settings, NIGHT)
+    assert in_table(query, "intent_labels_latest") == rows(labels_of(NEXT, USERS))
     assert in_table(query) == rows(labels_of(NIGHT, ["dora"]), labels_of(NEXT, USERS))
 
 
