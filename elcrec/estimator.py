@@ -277,14 +277,21 @@ class ELCRec:
         Histories of fewer than 3 events are left out. Items beyond n_items are left out of
         histories; as a target such an item is a miss.
         """
-        network = self._fitted()
         usable = histories.take(np.flatnonzero(histories.lengths >= 3))
-        side = leave_one_out(usable, split)
+        return hit_rate_and_ndcg(self.ranks(leave_one_out(usable, split)), cutoffs)
+
+    def ranks(self, side: Split) -> NDArray[np.int64]:
+        """Rank of every target among all items, int64 `[n]`, 0 is first.
+
+        Items beyond n_items are left out of histories; a target beyond, and that of a user without
+        a known item, ranks last (n_items).
+        """
+        network = self._fitted()
         seen = _without_items_beyond(side.histories, self.n_items)
         rankable = np.flatnonzero((side.targets <= self.n_items) & (seen.lengths > 0))
-        ranks = np.full(len(usable), self.n_items, np.int64)
+        ranks = np.full(len(seen), self.n_items, np.int64)
         ranks[rankable] = target_ranks(network, Split(seen.take(rankable), side.targets[rankable]))
-        return hit_rate_and_ndcg(ranks, cutoffs)
+        return ranks
 
     def save(self, folder: Path | str) -> None:
         """Write weights (safetensors) and facts (JSON) into `folder`."""

@@ -29,10 +29,19 @@ def hit_rate_and_ndcg(ranks: NDArray[np.integer], cutoffs: Iterable[int]) -> dic
     """`HR@K` and `NDCG@K`, averaged over users, from each target's rank (0 is first)."""
     metrics = {}
     for k in cutoffs:
-        hit = ranks < k
-        metrics[f"HR@{k}"] = float(hit.mean())
-        metrics[f"NDCG@{k}"] = float(np.where(hit, 1 / np.log2(ranks + 2.0), 0.0).mean())
+        metrics[f"HR@{k}"] = float((ranks < k).mean())
+        metrics[f"NDCG@{k}"] = float(ndcg_of_users(ranks, k).mean(dtype=np.float64))
     return metrics
+
+
+def ndcg_of_users(ranks: NDArray[np.integer], cutoff: int) -> NDArray[np.float32]:
+    """NDCG@K of every user, float32 `[n]`: `1 / log₂(rank + 2)` where the rank is below K, else 0.
+
+    ranks: of the one target that each user has (0 is first).
+    """
+    gains = np.append(1 / np.log2(np.arange(cutoff) + 2.0), 0.0).astype(np.float32)
+    of_users: NDArray[np.float32] = gains[np.minimum(ranks, cutoff)]
+    return of_users
 
 
 def distinct_seen(split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -149,26 +149,52 @@ def label_survival(
     return survivals
 
 
+@dataclass(frozen=True)
+class IntentHits:
+    """Whether a user's target is among the first K, by intent and by popularity: bool `[n]`."""
+
+    by_intent: NDArray[np.bool_]
+    by_popularity: NDArray[np.bool_]
+    cutoff: int
+
+    @property
+    def lift(self) -> float:
+        """HR@K by intent over HR@K by popularity; ELCRecError when popularity hits nothing."""
+        if not self.by_popularity.any():
+            raise ELCRecError(
+                f"popularity finds no target among its first {self.cutoff}: "
+                "there is nothing to compare with"
+            )
+        return float(self.by_intent.mean() / self.by_popularity.mean())
+
+
+def intent_hits(
+    labels: NDArray[np.integer], known: Histories, split: Split, n_items: int, cutoff: int = 20
+) -> IntentHits:
+    """Tell whose target is found by the item counts of the user's intent, and by popularity.
+
+    labels: int `[n]`, made from `known`. Items are scored by their count in the histories `known`
+    of the users with the same label (the user's own left out), ties broken by popularity; the
+    histories of `split`, which `known` may be, are no candidates.
+    """
+    popularity = np.bincount(known.items, minlength=n_items + 1)
+    return IntentHits(
+        intent_ranks(labels, known, split, popularity) < cutoff,
+        popularity_ranks(split, popularity) < cutoff,
+        cutoff,
+    )
+
+
 def intent_lift(
     labels: NDArray[np.integer], histories: Histories, n_items: int, cutoff: int = 20
 ) -> float:
     """How much better a user's intent predicts the newest item than popularity: a ratio of HRs.
 
     histories: whole ones, `s_1 … s_T` with T ≥ 3; labels: int `[n]`, made from `s_1 … s_{T−2}`
-    alone. Items are scored by their count in the histories `s_1 … s_{T−2}` of the users with the
-    same label (the user's own left out), ties broken by popularity; `s_1 … s_{T−1}` are no
-    candidates.
+    alone, as the counts that score the items are (`intent_hits`).
     """
     split = leave_one_out(histories, "test")
-    known = histories.drop_last(2)
-    popularity = np.bincount(known.items, minlength=n_items + 1)
-    baseline = (popularity_ranks(split, popularity) < cutoff).mean()
-    if baseline == 0:
-        raise ELCRecError(
-            f"popularity finds no target among its first {cutoff}: there is nothing to compare with"
-        )
-    hits = intent_ranks(labels, known, split, popularity) < cutoff
-    return float(hits.mean() / baseline)
+    return intent_hits(labels, histories.drop_last(2), split, n_items, cutoff).lift
 
 
 def intent_ranks(

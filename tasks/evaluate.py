@@ -3,23 +3,34 @@
 Leave-one-out over the users with three events or more: the newest event of each is the target,
 every item is ranked but those the user has had. What the labels are worth is measured on labels
 made from all but the two newest events. Definitions: `elcrec.evaluation` and `elcrec.intents`.
+
+How far the night's model is from the last promoted one, and how sure that is, is measured by the
+paired bootstrap over the same users (`elcrec.comparison`). `promote` decides by these figures.
 """
 
 import datetime as dt
 import logging
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from elcrec import ELCRec, Histories
+from elcrec.comparison import paired_change
 from elcrec.errors import ELCRecError
-from elcrec.evaluation import popularity_baseline
-from elcrec.intents import intent_lift, largest_share, perplexity, utilisation
+from elcrec.evaluation import hit_rate_and_ndcg, ndcg_of_users, popularity_baseline
+from elcrec.histories import leave_one_out
+from elcrec.intents import intent_hits, largest_share, perplexity, utilisation
 from tasks import tables
+from tasks.duck import connect
 from tasks.errors import LakeError, ModelError
+from tasks.label import USERS_A_BATCH, label_batch, labelled_histories, last_labelled
 from tasks.lake import Lake
 from tasks.models import (
+    Loaded,
     load,
     model_numbers,
     model_of_night,
@@ -32,12 +43,37 @@ from tasks.settings import Settings
 log = logging.getLogger(__name__)
 
 POPULARITY = "popularity"  # stands in the column model_version of `metrics`
-SPLIT = "test"
-ALL_USERS = "all"  # the only slice so far
-LIFT_CUTOFF = 20
+SPLIT, LABELS = "test", "labels"  # of the column split
+ALL_USERS, IDLE_USERS = "all", "idle"  # slices; there are those of `against`, too
+CUTOFF = 20  # K of what decides
+# Churn is measured on about so many users at most: their share is within 0.3 % of that of all.
+CHURN_USERS = 262_144
 
 # The metrics that `promote` decides by.
-NDCG, UTILISATION, LARGEST_SHARE = "NDCG@20", "utilisation", "largest_share"
+NDCG, LIFT = f"NDCG@{CUTOFF}", f"intent_lift@{CUTOFF}"
+UTILISATION, LARGEST_SHARE = "utilisation", "largest_share"
+CHURN = "label_churn"
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was measured of a model: over all users, and of each of them `[n]`."""
+
+    metrics: Metrics
+    ndcg: npt.NDArray[np.float32]
+    hits: npt.NDArray[np.bool_]  # by the user's intent
+
+
+def against(version: str) -> str:
+    """Name the slice of a model's figures that compare it with this other one on all users."""
+    return f"against {version}"
+
+
+def change_of(metric: str, bound: str = "estimate") -> str:
+    """Name the metric that says how another changed: its estimate, or its bound "low" or "high"."""
+    return f"{metric} change" + ("" if bound == "estimate" else f" {bound}")
 
 
 def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
@@ -52,21 +88,23 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
     version = model_of_night(settings, night).version
     by_index = trainable_histories(settings, night)
     # NDCG@20 decides what is promoted, whatever cutoffs are asked for.
-    cutoffs = sorted({*settings.evaluate.cutoffs, LIFT_CUTOFF})
+    cutoffs = sorted({*settings.evaluate.cutoffs, CUTOFF})
 
     model = load(settings, version)
     histories = renumbered(by_index, model_numbers(lake, model.item_ids))
     n_items = len(model.item_ids)
+    new = judge(model.model, histories, histories, n_items, cutoffs)
     measured = {
-        version: judge(model.model, histories, histories, n_items, cutoffs),
+        version: new.metrics,
         POPULARITY: popularity_baseline(histories, n_items, SPLIT, cutoffs),
     }
+    rows = _Rows(night)
     last = promoted(lake, until=night - dt.timedelta(days=1))
     if last is not None and last[0] != version:
         try:
             earlier = load(settings, last[0])
             as_known = renumbered(by_index, model_numbers(lake, earlier.item_ids))
-            measured[last[0]] = judge(earlier.model, as_known, histories, n_items, cutoffs)
+            old = judge(earlier.model, as_known, histories, n_items, cutoffs)
         except ModelError as error:
             if not settings.promote.force:
                 raise ModelError(
@@ -74,16 +112,26 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
                     "is set to label with the new model unseen"
                 ) from error
             log.warning("%s; left out, because promote.force is set", error)
+        else:
+            measured[last[0]] = old.metrics
+            changes = compare(new, old, settings)
+            log.info("%s against %s: %s", version, last[0], _listed(changes))
+            rows.add(version, SPLIT, against(last[0]), changes)
+
+    for users, metrics in churn(settings, night, model, version).items():
+        log.info("%s, labels of %s users: %s", version, users, _listed(metrics))
+        rows.add(version, LABELS, users, metrics)
 
     for name, metrics in measured.items():
-        log.info("%s: %s", name, "  ".join(f"{m} {value:.4f}" for m, value in metrics.items()))
-    lake.replace(tables.METRICS, _long(measured, night), nights=[night])
+        log.info("%s: %s", name, _listed(metrics))
+        rows.add(name, SPLIT, ALL_USERS, metrics)
+    lake.replace(tables.METRICS, rows.frame(), nights=[night])
     return {"model_version": version, "users": len(histories), "metrics": measured}
 
 
 def judge(
     model: ELCRec, as_known: Histories, histories: Histories, n_items: int, cutoffs: list[int]
-) -> dict[str, float]:
+) -> Judged:
     """Measure one model: HR and NDCG at the cutoffs, and what its labels are worth.
 
     as_known: the histories in the model's own numbers, which an earlier model has of its own.
@@ -91,23 +139,74 @@ def judge(
     Raises ModelError when the model cannot be applied to the histories.
     """
     try:
-        metrics = dict(model.evaluate(as_known, split=SPLIT, cutoffs=cutoffs))
+        ranks = model.ranks(leave_one_out(as_known, SPLIT))
         intents = model.transform(as_known.drop_last(2)).intent
     except ELCRecError as error:
         raise ModelError(f"the model cannot be evaluated: {error}") from error
     n_intents = model.config.n_intents
-    metrics |= {
+    metrics = hit_rate_and_ndcg(ranks, cutoffs) | {
         "n_intents": float(n_intents),
         "perplexity": perplexity(intents),
         UTILISATION: utilisation(intents, n_intents),
         LARGEST_SHARE: largest_share(intents),
     }
+    side = leave_one_out(histories, SPLIT)
+    hits = intent_hits(intents, histories.drop_last(2), side, n_items, CUTOFF)
     try:
-        lift = intent_lift(intents, histories, n_items, LIFT_CUTOFF)
+        metrics[LIFT] = hits.lift
     except ELCRecError as error:  # popularity hits nothing: a ratio to it means nothing
-        log.warning("intent_lift@%d is left out: %s", LIFT_CUTOFF, error)
-        return metrics
-    return metrics | {f"intent_lift@{LIFT_CUTOFF}": lift}
+        log.warning("%s is left out: %s", LIFT, error)
+    return Judged(metrics, ndcg_of_users(ranks, CUTOFF), hits.by_intent)
+
+
+def compare(new: Judged, old: Judged, settings: Settings) -> Metrics:
+    """Measure the relative change of NDCG@20 and intent lift@20 from one model to another.
+
+    Of each the estimate and its one-sided bounds by the paired bootstrap. Lift is a ratio to the
+    hits of popularity, which are the same for both models: its change is that of the hits.
+    """
+    changes: Metrics = {}
+    for metric, of_new, of_old in ((NDCG, new.ndcg, old.ndcg), (LIFT, new.hits, old.hits)):
+        change = paired_change(
+            of_new,
+            of_old,
+            resamples=settings.evaluate.resamples,
+            confidence=settings.evaluate.confidence,
+            seed=settings.model.seed,
+        )
+        changes |= {change_of(metric, bound): value for bound, value in asdict(change).items()}
+    return changes
+
+
+def churn(settings: Settings, night: dt.date, model: Loaded, version: str) -> dict[str, Metrics]:
+    """Count the users whose label would not be that of the last labelled night before this one.
+
+    Of all users with a label then, and of the idle ones among them, who have had no event since.
+    The labels are those that `label` would write with this model, held by the settings' margins; a
+    user who would be left without one counts as changed. Nothing without earlier labels.
+    """
+    lake = Lake(settings.lake.root)
+    numbers = model_numbers(lake, model.item_ids)
+    users: dict[str, list[int]] = {ALL_USERS: [0, 0], IDLE_USERS: [0, 0]}  # all and changed
+    with connect(settings) as con:
+        previous = last_labelled(lake, before=night)
+        labelled = labelled_histories(con, lake, night, previous).filter("previous_id IS NOT NULL")
+        [(count,)] = labelled.aggregate("count(*)").fetchall()
+        parts = -(-count // CHURN_USERS) or 1
+        sample = labelled.filter(f"hash(user_id) % {parts} = 0")
+        for batch in sample.to_arrow_reader(USERS_A_BATCH):
+            labels = label_batch(batch, model, numbers, night, version, settings.label)
+            before = batch.column("previous_id").to_numpy()
+            changed = labels.column("intent_id").fill_null(-1).to_numpy() != before
+            idle = batch.column("idle").to_numpy(zero_copy_only=False)
+            for name, mine in ((ALL_USERS, np.ones_like(idle)), (IDLE_USERS, idle)):
+                users[name][0] += int(np.count_nonzero(mine))
+                users[name][1] += int(np.count_nonzero(changed & mine))
+    return {
+        name: {"users": float(all_users), CHURN: changed_users / all_users}
+        for name, (all_users, changed_users) in users.items()
+        if all_users
+    }
 
 
 def recovery(settings: Settings, night: dt.date, truth: Path) -> dict[str, float]:
@@ -138,11 +237,21 @@ def recovery(settings: Settings, night: dt.date, truth: Path) -> dict[str, float
     }
 
 
-def _long(measured: dict[str, dict[str, float]], night: dt.date) -> pl.DataFrame:
-    rows = [
-        (night, version, SPLIT, ALL_USERS, metric, value)
-        for version, metrics in measured.items()
-        for metric, value in metrics.items()
-    ]
-    columns = ["dt", "model_version", "split", "slice", "metric", "value"]
-    return pl.DataFrame(rows, schema=columns, orient="row")
+class _Rows:
+    """Rows of `metrics`, of one night."""
+
+    def __init__(self, night: dt.date) -> None:
+        self._night = night
+        self._rows: list[tuple[dt.date, str, str, str, str, float]] = []
+
+    def add(self, version: str, split: str, users: str, metrics: Metrics) -> None:
+        """Add the figures of a model on a split, over a slice of the users."""
+        for metric, value in metrics.items():
+            self._rows.append((self._night, version, split, users, metric, value))
+
+    def frame(self) -> pl.DataFrame:
+        return pl.DataFrame(self._rows, schema=tables.METRICS.schema.names, orient="row")
+
+
+def _listed(metrics: Metrics) -> str:
+    return "  ".join(f"{metric} {value:.4f}" for metric, value in metrics.items())

@@ -11,6 +11,7 @@ import datetime as dt
 import logging
 from typing import Any
 
+import duckdb
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -51,8 +52,7 @@ def label(settings: Settings, night: dt.date) -> dict[str, Any]:
             f"no model is promoted on night {night} or before: "
             f"run train, evaluate and promote --night {night} first"
         )
-    before = [known for known in lake.nights(tables.INTENT_LABELS) if known < night]
-    return label_with(settings, night, *chosen, previous=before[-1] if before else None)
+    return label_with(settings, night, *chosen, previous=last_labelled(lake, before=night))
 
 
 def label_with(
@@ -71,10 +71,7 @@ def label_with(
     model = load(settings, version)
     numbers = model_numbers(lake, model.item_ids)
     with connect(settings) as con:
-        lake.view(con, tables.SEQUENCES, first=night, last=night)
-        last = previous or night  # of the night itself nothing is read
-        lake.view(con, tables.INTENT_LABELS, "previous_labels", first=last, last=last)
-        histories = con.sql(sql("labelled_histories"), params={"night": night})
+        histories = labelled_histories(con, lake, night, previous)
         labels = (
             label_batch(batch, model, numbers, night, version, settings.label)
             for batch in histories.to_arrow_reader(USERS_A_BATCH)
@@ -110,6 +107,26 @@ def label_with(
         "intents": len(model.intents.of_centers),
         "intents_in_use": in_use,
     }
+
+
+def last_labelled(lake: Lake, *, before: dt.date) -> dt.date | None:
+    """Return the newest night with labels that is before this one."""
+    return max(
+        (night for night in lake.nights(tables.INTENT_LABELS) if night < before), default=None
+    )
+
+
+def labelled_histories(
+    con: duckdb.DuckDBPyConnection, lake: Lake, night: dt.date, previous: dt.date | None
+) -> duckdb.DuckDBPyRelation:
+    """Return the night's histories, each with its user's label of the night `previous`, if any.
+
+    A row a user: see `sql/labelled_histories.sql`.
+    """
+    last = previous or night  # of the night itself nothing is read
+    lake.view(con, tables.SEQUENCES, first=night, last=night)
+    lake.view(con, tables.INTENT_LABELS, "previous_labels", first=last, last=last)
+    return con.sql(sql("labelled_histories"), params={"night": night})
 
 
 def label_batch(

@@ -1,7 +1,13 @@
 """Decide whether the night's model may label users, or the one before goes on.
 
-A model whose labels have collapsed, or that ranks held-out events worse than the last promoted
-model on the same users, never labels anybody unless promote.force says so.
+A model whose labels have collapsed, or that is worse than the last promoted one on the same
+held-out events, never labels anybody unless promote.force says so.
+
+Worse is what is surely worse. NDCG@20 and intent lift@20 of a night's users vary by chance, the
+more the fewer they are, and a night comes every day: to refuse what merely looks lower would refuse
+every other model that is as good. So a model is refused when even the upper end of the one-sided
+interval of the relative change, by the paired bootstrap over users, is below the drop that the
+settings allow. A model that has become worse by just what is allowed is refused one time in twenty.
 """
 
 import datetime as dt
@@ -12,14 +18,25 @@ import polars as pl
 
 from tasks import tables
 from tasks.errors import ModelError
-from tasks.evaluate import ALL_USERS, LARGEST_SHARE, NDCG, SPLIT, UTILISATION
+from tasks.evaluate import (
+    ALL_USERS,
+    CHURN,
+    IDLE_USERS,
+    LABELS,
+    LARGEST_SHARE,
+    LIFT,
+    NDCG,
+    SPLIT,
+    UTILISATION,
+    Metrics,
+    against,
+    change_of,
+)
 from tasks.lake import Lake
 from tasks.models import model_of_night, promoted, registered
 from tasks.settings import PromoteSettings, Settings
 
 log = logging.getLogger(__name__)
-
-Metrics = dict[str, float]
 
 
 def promote(settings: Settings, night: dt.date) -> dict[str, Any]:
@@ -34,22 +51,28 @@ def promote(settings: Settings, night: dt.date) -> dict[str, Any]:
     lake = Lake(settings.lake.root)
     version = model_of_night(settings, night).version
     before = promoted(lake, until=night - dt.timedelta(days=1))
-    measured = _measured(lake, night)
-    if version not in measured:
+    measured = _measured(lake, night, SPLIT)
+    new = measured.get((version, ALL_USERS))
+    if new is None:
         raise ModelError(f"model {version} is not evaluated: run evaluate --night {night} first")
     forced = settings.promote.force
-    if before is not None and before[0] not in measured and not forced:
+    change = measured.get((version, against(before[0]))) if before is not None else None
+    if before is not None and change is None and not forced:
         raise ModelError(
-            f"the last promoted model {before[0]} is not evaluated on night {night}: "
-            f"run evaluate --night {night} again"
+            f"model {version} is not compared with the last promoted one, {before[0]}, "
+            f"on night {night}: run evaluate --night {night} again"
         )
-    last = measured.get(before[0]) if before is not None else None
 
-    failings = find_failings(settings.promote, measured[version], last)
-    accepted = forced or not failings
+    churn = {
+        users: metrics[CHURN]
+        for (measured_version, users), metrics in _measured(lake, night, LABELS).items()
+        if measured_version == version
+    }
+    reasons = find_failings(settings.promote, new, change, churn if before is not None else {})
+    accepted = forced or not reasons
     _mark(lake, night, version if accepted else None)
-    why = "; ".join(failings)
-    if accepted and failings:
+    why = "; ".join(reasons)
+    if accepted and reasons:
         log.warning("model %s is promoted by promote.force although %s", version, why)
     elif accepted:
         log.info("model %s is promoted", version)
@@ -64,15 +87,20 @@ def promote(settings: Settings, night: dt.date) -> dict[str, Any]:
     return {
         "model_version": version,
         "promoted": accepted,
+        "kept_old": not accepted,
+        "reasons": reasons,
         "labels_with": version if accepted or before is None else before[0],
         "compared_with": before[0] if before is not None else None,
-        "failings": failings,
     }
 
 
-def find_failings(limits: PromoteSettings, new: Metrics, last: Metrics | None) -> list[str]:
+def find_failings(
+    limits: PromoteSettings, new: Metrics, change: Metrics | None, churn: Metrics
+) -> list[str]:
     """Say what speaks against a model, each with both figures; nothing does if the list is empty.
 
+    change: how it differs from the last promoted model, if there is one (`evaluate.compare`).
+    churn: the share that would get another label, of all users and of idle ones, if they had any.
     A figure that is missing or no number fails its limit.
     """
     failings = []
@@ -90,29 +118,43 @@ def find_failings(limits: PromoteSettings, new: Metrics, last: Metrics | None) -
             f"promote.max_largest_share {limits.max_largest_share:.3f}"
         )
     ndcg = new.get(NDCG, float("nan"))
-    least = (1 - limits.max_ndcg_drop) * last[NDCG] if last is not None else 0.0
-    if not ndcg >= least:
-        against = (
-            f"more than promote.max_ndcg_drop {limits.max_ndcg_drop:.0%} below {last[NDCG]:.4f} "
-            "of the last promoted model"
-            if last is not None
-            else "which is no figure to promote by"
-        )
-        failings.append(f"its {NDCG} is {ndcg:.4f}, {against}")
+    if not ndcg >= 0:
+        failings.append(f"its {NDCG} is {ndcg:.4f}, which is no figure to promote by")
+    for users, of_whom, name in (
+        (ALL_USERS, "users", "max_churn"),
+        (IDLE_USERS, "users without new events", "max_idle_churn"),
+    ):
+        if users in churn and not churn[users] <= (most := getattr(limits, name)):
+            failings.append(
+                f"it would give {churn[users]:.3f} of the {of_whom} another label than they had, "
+                f"above promote.{name} {most:.3f}"
+            )
+    if change is None:
+        return failings
+    for metric, name in ((NDCG, "max_ndcg_drop"), (LIFT, "max_lift_drop")):
+        limit: float = getattr(limits, name)
+        highest = change.get(change_of(metric, "high"), float("nan"))
+        if not highest >= -limit:
+            estimate = change.get(change_of(metric), float("nan"))
+            failings.append(
+                f"its {metric} is {new.get(metric, float('nan')):.4f}, {estimate:+.1%} against the "
+                f"last promoted model's and surely no better than {highest:+.1%}, beyond "
+                f"promote.{name} {limit:.1%}"
+            )
     return failings
 
 
-def _measured(lake: Lake, night: dt.date) -> dict[str, Metrics]:
-    """Read the night's metrics by model version."""
+def _measured(lake: Lake, night: dt.date, split: str) -> dict[tuple[str, str], Metrics]:
+    """Read the night's metrics of a split by model version and slice."""
     rows = (
         lake.scan(tables.METRICS, first=night, last=night)
-        .filter(pl.col("split") == SPLIT, pl.col("slice") == ALL_USERS)
-        .select("model_version", "metric", "value")
+        .filter(pl.col("split") == split)
+        .select("model_version", "slice", "metric", "value")
         .collect()
     )
-    measured: dict[str, Metrics] = {}
-    for version, metric, value in rows.iter_rows():
-        measured.setdefault(version, {})[metric] = value
+    measured: dict[tuple[str, str], Metrics] = {}
+    for version, users, metric, value in rows.iter_rows():
+        measured.setdefault((version, users), {})[metric] = value
     return measured
 
 

@@ -136,12 +136,17 @@ class EvaluateSettings(Section):
     """How a model is judged."""
 
     cutoffs: tuple[Annotated[int, Field(ge=1)], ...] = Field((5, 10, 20), min_length=1)
+    resamples: int = Field(1_000, ge=100, le=100_000)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
 
 
 class PromoteSettings(Section):
     """When a new model may label users."""
 
-    max_ndcg_drop: float = Field(0.10, ge=0, le=1)
+    max_ndcg_drop: float = Field(0.05, ge=0, le=1)
+    max_lift_drop: float = Field(0.10, ge=0, le=1)
+    max_churn: float = Field(0.5, ge=0, le=1)
+    max_idle_churn: float = Field(0.3, ge=0, le=1)
     min_utilisation: float = Field(0.2, ge=0, le=1)
     max_largest_share: float = Field(0.5, gt=0, le=1)
     force: bool = False

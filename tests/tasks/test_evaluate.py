@@ -11,6 +11,7 @@ import pytest
 from tasks import tables
 from tasks.errors import LakeError, ModelError
 from tasks.evaluate import evaluate, recovery
+from tasks.label import label
 from tasks.lake import Lake
 from tasks.models import model_of_night
 from tasks.promote import promote
@@ -24,7 +25,7 @@ WEAKER_MODEL = SMALL_MODEL | {"max_epochs": 1, "overrides": {"dim": 8, "layers":
 
 def figures(settings: Settings, night: dt.date) -> dict[tuple[str, str], float]:
     rows = table(settings, tables.METRICS, night)
-    assert set(rows["split"]) == {"test"} and set(rows["slice"]) == {"all"}
+    rows = rows.filter(pl.col("split") == "test", pl.col("slice") == "all")
     return {(v, m): x for v, m, x in rows.select("model_version", "metric", "value").iter_rows()}
 
 
@@ -72,13 +73,20 @@ def next_night(settings: Settings) -> Settings:
     came_back = pl.int_range(pl.len()) < 50
     longer = pl.col("items").list.concat(pl.lit([999], dtype=pl.List(pl.Int32)))
     items = pl.when(came_back).then(longer).otherwise("items")
-    lake.replace(
-        tables.SEQUENCES, rows.with_columns(dt=pl.lit(NEXT_NIGHT), items=items), nights=[NEXT_NIGHT]
-    )
+    last_ts = pl.col("last_ts") + pl.when(came_back).then(pl.duration(days=1)).otherwise(0)
+    rows = rows.with_columns(dt=pl.lit(NEXT_NIGHT), items=items, last_ts=last_ts)
+    lake.replace(tables.SEQUENCES, rows, nights=[NEXT_NIGHT])
     return small_settings(settings.lake.root, model=WEAKER_MODEL)
 
 
-def test_the_last_promoted_model_is_measured_on_the_same_users(night_done: Settings) -> None:
+def churn_of(settings: Settings, night: dt.date) -> dict[tuple[str, str], float]:
+    rows = table(settings, tables.METRICS, night).filter(pl.col("split") == "labels")
+    return {(u, m): x for u, m, x in rows.select("slice", "metric", "value").iter_rows()}
+
+
+def test_the_last_promoted_model_is_measured_on_the_same_users(
+    night_done: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     last = model_of_night(night_done, NIGHT).version
     weaker = next_night(night_done)
     new = train(weaker, NEXT_NIGHT)["model_version"]
@@ -87,7 +95,40 @@ def test_the_last_promoted_model_is_measured_on_the_same_users(night_done: Setti
     assert {v for v, _ in measured} == {last, new, "popularity"}
     # 50 targets are an item the old model has never seen: it may find none of them.
     assert measured[last, "HR@20"] < figures(weaker, NIGHT)[last, "HR@20"]
+    rows = table(weaker, tables.METRICS, NEXT_NIGHT).filter(pl.col("slice") == f"against {last}")
+    assert set(rows["model_version"]) == {new}
+    changes = dict(rows.select("metric", "value").iter_rows())
+    for metric in ("NDCG@20", "intent_lift@20"):
+        estimate = measured[new, metric] / measured[last, metric] - 1
+        assert changes[f"{metric} change"] == pytest.approx(estimate, abs=1e-6)
+        assert changes[f"{metric} change low"] < estimate < changes[f"{metric} change high"] < 0
     assert promote(weaker, NEXT_NIGHT)["labels_with"] == last
+
+    # What would change in the labels is what does when the model labels after all.
+    churn = churn_of(weaker, NEXT_NIGHT)
+    assert not churn_of(weaker, NIGHT)
+    promote(
+        small_settings(weaker.lake.root, model=WEAKER_MODEL, promote={"force": True}), NEXT_NIGHT
+    )
+    label(weaker, NEXT_NIGHT)
+    before, after = (table(weaker, tables.INTENT_LABELS, night) for night in (NIGHT, NEXT_NIGHT))
+    both = before.join(after, on="user_id", suffix="_after").filter(
+        pl.col("intent_id").is_not_null()
+    )
+    changed = ~both["intent_id"].eq_missing(both["intent_id_after"])
+    idle = both["last_ts"] == both["last_ts_after"]
+    assert churn == {
+        ("all", "users"): both.height,
+        ("all", "label_churn"): changed.mean(),
+        ("idle", "users"): both.height - 50,
+        ("idle", "label_churn"): changed.filter(idle).mean(),
+    }
+    assert 0 < churn["idle", "label_churn"] < 1
+    monkeypatch.setattr("tasks.evaluate.CHURN_USERS", 200)
+    evaluate(weaker, NEXT_NIGHT)
+    sampled = churn_of(weaker, NEXT_NIGHT)
+    assert 100 < sampled["all", "users"] < 260
+    assert sampled["all", "label_churn"] == pytest.approx(churn["all", "label_churn"], abs=0.15)
 
 
 def test_a_promoted_model_that_is_gone_stops_the_comparison_unless_forced(
