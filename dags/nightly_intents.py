@@ -50,6 +50,7 @@ PARAMS = {  # a name with a dot is a setting, changed for this run only when the
     "model.max_epochs": param("Epochs", "integer", "Train no longer than this.", minimum=1),
     "model.from_scratch": param("From scratch", "boolean", "Train from nothing."),
     "promote.force": param("Force promotion", "boolean", "Promote whatever the rules say."),
+    "promote.version": param("Roll back to", "string", "Model that labels from this night on."),
 }
 
 

@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from tasks.errors import NightError, NotReadyError, PipelineError, SettingsError
+from tasks.lake import Lake
 from tasks.settings import Settings, load_settings
 from tasks.steps import STEPS, run_step
 
@@ -236,6 +237,27 @@ def forget(
     _log(quiet)
     users = [*user, *(read_users(users_file) if users_file else [])]
     typer.echo(json.dumps(remove(settings_from(None, lake, changes), users), indent=2))
+
+
+@app.command(rich_help_panel=OTHER_PANEL)
+def rollback(
+    to: Annotated[
+        str, typer.Option(help="The model, a version in the table models.", metavar="VERSION")
+    ],
+    night: Night = "",
+    lake: LakeRoot = None,
+    changes: Changes = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Let an earlier model label from a night on, until a later night's model is promoted."""
+    from tasks.promote import roll_back
+    from tasks.steps import check_night
+
+    _log(quiet)
+    settings, date = settings_from(None, lake, changes), night_from(night)
+    check_night(date)
+    with Lake(settings.lake.root).in_use():
+        typer.echo(json.dumps(roll_back(settings, date, to), indent=2))
 
 
 @app.command(rich_help_panel=OTHER_PANEL)

@@ -2,7 +2,8 @@
 
 A version is named after its night, its settings and its data, so a rerun finds or overwrites its
 own model and a change of either makes another. Which model labels a night is a question of dates
-alone: the newest promoted one of that night or before it, whatever was trained since.
+alone: the newest promoted one of that night or before it, whatever was trained since. A person may
+choose another, any of that night or before (`tasks.promote.roll_back`).
 
 A model numbers the items of its night's histories by the order of their ids, and keeps the ids in
 its folder. The index of an item in `items` follows from the order in which nights were run; so a
@@ -54,6 +55,7 @@ class Identity:
     n_items: int  # different items in the night's histories
     parent_version: str | None  # the last promoted model of an earlier night
     warm: bool  # whether training goes on from the parent
+    first_free_id: int  # an intent that is new gets this id or a higher one
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,16 @@ def identify(settings: Settings, night: dt.date) -> Identity:
     data = _data_fingerprint(settings, night, item_ids)
     made = settings_fingerprint(settings)
     parent, warm = _parent(settings, lake, night, made)
+    first_free = _first_free_id(lake, night)
+    ancestry = f"{parent}{warm}{first_free or ''}"
     return Identity(
-        version=f"{night:%Y%m%d}-{_digest(f'{made}{data}{parent}{warm}')[:8]}",
+        version=f"{night:%Y%m%d}-{_digest(made + data + ancestry)[:8]}",
         settings_fingerprint=made,
         data_fingerprint=data,
         n_items=len(item_ids),
         parent_version=parent,
         warm=warm,
+        first_free_id=first_free,
     )
 
 
@@ -236,16 +241,33 @@ def model_of_night(settings: Settings, night: dt.date) -> Identity:
 
 
 def promoted(lake: Lake, *, until: dt.date) -> tuple[str, dt.date] | None:
-    """Return the version and night of the newest promoted model of `until` or before it."""
-    newest = (
-        lake.scan(tables.MODELS, last=until)
-        .filter("promoted")
-        .sort("dt", "model_version")
-        .select("model_version", "dt")
-        .tail(1)
-        .collect()
+    """Return the model that labels a night: its version and its own night.
+
+    It is the newest promoted one of `until` or before it, or the one that a person has chosen for
+    that night or a later one up to `until`.
+    """
+    models = lake.scan(tables.MODELS, last=until).select("model_version", "dt", "promoted")
+    by_rules = models.filter("promoted").select(
+        "model_version", "dt", since=pl.col("dt"), chosen=pl.lit(False)
     )
-    return newest.row(0) if newest.height else None
+    choices = lake.scan(tables.CHOICES, last=until).select("model_version", since="dt")
+    by_hand = choices.join(models, on="model_version").select(
+        "model_version", "dt", "since", chosen=pl.lit(True)
+    )
+    newest = (
+        pl.concat([by_rules, by_hand]).sort("since", "chosen", "model_version").tail(1).collect()
+    )
+    return newest.select("model_version", "dt").row(0) if newest.height else None
+
+
+def _first_free_id(lake: Lake, night: dt.date) -> int:
+    """Return the id below which a night gives no intent a new one, as its parent may not know.
+
+    A model that goes on from one that was chosen by hand does not have the ids of those after it.
+    """
+    until = night - dt.timedelta(days=1)
+    choices = lake.scan(tables.CHOICES, last=until).select(pl.col("next_intent_id").max())
+    return int(choices.collect().item() or 0)
 
 
 def is_complete(folder: Path) -> bool:

@@ -15,6 +15,7 @@ import logging
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
 from tasks import tables
 from tasks.errors import ModelError
@@ -33,7 +34,7 @@ from tasks.evaluate import (
     change_of,
 )
 from tasks.lake import Lake
-from tasks.models import model_of_night, promoted, registered
+from tasks.models import load, model_of_night, promoted, registered, settings_fingerprint
 from tasks.settings import PromoteSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -45,11 +46,19 @@ def promote(settings: Settings, night: dt.date) -> dict[str, Any]:
     The outcome follows from the settings, the night's metrics and the promotions of earlier
     nights. Of one night at most one model is promoted, the latest decided on.
 
+    Where a person has chosen a model for the night (promote.version, or `roll_back` before), that
+    one labels, and promote.force chooses the night's own instead.
+
     Raises ModelError when the model is not evaluated, and when it fails and no earlier one is
-    there to label instead.
+    there to label instead; for promote.version as `roll_back` does.
     """
     lake = Lake(settings.lake.root)
+    if settings.promote.version:
+        return _by_hand(settings, night, settings.promote.version)
     version = model_of_night(settings, night).version
+    chosen = lake.scan(tables.CHOICES, first=night, last=night).collect()["model_version"]
+    if len(chosen):
+        return _by_hand(settings, night, version if settings.promote.force else chosen.item())
     before = promoted(lake, until=night - dt.timedelta(days=1))
     measured = _measured(lake, night, SPLIT)
     new = measured.get((version, ALL_USERS))
@@ -87,9 +96,87 @@ def promote(settings: Settings, night: dt.date) -> dict[str, Any]:
     return {
         "model_version": version,
         "promoted": accepted,
+        "chosen_by_hand": False,
         "kept_old": not accepted,
         "reasons": reasons,
         "labels_with": version if accepted or before is None else before[0],
+        "compared_with": before[0] if before is not None else None,
+    }
+
+
+def roll_back(settings: Settings, night: dt.date, version: str) -> dict[str, Any]:
+    """Let this model label from the night on, until a model of a later night is promoted.
+
+    It is recorded in `choices`, which steps read as they do promotions: nights before it are as
+    they were, later ones train on from this model and are compared with it, and give new intents
+    ids that no model had before, those that are taken back included. Another choice for the same
+    night replaces it. Labels are not written: that is for `label` and the nights after.
+
+    Raises ModelError, and changes nothing, when there is no such model, it is of a later night, its
+    files are missing or damaged, or it was trained on other settings (unless promote.force is set).
+    """
+    lake = Lake(settings.lake.root)
+    models = lake.scan(tables.MODELS).sort("dt", "model_version").collect()
+    found = models.filter(pl.col("model_version") == version)
+    if found.is_empty():
+        known = models.filter(pl.col("dt") <= night)["model_version"].to_list()[-5:]
+        raise ModelError(
+            f"there is no model {version!r} in {lake.root}: those of night {night} and before are "
+            f"{', '.join(known) or 'none'} (the last five of table models)"
+        )
+    row = found.row(0, named=True)
+    if row["dt"] > night:
+        raise ModelError(
+            f"model {version} is of night {row['dt']}, which night {night} knows nothing of: "
+            "choose a model of that night or before, or a later night"
+        )
+    if row["settings_fingerprint"] != settings_fingerprint(settings) and not settings.promote.force:
+        raise ModelError(
+            f"model {version} was trained on other settings than the present ones (model, "
+            "sequences, or the version of elcrec), so the night after would train from nothing: "
+            "put those settings back first, or set promote.force to take it as it is"
+        )
+    ids = load(settings, version).intents
+    before = promoted(lake, until=night)
+    choices = lake.scan(tables.CHOICES, first=night, last=night).collect()
+    if choices["model_version"].to_list() != [version]:
+        profiles = lake.scan(tables.INTENT_PROFILES).select(pl.col("intent_id").max())
+        earlier = lake.scan(tables.CHOICES).select(pl.col("next_intent_id").max())
+        last = promoted(lake, until=dt.date.max)
+        free = max(
+            ids.next_id,
+            (profiles.collect().item() or 0) + 1,
+            earlier.collect().item() or 0,
+            load(settings, last[0]).intents.next_id if last else 0,
+        )
+        choice = {"dt": night, "model_version": version, "next_intent_id": free}
+        lake.replace(
+            tables.CHOICES,
+            pa.Table.from_pylist([choice], schema=tables.CHOICES.schema),
+            nights=[night],
+        )
+    labelled = [one for one in lake.nights(tables.INTENT_LABELS) if one >= night]
+    log.warning("from night %s on, model %s labels: a person's choice", night, version)
+    return {
+        "night": night.isoformat(),
+        "labels_with": version,
+        "before": before[0] if before is not None else None,
+        "nights_labelled_since": [one.isoformat() for one in labelled],
+    }
+
+
+def _by_hand(settings: Settings, night: dt.date, version: str) -> dict[str, Any]:
+    """Record a choice for the night as the outcome of its promotion."""
+    lake = Lake(settings.lake.root)
+    before = promoted(lake, until=night - dt.timedelta(days=1))
+    roll_back(settings, night, version)
+    return {
+        "model_version": version,
+        "promoted": version in registered(lake, night)["model_version"],
+        "chosen_by_hand": True,
+        "kept_old": False,
+        "reasons": [],
+        "labels_with": version,
         "compared_with": before[0] if before is not None else None,
     }
 

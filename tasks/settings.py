@@ -150,6 +150,7 @@ class PromoteSettings(Section):
     min_utilisation: float = Field(0.2, ge=0, le=1)
     max_largest_share: float = Field(0.5, gt=0, le=1)
     force: bool = False
+    version: str = ""
 
 
 class QualitySettings(Section):

@@ -125,8 +125,8 @@ STEPS: dict[str, Step] = {
             "promote",
             "let the model label users, or keep the one before",
             "tasks.promote:promote",
-            ("metrics", "models"),
-            ("models",),
+            ("metrics", "models", "choices"),
+            ("models", "choices"),
         ),
         Step(
             "label",

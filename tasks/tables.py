@@ -174,6 +174,18 @@ MODELS = Table(
     ),
 )
 
+# One night from which on a person has chosen the model that labels, until a later promotion.
+CHOICES = Table(
+    "choices",
+    pa.schema(
+        [
+            DT,
+            ("model_version", pa.string()),  # of this night or an earlier one
+            ("next_intent_id", pa.int32()),  # above every id that was in use when it was chosen
+        ]
+    ),
+)
+
 # One number about one model.
 METRICS = Table(
     "metrics",
@@ -274,6 +286,7 @@ TABLES = {
         SEQUENCES,
         SEQUENCE_INPUTS,
         MODELS,
+        CHOICES,
         METRICS,
         INTENT_LABELS,
         INTENT_PROFILES,

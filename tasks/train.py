@@ -20,6 +20,7 @@ from tasks.errors import ModelError
 from tasks.intent_ids import Intents, named
 from tasks.lake import Lake
 from tasks.models import (
+    Identity,
     Loaded,
     carried_over,
     configure,
@@ -97,9 +98,7 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
             checkpoint_dir=scratch / "checkpoints",
             on_epoch=on_epoch,
         )
-        intents = name_intents(
-            model, histories, parent, lake, by_index, night, settings, identity.warm
-        )
+        intents = name_intents(model, histories, parent, lake, by_index, night, settings, identity)
     except ELCRecError as error:
         raise ModelError(f"training on night {night} failed: {error}") from error
     finished = scratch / "model"
@@ -129,7 +128,7 @@ def name_intents(
     by_index: Histories,
     night: dt.date,
     settings: Settings,
-    warm: bool,
+    identity: Identity,
 ) -> Intents:
     """Give the model's intents the ids of the parent's that they carry on, and new ones.
 
@@ -144,9 +143,9 @@ def name_intents(
         model.transform(histories).intent,
         before.ids,
         k,
-        before.next_id,
+        max(before.next_id, identity.first_free_id),
         least_overlap=settings.model.least_overlap,
-        same_centers=warm,
+        same_centers=identity.warm,
     )
     intents = named(matching, night, before)
     log.info(

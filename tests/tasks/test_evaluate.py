@@ -73,7 +73,7 @@ def next_night(settings: Settings) -> Settings:
     came_back = pl.int_range(pl.len()) < 50
     longer = pl.col("items").list.concat(pl.lit([999], dtype=pl.List(pl.Int32)))
     items = pl.when(came_back).then(longer).otherwise("items")
-    last_ts = pl.col("last_ts") + pl.when(came_back).then(pl.duration(days=1)).otherwise(0)
+    last_ts = pl.col("last_ts") + pl.duration(days=came_back.cast(pl.Int64))
     rows = rows.with_columns(dt=pl.lit(NEXT_NIGHT), items=items, last_ts=last_ts)
     lake.replace(tables.SEQUENCES, rows, nights=[NEXT_NIGHT])
     return small_settings(settings.lake.root, model=WEAKER_MODEL)
