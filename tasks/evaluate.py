@@ -4,6 +4,12 @@ Leave-one-out over the users with three events or more: the newest event of each
 every item is ranked but those the user has had. What the labels are worth is measured on labels
 made from all but the two newest events. Definitions: `elcrec.evaluation` and `elcrec.intents`.
 
+By time, the other way to judge, is what the last promoted model would have made of this night: it
+was trained on nights before, and the first event of the night is the target of each user who had a
+history by then. This alone says what tomorrow brings; of the night's own model it can be said the
+night after. Leave-one-out takes all users with three events and holds out events of all times, so
+it compares two models on many more users, and `promote` goes by it.
+
 How far the night's model is from the last promoted one, and how sure that is, is measured by the
 paired bootstrap over the same users (`elcrec.comparison`). `promote` decides by these figures.
 """
@@ -21,11 +27,16 @@ import polars as pl
 from elcrec import ELCRec, Histories
 from elcrec.comparison import paired_change
 from elcrec.errors import ELCRecError
-from elcrec.evaluation import hit_rate_and_ndcg, ndcg_of_users, popularity_baseline
-from elcrec.histories import leave_one_out
+from elcrec.evaluation import (
+    hit_rate_and_ndcg,
+    ndcg_of_users,
+    popularity_baseline,
+    popularity_ranks,
+)
+from elcrec.histories import Split, leave_one_out
 from elcrec.intents import intent_hits, largest_share, perplexity, utilisation
 from tasks import tables
-from tasks.duck import connect
+from tasks.duck import connect, sql
 from tasks.errors import LakeError, ModelError
 from tasks.label import USERS_A_BATCH, label_batch, labelled_histories, last_labelled
 from tasks.lake import Lake
@@ -43,7 +54,7 @@ from tasks.settings import Settings
 log = logging.getLogger(__name__)
 
 POPULARITY = "popularity"  # stands in the column model_version of `metrics`
-SPLIT, LABELS = "test", "labels"  # of the column split
+SPLIT, BY_TIME, LABELS = "test", "time", "labels"  # of the column split
 ALL_USERS, IDLE_USERS = "all", "idle"  # slices; there are those of `against`, too
 CUTOFF = 20  # K of what decides
 # Churn is measured on about so many users at most: their share is within 0.3 % of that of all.
@@ -117,6 +128,10 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
             changes = compare(new, old, settings)
             log.info("%s against %s: %s", version, last[0], _listed(changes))
             rows.add(version, SPLIT, against(last[0]), changes)
+            by_time = judge_by_time(settings, night, last[0], earlier, model.item_ids, cutoffs)
+            for name, metrics in by_time.items():
+                log.info("%s by time: %s", name, _listed(metrics))
+                rows.add(name, BY_TIME, ALL_USERS, metrics)
 
     for users, metrics in churn(settings, night, model, version).items():
         log.info("%s, labels of %s users: %s", version, users, _listed(metrics))
@@ -157,6 +172,52 @@ def judge(
     except ELCRecError as error:  # popularity hits nothing: a ratio to it means nothing
         log.warning("%s is left out: %s", LIFT, error)
     return Judged(metrics, ndcg_of_users(ranks, CUTOFF), hits.by_intent)
+
+
+def judge_by_time(
+    settings: Settings,
+    night: dt.date,
+    version: str,
+    earlier: Loaded,
+    item_ids: pl.Series,
+    cutoffs: list[int],
+) -> dict[str, Metrics]:
+    """Measure a model of an earlier night, and popularity until then, on the events of the night.
+
+    item_ids: the items of the night, which popularity ranks. The model ranks those that it knows: a
+    target that it does not is a miss (`unknown_targets` is the share of these).
+    Nothing when no user with a history has an event of the night.
+    """
+    lake = Lake(settings.lake.root)
+    numbers, n_items = model_numbers(lake, item_ids), len(item_ids)
+    with connect(settings) as con:
+        for table in (tables.SEQUENCES, tables.EVENTS):
+            lake.view(con, table, first=night, last=night)
+        lake.view(con, tables.ITEMS)
+        found = con.sql(sql("time_split")).to_arrow_table()
+    before = Histories.from_arrow(found.column("items"))
+    targets = found.column("target").fill_null(0).to_numpy()
+    users = np.flatnonzero(targets)
+    if not users.size:
+        return {}
+    history, target = before.take(users), targets[users]
+    counts = np.bincount(renumbered(before, numbers).items, minlength=n_items + 1)
+    side = Split(renumbered(history, numbers), numbers[target])
+    own = model_numbers(lake, earlier.item_ids)
+    known_as = Split(renumbered(history, own), own[target])
+    try:
+        ranks = earlier.model.ranks(known_as)
+        intents = earlier.model.transform(known_as.histories).intent
+    except ELCRecError as error:
+        raise ModelError(f"model {version} cannot be evaluated: {error}") from error
+    n_users = {"users": float(users.size)}
+    metrics = n_users | hit_rate_and_ndcg(ranks, cutoffs)
+    metrics["unknown_targets"] = float((known_as.targets > len(earlier.item_ids)).mean())
+    hits = intent_hits(intents, side.histories, side, n_items, CUTOFF)
+    if hits.by_popularity.any():
+        metrics[LIFT] = hits.lift
+    popular = n_users | hit_rate_and_ndcg(popularity_ranks(side, counts), cutoffs)
+    return {version: metrics, POPULARITY: popular}
 
 
 def compare(new: Judged, old: Judged, settings: Settings) -> Metrics:

@@ -90,6 +90,7 @@ def show(
         _largest_intents(lake, night),
         _labels(labels),
         _evaluation(lake, night, _label_model(labels)),
+        *_by_time(lake, night),
         _intent_metrics(settings, lake, night, _label_model(labels), truth),
         _quality(summaries),
         _steps(summaries),
@@ -191,11 +192,11 @@ def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _metrics(lake: Lake, night: dt.date) -> dict[str, dict[str, float]]:
-    """Return the test metrics over all users, by model version ("popularity" is one)."""
+def _metrics(lake: Lake, night: dt.date, split: str = "test") -> dict[str, dict[str, float]]:
+    """Return the metrics of a split over all users, by model version ("popularity" is one)."""
     rows = (
         lake.scan(tables.METRICS, first=night, last=night)
-        .filter(pl.col("split") == "test", pl.col("slice") == "all")
+        .filter(pl.col("split") == split, pl.col("slice") == "all")
         .select("model_version", "metric", "value")
         .sort("model_version", "metric")
         .collect()
@@ -209,13 +210,7 @@ def _metrics(lake: Lake, night: dt.date) -> dict[str, dict[str, float]]:
 def _evaluation(lake: Lake, night: dt.date, labels_with: str) -> Printed:
     """Compare the night's model with popularity, the model before and published ones."""
     measured = _metrics(lake, night)
-    names = {
-        metric
-        for values in measured.values()
-        for metric in values
-        if metric.startswith(("HR@", "NDCG@"))
-    }
-    columns = sorted(names, key=lambda metric: (int(metric.split("@")[1]), metric))
+    columns = _ranking_metrics(measured)
     table = _printed(
         "Evaluation (test: the newest event of each user, all items ranked)",
         ["", *columns],
@@ -234,6 +229,33 @@ def _evaluation(lake: Lake, night: dt.date, labels_with: str) -> Printed:
                 style="dim",
             )
     return table
+
+
+def _by_time(lake: Lake, night: dt.date) -> list[Printed]:
+    """Show what the model before made of the night; nothing on a night that had none."""
+    measured = _metrics(lake, night, "time")
+    if not measured:
+        return []
+    columns = [*_ranking_metrics(measured), "intent_lift@20"]
+    users = max(values["users"] for values in measured.values())
+    table = _printed(
+        f"By time (trained on nights before; the first event of this night, {users:,.0f} users)",
+        ["", *columns],
+        right=columns,
+    )
+    for version, values in sorted(measured.items(), key=lambda one: one[0] == "popularity"):
+        _add_row(table, version, *(_number(values.get(column), 4) for column in columns))
+    return [table]
+
+
+def _ranking_metrics(measured: Mapping[str, Mapping[str, float]]) -> list[str]:
+    names = {
+        metric
+        for values in measured.values()
+        for metric in values
+        if metric.startswith(("HR@", "NDCG@"))
+    }
+    return sorted(names, key=lambda metric: (int(metric.split("@")[1]), metric))
 
 
 def _counts(lake: Lake, night: dt.date) -> tuple[int, int, int]:

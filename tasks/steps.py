@@ -118,7 +118,7 @@ STEPS: dict[str, Step] = {
             "evaluate",
             "measure the model against held-out events and popularity",
             "tasks.evaluate:evaluate",
-            ("sequences", "models", "intent_labels"),
+            ("sequences", "models", "intent_labels", "events"),
             ("metrics",),
         ),
         Step(

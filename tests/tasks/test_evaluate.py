@@ -5,19 +5,21 @@ import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
+from elcrec import Histories
 from tasks import tables
 from tasks.errors import LakeError, ModelError
-from tasks.evaluate import evaluate, recovery
+from tasks.evaluate import evaluate, judge_by_time, recovery
 from tasks.label import label
 from tasks.lake import Lake
-from tasks.models import model_of_night
+from tasks.models import load, model_of_night
 from tasks.promote import promote
 from tasks.settings import Settings
 from tasks.train import train
-from tests.tasks.nights import NIGHT, SMALL_MODEL, small_settings, table
+from tests.tasks.nights import NIGHT, SMALL_MODEL, small_settings, table, write_histories
 
 NEXT_NIGHT = NIGHT + dt.timedelta(days=1)
 WEAKER_MODEL = SMALL_MODEL | {"max_epochs": 1, "overrides": {"dim": 8, "layers": 1}}
@@ -129,6 +131,91 @@ def test_the_last_promoted_model_is_measured_on_the_same_users(
     sampled = churn_of(weaker, NEXT_NIGHT)
     assert 100 < sampled["all", "users"] < 260
     assert sampled["all", "label_churn"] == pytest.approx(churn["all", "label_churn"], abs=0.15)
+
+
+def rank_of(scores: dict[int, float], target: int, history: list[int]) -> int:
+    """Rank a target among what the user has not had, whatever scores as high before it."""
+    return sum(
+        score >= scores[target]
+        for item, score in scores.items()
+        if item != target and item not in history
+    )
+
+
+def test_by_time_equals_a_plain_computation_user_by_user(night_done: Settings) -> None:
+    """The model of the night before on the first event of each user, told by the events alone."""
+    lake = Lake(night_done.lake.root)
+    rng = np.random.default_rng(4)
+    before = dict(table(night_done, tables.SEQUENCES, NIGHT).select("user_id", "items").iter_rows())
+    n_items = max(item for items in before.values() for item in items)
+    tonight = {
+        # n_items + 1 is new to everybody; what a user has had may come again.
+        user: rng.integers(1, n_items + 2, rng.integers(1, 4)).tolist()
+        for user in [*sorted(before)[:120], "new one", "another"]
+    }
+    after = {
+        user: [*before.get(user, []), *tonight.get(user, [])] for user in {**before, **tonight}
+    }
+    write_histories(night_done, NEXT_NIGHT, after)
+    names = {f"i{item}": item for item in range(1, n_items + 2)}
+    events = [(user, f"i{item}") for user, items in tonight.items() for item in items]
+    # Of an item that is in no history: the k-core left it out.
+    events += [(user, "left out") for user in list(tonight)[:40]]
+    frame = pl.DataFrame(events, schema=["user_id", "item_id"], orient="row").with_columns(
+        dt=pl.lit(NEXT_NIGHT),
+        event_type=pl.lit(""),
+        ts=pl.lit(dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)).cast(pl.Datetime("us", "UTC")),
+        weight=pl.lit(None, pl.Float32),
+        source=pl.lit("x"),
+        row_number=pl.int_range(pl.len()),
+        ingested=pl.lit(NEXT_NIGHT),
+    )
+    lake.replace(tables.EVENTS, frame, nights=[NEXT_NIGHT])
+
+    version = model_of_night(night_done, NIGHT).version
+    model = load(night_done, version)
+    night_items = pl.Series("item_id", sorted(names))
+    found = judge_by_time(night_done, NEXT_NIGHT, version, model, night_items, [5, 20])
+
+    index_of = [names[name] for name in model.item_ids]  # of the model's numbers 1, 2, ...
+    number_of = {item: number for number, item in enumerate(index_of, 1)}
+    counts = dict.fromkeys(names.values(), 0.0)
+    for items in before.values():
+        for item in items:
+            counts[item] += 1
+    ranks: dict[str, list[float]] = {version: [], "popularity": []}
+    judged = [user for user in tonight if user in before]
+    for user in judged:
+        target, history = tonight[user][0], before[user]
+        ranks["popularity"].append(rank_of(counts, target, history))
+        if target not in number_of:
+            ranks[version].append(math.inf)
+            continue
+        own = Histories.from_lists([[number_of[item] for item in history]])
+        ranked, scores = model.model.recommend(own, len(index_of), exclude_seen=False)
+        by_item = dict(zip(ranked[0].tolist(), scores[0].tolist(), strict=True))
+        known = [number_of[item] for item in history]
+        ranks[version].append(rank_of(by_item, number_of[target], known))
+    assert set(found) == set(ranks) and len(judged) == 120
+    for name, of_users in ranks.items():
+        assert found[name]["users"] == 120
+        for k in (5, 20):
+            gains = [1 / math.log2(rank + 2) if rank < k else 0 for rank in of_users]
+            hits = [rank < k for rank in of_users]
+            assert found[name][f"HR@{k}"] == pytest.approx(np.mean(hits))
+            assert found[name][f"NDCG@{k}"] == pytest.approx(np.mean(gains), rel=1e-5)
+    unknown = [tonight[user][0] == n_items + 1 for user in judged]
+    assert found[version]["unknown_targets"] == np.mean(unknown)
+
+
+def test_the_last_model_is_judged_by_time_on_nights_with_events(night_done: Settings) -> None:
+    weaker = next_night(night_done)
+    rows = table(night_done, tables.METRICS)
+    assert rows.filter(pl.col("split") == "time").is_empty()  # no model before the first night
+    lake = Lake(weaker.lake.root)
+    model = load(weaker, model_of_night(night_done, NIGHT).version)
+    nothing = judge_by_time(weaker, NEXT_NIGHT, "v", model, model.item_ids, [20])
+    assert nothing == {} and not lake.nights(tables.EVENTS)
 
 
 def test_a_promoted_model_that_is_gone_stops_the_comparison_unless_forced(

@@ -81,3 +81,24 @@ def test_a_report_of_labels_without_recorded_steps_prints_what_there_is(settings
     nothing = tables.STEPS.schema.empty_table()
     Lake(settings.lake.root).replace(tables.STEPS, nothing, nights=[NIGHT])
     assert "passed" not in printed(settings)
+
+
+def test_a_report_shows_both_evaluations_where_there_are_both(settings: Settings) -> None:
+    assert "By time" not in printed(settings)
+    names = {"dt": NIGHT, "slice": "all"}
+    rows = [
+        row(tables.METRICS, **names, model_version=version, split=split, metric=metric, value=value)
+        for version, split, metric, value in (
+            ("20261120-00000000", "test", "NDCG@20", 0.1234),
+            ("20261119-00000000", "time", "NDCG@20", 0.0567),
+            ("20261119-00000000", "time", "users", 1500.0),
+            ("popularity", "time", "NDCG@20", 0.0345),
+            ("popularity", "time", "users", 1500.0),
+        )
+    ]
+    Lake(settings.lake.root).replace(tables.METRICS, pl.concat(rows), nights=[NIGHT])
+    text = printed(settings)
+    by_time = text[text.index("By time") : text.index("Intents")]
+    for said in ("1,500 users", "20261119-00000000", "0.0567", "popularity", "0.0345"):
+        assert said in by_time
+    assert "0.1234" in text[text.index("Evaluation (test") : text.index("By time")]
