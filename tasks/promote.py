@@ -34,7 +34,14 @@ from tasks.evaluate import (
     change_of,
 )
 from tasks.lake import Lake
-from tasks.models import load, model_of_night, promoted, registered, settings_fingerprint
+from tasks.models import (
+    Loaded,
+    load,
+    model_of_night,
+    promoted,
+    registered,
+    settings_fingerprint,
+)
 from tasks.settings import PromoteSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -53,12 +60,16 @@ def promote(settings: Settings, night: dt.date) -> dict[str, Any]:
     there to label instead; for promote.version as `roll_back` does.
     """
     lake = Lake(settings.lake.root)
-    if settings.promote.version:
-        return _by_hand(settings, night, settings.promote.version)
-    version = model_of_night(settings, night).version
     chosen = lake.scan(tables.CHOICES, first=night, last=night).collect()["model_version"]
+    if settings.promote.version:
+        roll_back(settings, night, settings.promote.version)
+        return _by_hand(lake, night, settings.promote.version)
+    if len(chosen) and not settings.promote.force:
+        return _by_hand(lake, night, chosen.item())
+    version = model_of_night(settings, night).version
     if len(chosen):
-        return _by_hand(settings, night, version if settings.promote.force else chosen.item())
+        roll_back(settings, night, version)
+        return _by_hand(lake, night, version)
     before = promoted(lake, until=night - dt.timedelta(days=1))
     measured = _measured(lake, night, SPLIT)
     new = measured.get((version, ALL_USERS))
@@ -136,27 +147,16 @@ def roll_back(settings: Settings, night: dt.date, version: str) -> dict[str, Any
             "sequences, or the version of elcrec), so the night after would train from nothing: "
             "put those settings back first, or set promote.force to take it as it is"
         )
-    ids = load(settings, version).intents
+    target = load(settings, version)
     before = promoted(lake, until=night)
     choices = lake.scan(tables.CHOICES, first=night, last=night).collect()
     if choices["model_version"].to_list() != [version]:
-        profiles = lake.scan(tables.INTENT_PROFILES).select(pl.col("intent_id").max())
-        earlier = lake.scan(tables.CHOICES).select(pl.col("next_intent_id").max())
-        last = promoted(lake, until=dt.date.max)
-        free = max(
-            ids.next_id,
-            (profiles.collect().item() or 0) + 1,
-            earlier.collect().item() or 0,
-            load(settings, last[0]).intents.next_id if last else 0,
-        )
+        free = _free_id(settings, target)
         choice = {"dt": night, "model_version": version, "next_intent_id": free}
-        lake.replace(
-            tables.CHOICES,
-            pa.Table.from_pylist([choice], schema=tables.CHOICES.schema),
-            nights=[night],
-        )
+        rows = pa.Table.from_pylist([choice], schema=tables.CHOICES.schema)
+        lake.replace(tables.CHOICES, rows, nights=[night])
     labelled = [one for one in lake.nights(tables.INTENT_LABELS) if one >= night]
-    log.warning("from night %s on, model %s labels: a person's choice", night, version)
+    log.info("from night %s on, model %s labels", night, version)
     return {
         "night": night.isoformat(),
         "labels_with": version,
@@ -165,11 +165,10 @@ def roll_back(settings: Settings, night: dt.date, version: str) -> dict[str, Any
     }
 
 
-def _by_hand(settings: Settings, night: dt.date, version: str) -> dict[str, Any]:
-    """Record a choice for the night as the outcome of its promotion."""
-    lake = Lake(settings.lake.root)
+def _by_hand(lake: Lake, night: dt.date, version: str) -> dict[str, Any]:
+    """Tell the outcome of a promotion of a night for which a person has chosen a model."""
     before = promoted(lake, until=night - dt.timedelta(days=1))
-    roll_back(settings, night, version)
+    log.warning("night %s is labelled by model %s, which a person has chosen", night, version)
     return {
         "model_version": version,
         "promoted": version in registered(lake, night)["model_version"],
@@ -179,6 +178,21 @@ def _by_hand(settings: Settings, night: dt.date, version: str) -> dict[str, Any]
         "labels_with": version,
         "compared_with": before[0] if before is not None else None,
     }
+
+
+def _free_id(settings: Settings, target: Loaded) -> int:
+    """Return an id above all that intents have had, in labels and in the models that count."""
+    lake = Lake(settings.lake.root)
+    shown = lake.scan(tables.INTENT_PROFILES).select(pl.col("intent_id").max()).collect().item()
+    earlier = lake.scan(tables.CHOICES).select(pl.col("next_intent_id").max()).collect().item()
+    free = max(target.intents.next_id, -1 if shown is None else shown + 1, earlier or 0)
+    last = promoted(lake, until=dt.date.max)
+    if last is not None:
+        try:
+            free = max(free, load(settings, last[0]).intents.next_id)
+        except ModelError as error:  # a model that is gone is a reason to go back
+            log.warning("%s; the ids of its intents are known by the labels alone", error)
+    return free
 
 
 def find_failings(

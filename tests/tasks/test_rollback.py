@@ -158,7 +158,12 @@ def test_what_cannot_be_gone_back_to_is_told_and_changes_nothing(settings: Setti
     weights.write_bytes(whole[:100])
     refused(settings, SECOND, old, f"model {old} .* cannot be used")
     weights.write_bytes(whole)
+    # Taken all the same, it holds when the night runs again, on whatever settings.
+    shutil.rmtree(lake.model_dir(new))
     assert roll_back(with_promote(other, force=True), SECOND, old)["labels_with"] == old
+    assert promote(other, SECOND)["labels_with"] == old
+    shown = table(settings, tables.INTENT_PROFILES)["intent_id"].max()
+    assert table(settings, tables.CHOICES)["next_intent_id"].item() == shown + 1
 
 
 def test_the_command_rolls_back(settings: Settings) -> None:
