@@ -30,8 +30,8 @@ def of_summary(summary: Any, **where: Any) -> list[dict[str, str]]:
     if not isinstance(summary, Mapping):
         return []
     notices = []
-    if summary.get("promoted") is False:
-        why = "; ".join(summary.get("failings", []))
+    if summary.get("kept_old"):
+        why = "; ".join(summary.get("reasons", []))
         text = (
             f"model {summary.get('model_version')} is not promoted, "
             f"{summary.get('labels_with')} goes on: {why}"

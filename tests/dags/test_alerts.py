@@ -21,8 +21,9 @@ REPO = Path(__file__).resolve().parents[2]
 REFUSED = {
     "model_version": "20260302-b",
     "promoted": False,
+    "kept_old": True,
     "labels_with": "20260301-a",
-    "failings": ["its NDCG@20 is 0.1, below 0.2"],
+    "reasons": ["its NDCG@20 is 0.1, below 0.2"],
 }
 EVIL = 'no column {{ conn }} in <b>"x".csv</b>: correct it'
 
