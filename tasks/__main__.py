@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from tasks.errors import NightError, NotReadyError, PipelineError, SettingsError
+from tasks.errors import LakeError, NightError, NotReadyError, PipelineError, SettingsError
 from tasks.lake import Lake
 from tasks.settings import Settings, load_settings
 from tasks.steps import STEPS, run_step
@@ -256,7 +256,10 @@ def rollback(
     _log(quiet)
     settings, date = settings_from(None, lake, changes), night_from(night)
     check_night(date)
-    with Lake(settings.lake.root).in_use():
+    lake_there = Lake(settings.lake.root)
+    if not lake_there.root.is_dir():
+        raise LakeError(f"there is no lake at {lake_there.root}: correct lake.root (--lake)")
+    with lake_there.in_use(), lake_there.turn(f"steps of night {date}"):
         typer.echo(json.dumps(roll_back(settings, date, to), indent=2))
 
 

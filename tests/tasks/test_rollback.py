@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from tasks import tables
 from tasks.__main__ import app
-from tasks.errors import ModelError
+from tasks.errors import LakeError, ModelError
 from tasks.evaluate import evaluate
 from tasks.label import label
 from tasks.lake import Lake
@@ -174,3 +174,6 @@ def test_the_command_rolls_back(settings: Settings) -> None:
     done = CliRunner().invoke(app, ["rollback", "--to", old, *options])
     assert done.exit_code == 0, done.output
     assert promoted(Lake(settings.lake.root), until=SECOND) == (old, FIRST)
+    nowhere = settings.lake.root.parent / "nowhere"
+    done = CliRunner().invoke(app, ["rollback", "--to", old, "--lake", str(nowhere)])
+    assert isinstance(done.exception, LakeError) and not nowhere.exists()
