@@ -1,5 +1,8 @@
 """How fast labels get to their readers: rows a second and peak memory of the step publish.
 
+    python bench/publish.py                    # a million labels to each target
+    python bench/publish.py --users 10_000_000
+
 Makes labels of as many users as --users says in a lake of its own, starts a PostgreSQL on loopback
 from what the system has installed, and publishes a night to each target twice: first new, then in
 the place of the same night. Each is a process of its own, as a task of Airflow is; the peak and
