@@ -17,7 +17,7 @@ from typing import Any
 
 from airflow.sdk import Asset, CronDataIntervalTimetable, Param, TaskGroup, chain, dag, task
 
-from dags.wiring import DEFAULT_ARGS, deadline, in_airflow
+from dags.wiring import DEFAULT_ARGS, InTurn, deadline, in_airflow
 from tasks.placement import placed
 from tasks.settings import load_settings
 from tasks.steps import STEPS, run_step
@@ -85,7 +85,8 @@ def step(name: str) -> Any:
 )
 def nightly_intents() -> None:
     """Wire the steps, one after the other."""
-    steps = []
+    waits = "Waits until the run of the night before is over: nights go on from each other."
+    steps: list[Any] = [InTurn(task_id="in_turn", doc_md=waits)]
     for group, (does, names) in GROUPS.items():
         with TaskGroup(group, prefix_group_id=False, tooltip=does):
             steps += [step(name) for name in names]

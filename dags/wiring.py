@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from airflow.sdk import BaseNotifier, Connection
+from airflow.sdk import BaseNotifier, BaseSensorOperator, Connection, Context
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from airflow.sdk.exceptions import AirflowFailException
@@ -109,10 +109,10 @@ def task_done(context: Any) -> None:
 async def night_late(context: Any) -> None:
     """Tell of a night that is not done by its deadline; runs in the triggerer.
 
-    A backfilled night is not late: its deadline was long over when it was asked for.
+    Only a scheduled night is: of others the deadline was over before they were asked for.
     """
     run, due = context["dag_run"], context["deadline"]["deadline_time"]
-    if run["run_type"] == "backfill":
+    if run["run_type"] != "scheduled":
         return
     fields = notice(
         "night_late",
@@ -129,6 +129,40 @@ async def night_late(context: Any) -> None:
             await notifier
         except Exception as error:
             log.error("an alert was not sent (%s)", type(error).__name__)
+
+
+class InTurn(BaseSensorOperator):
+    """Wait until the run before this one, by date, is over.
+
+    Airflow starts ten runs of a backfill at once, unless it is told otherwise.
+    """
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(poke_interval=60, mode="reschedule", **more)
+
+    def poke(self, context: Context) -> bool:
+        """Tell whether it is over."""
+        return is_in_turn(context["ti"], context["dag_run"])
+
+
+def is_in_turn(ti: Any, dag_run: Any) -> bool:
+    """Tell whether a run of this type may begin, by the run before it.
+
+    Raises AirflowFailException in a backfill that begins with its last night.
+    """
+    before = ti.get_previous_dagrun()
+    if before is None or before.state not in ("queued", "running"):
+        return True
+    if before.state == "running":
+        return False
+    if before.run_type != "backfill":
+        return True  # it may be waiting for this one
+    if dag_run.run_type == "backfill":
+        raise AirflowFailException(
+            f"the night before, run {before.run_id}, has not begun: nights go on from each other, "
+            "create the backfill without --run-backwards"
+        )
+    return False
 
 
 DEFAULT_ARGS: dict[str, Any] = {

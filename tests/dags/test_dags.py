@@ -6,8 +6,10 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import polars as pl
 import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException
@@ -84,11 +86,42 @@ def test_a_dag_file_is_short_and_parses_within_two_seconds(file: Path) -> None:
 
 
 def test_the_night_runs_every_step_in_order(nightly: DAG) -> None:
-    order = [task.task_id for task in nightly.topological_sort()]
+    waits, *order = [task.task_id for task in nightly.topological_sort()]
+    assert waits == "in_turn" and nightly.get_task(waits).downstream_task_ids == {order[0]}
     assert order == [name.replace("-", "_") for name in STEPS]
     for task, following in itertools.pairwise(order):
         assert nightly.get_task(task).downstream_task_ids == {following}
-    assert set(nightly.task_group.children) == {"events", "sequences", "model", "labels"}
+    assert set(nightly.task_group.children) == {"in_turn", "events", "sequences", "model", "labels"}
+
+
+@pytest.mark.parametrize(
+    ("state", "run_type", "own_type", "goes"),
+    [
+        ("success", "scheduled", "scheduled", True),
+        ("failed", "backfill", "backfill", True),
+        ("running", "backfill", "backfill", False),
+        ("running", "manual", "scheduled", False),
+        ("queued", "backfill", "scheduled", False),
+        ("queued", "scheduled", "scheduled", True),
+    ],
+)
+def test_a_night_waits_for_the_run_before_it(
+    nightly: DAG, state: str, run_type: str, own_type: str, goes: bool
+) -> None:
+    wait = nightly.get_task("in_turn").poke
+    before = SimpleNamespace(state=state, run_type=run_type, run_id="r")
+    ti = SimpleNamespace(get_previous_dagrun=lambda: before)
+    assert wait({"ti": ti, "dag_run": SimpleNamespace(run_type=own_type)}) is goes
+    ti = SimpleNamespace(get_previous_dagrun=lambda: None)
+    assert wait({"ti": ti, "dag_run": SimpleNamespace(run_type=own_type)}) is True
+
+
+def test_a_backfill_that_runs_backwards_is_refused(nightly: DAG) -> None:
+    wait = nightly.get_task("in_turn").poke
+    before = SimpleNamespace(state="queued", run_type="backfill", run_id="backfill__2026-03-01")
+    ti = SimpleNamespace(get_previous_dagrun=lambda: before)
+    with pytest.raises(AirflowFailException, match="without --run-backwards"):
+        wait({"ti": ti, "dag_run": SimpleNamespace(run_type="backfill")})
 
 
 def test_publishing_announces_the_labels(nightly: DAG) -> None:
@@ -247,3 +280,26 @@ def test_upkeep_runs_dry_or_not_and_only_where_nights_have_a_schedule(
     monkeypatch.setenv("ELCREC_AIRFLOW__SCHEDULE", "")
     file = REPO / "dags" / "upkeep.py"
     assert runpy.run_path(str(file))["upkeep"]().schedule is None
+
+
+def test_the_example_downstream_counts_the_events_of_each_intent(
+    events: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+
+    examples = DagBag(dag_folder=str(REPO / "docs" / "examples"))
+    assert examples.import_errors == {}
+    dag = examples.dags["events_by_intent"]
+    assert dag.timetable.asset_condition.name == "intent_labels"
+    night = dt.date(2026, 3, 1)
+    label = {"dt": night, "user_id": "ann", "intent_id": 4}
+    empty = pl.from_arrow(tables.INTENT_LABELS.schema.empty_table())
+    assert isinstance(empty, pl.DataFrame)
+    labels = pl.concat([empty, pl.DataFrame([label])], how="diagonal_relaxed")
+    Lake(events).replace(tables.INTENT_LABELS, labels.cast(dict(empty.schema)), nights=[night])
+    monkeypatch.setenv("ELCREC_LAKE__ROOT", str(events))
+    join = dag.get_task("join").python_callable
+    assert [join(partition_key="2026-03-01") for _ in range(2)] == [2, 2]
+    target = tables.Table("events_by_intent", join.__globals__["EVENTS_BY_INTENT"])
+    counted = Lake(events).scan(target).select("intent_id", "users", "events").collect()
+    assert sorted(counted.rows(), key=str) == [(4, 1, 1), (None, 1, 1)]
