@@ -294,14 +294,15 @@ def airflow(
         running = Airflow(f"http://127.0.0.1:{port}", home)
         try:
             for name, arguments in services.items():
-                running.processes[name] = _start(name, arguments, home, env)
+                command = [sys.executable, "-m", "airflow", *arguments]
+                running.processes[name] = start(name, command, home, env)
             _wait_until_ready(running)
             running.login()
             yield running
         finally:
             if running.client:
                 running.client.close()
-            _stop(running.processes)
+            stop(running.processes)
 
 
 @contextlib.contextmanager
@@ -374,12 +375,13 @@ def _airflow(arguments: list[str], home: Path, env: Mapping[str, str]) -> None:
         )
 
 
-def _start(
-    name: str, arguments: list[str], home: Path, env: Mapping[str, str]
+def start(
+    name: str, command: list[str], home: Path, env: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    with (home / "logs" / f"{name}.log").open("wb") as log:
+    """Start a service whose output is added to its log file; it ends with this process."""
+    with (home / "logs" / f"{name}.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "airflow", *arguments],
+            command,
             env=env,
             cwd=home,
             stdin=subprocess.DEVNULL,
@@ -396,7 +398,7 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def _stop(processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
+def stop(processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
     """End the services and all they started: politely, then after five seconds for good."""
     family: list[psutil.Process] = []
     for process in processes.values():
