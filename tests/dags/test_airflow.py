@@ -1,14 +1,17 @@
 """Nights through a real Airflow: scheduler, executor, REST API, Airflow's own backfill."""
 
 import datetime as dt
+import json
 import runpy
 import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import polars as pl
@@ -69,7 +72,10 @@ class Nights:
         """Create a backfill, wait until it is done, and return the states of its runs."""
         self.until_no_backfill_is_open()
         dates = ["--from-date", str(first), "--to-date", str(last)]
+        # Two writers of large transactions are too many for SQLite: the scheduler has to pause.
+        self.call("PATCH", "", local.DAG_ID, {"is_paused": True})
         self.airflow("backfill", "create", "--dag-id", local.DAG_ID, *dates, *more)
+        self.call("PATCH", "", local.DAG_ID, {"is_paused": False})
         which = f"logical_date_gte={first}T00:00:00Z&logical_date_lte={last}T00:00:00Z"
         return self.ended(local.DAG_ID, (last - first).days + 1, which)
 
@@ -103,7 +109,32 @@ class Nights:
 
 
 @pytest.fixture(scope="module")
-def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
+def told() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Receive alerts on loopback: the address, and what was posted."""
+    bodies: list[dict[str, Any]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Keep the test's output clean."""
+
+    server = HTTPServer(("127.0.0.1", 0), Receiver)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", bodies
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def nights(
+    tmp_path_factory: pytest.TempPathFactory, told: tuple[str, list[dict[str, Any]]]
+) -> Iterator[Nights]:
     folder = tmp_path_factory.mktemp("airflow")
     generated = generate(
         folder, users=60, items=40, intents=3, nights=8, last_night=NIGHTS[-1], seed=5
@@ -112,6 +143,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
         "lake.root": folder / "lake",
         "source.path": generated.events,
         "promote.force": True,
+        "alerts.webhook": "on_call",
         "duckdb.threads": 1,
         "airflow.retry_delay_minutes": 0.05,
         **{f"model.{name}": value for name, value in MODEL.items()},
@@ -124,6 +156,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
     real = local.environment
     with_example = {"AIRFLOW__CORE__DAGS_FOLDER": str(dags)}
     patch = pytest.MonkeyPatch()
+    patch.setenv("AIRFLOW_CONN_ON_CALL", json.dumps({"conn_type": "http", "host": told[0]}))
     patch.setattr(local, "environment", lambda *given: real(*given) | with_example)
     (folder / "home" / "plugins").mkdir(parents=True)
     (folder / "home" / "plugins" / "preload.py").write_text(PRELOAD)
@@ -185,3 +218,19 @@ def test_labels_of_a_date_run_what_is_scheduled_on_them(
     assert counted["dt"].unique().sort().to_list() == NIGHTS
     events = undisturbed["events"].filter(pl.col("dt").is_in(NIGHTS))
     assert counted["events"].sum() == events.height
+
+
+def test_a_night_before_the_first_event_fails_with_a_sentence_that_is_told(
+    nights: Nights,
+    undisturbed: dict[str, pl.DataFrame],
+    told: tuple[str, list[dict[str, Any]]],
+) -> None:
+    conf = {"night": "2025-12-24"}
+    body = {"dag_run_id": "too-early", "logical_date": None, "conf": conf}
+    nights.call("POST", "/dagRuns", local.DAG_ID, body)
+    assert "failed" in nights.ended(local.DAG_ID, len(NIGHTS) + 1)
+    [failure] = [body for body in told[1] if body["event"] == "task_failed"]
+    assert "has no folder from dt=2025-12-20 to 2025-12-25" in failure["text"]
+    assert (failure["run"], failure["task"]) == ("too-early", "ingest")
+    for name, before in undisturbed.items():
+        assert nights.rows(tables.TABLES[name]).equals(before), name
