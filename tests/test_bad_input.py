@@ -49,6 +49,7 @@ class Case:
     events: int = 2  # rows of the night that are kept, with those of the good file
     quarantined: int = 0
     duplicates: int = 0
+    busy: int = 0
     other_nights: int = 0
     reason: str = ""  # of a quarantined row
     user: str = ""  # an id that comes out as it went in
@@ -202,7 +203,7 @@ CASES = [
     Case("an id with quotes", csv(row('a "quoted" \'one\'')), events=3, user='a "quoted" \'one\''),
     # How much.
     Case("a file delivered twice", text(GOOD, "again.csv"), duplicates=2),
-    Case("300,000 events of one user", parquet(user_id=["cleo"] * 300_000, item_id=[str(n) for n in range(300_000)], ts=[dt.datetime(2026, 11, 2, 12)] * 300_000), events=300_002),
+    Case("300,000 events of one user", parquet(user_id=["cleo"] * 300_000, item_id=[str(n) for n in range(300_000)], ts=[dt.datetime(2026, 11, 2, 12)] * 300_000), events=10_002, busy=290_000),
     # Paths and names.
     Case("a link out of the folder", link("../outside/secret.csv"), (S, "late.csv leads to", "outside of")),
     Case("a link to nowhere", link("nowhere.csv")),
@@ -282,12 +283,13 @@ def test_bad_input_gets_a_clear_result_and_loses_nothing(
     summary = night()
     counted = {
         name: summary[f"rows_{name}"]
-        for name in ("events", "quarantined", "duplicate", "other_nights")
+        for name in ("events", "quarantined", "duplicate", "busy", "other_nights")
     }
     assert counted == {
         "events": case.events,
         "quarantined": case.quarantined,
         "duplicate": case.duplicates,
+        "busy": case.busy,
         "other_nights": case.other_nights,
     }
     assert summary["rows_read"] == sum(counted.values())
