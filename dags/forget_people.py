@@ -15,10 +15,9 @@ leaves their events out.
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import Param, dag, task
+from airflow.sdk import dag, task
 
-from dags.wiring import DEFAULT_ARGS, in_airflow
-from tasks.settings import load_settings
+from dags.wiring import DEFAULT_ARGS, LAKE, field, in_airflow, settings_of
 
 
 @task(doc_md="Removes the people of the form from the lake and searches it for what is left.")
@@ -28,12 +27,9 @@ def forget(params: Any = None) -> dict[str, Any]:
     from tasks.forget import read_users
 
     with in_airflow():
-        root = {"lake.root": params["lake.root"]} if params["lake.root"] else {}
         file = params["users_file"]
-        return remove(
-            load_settings(**root),
-            [*(params["users"] or []), *(read_users(Path(file)) if file else [])],
-        )
+        users = [*(params["users"] or []), *(read_users(Path(file)) if file else [])]
+        return remove(settings_of(params), users)
 
 
 @dag(
@@ -42,18 +38,11 @@ def forget(params: Any = None) -> dict[str, Any]:
     max_active_runs=1,
     default_args=DEFAULT_ARGS,
     params={
-        "users": Param(
-            None, "Ids as they stand in events, one a line.", title="Users", type=["null", "array"]
+        "users": field(
+            "Users", "array", "Ids as they stand in events, one a line.", items={"type": "string"}
         ),
-        "users_file": Param(
-            None, "Text file with an id a line.", title="File of users", type=["null", "string"]
-        ),
-        "lake.root": Param(
-            None,
-            "Folder of the tables, not the settings' one.",
-            title="Lake",
-            type=["null", "string"],
-        ),
+        "users_file": field("File of users", "string", "Text file with an id a line."),
+        **LAKE,
     },
     tags=["intents", "people"],
     description="Remove people from every table of the lake",

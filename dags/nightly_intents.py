@@ -15,9 +15,9 @@ Turns the event log into **one intent label a user** (`intent_labels`) and profi
 from datetime import UTC, date, datetime
 from typing import Any
 
-from airflow.sdk import Asset, CronDataIntervalTimetable, Param, TaskGroup, chain, dag, task
+from airflow.sdk import Asset, CronDataIntervalTimetable, TaskGroup, chain, dag, task
 
-from dags.wiring import DEFAULT_ARGS, InTurn, deadline, in_airflow
+from dags.wiring import DEFAULT_ARGS, LAKE, InTurn, deadline, field, in_airflow, settings_of
 from tasks.placement import placed
 from tasks.settings import load_settings
 from tasks.steps import STEPS, run_step
@@ -37,20 +37,15 @@ GROUPS = {
 OUTLETS = {"publish": Asset("intent_labels", group="intents")}
 
 
-def param(title: str, kind: str, description: str, **schema: Any) -> Param:
-    """Describe a field of the trigger form that may be left empty."""
-    return Param(None, description, title=title, type=["null", kind], **schema)
-
-
 PARAMS = {  # a name with a dot is a setting, changed for this run only when the field is not empty
-    "night": param("Night", "string", "UTC date. Empty: the last night over.", format="date"),
-    "source.path": param("Source", "string", "Event file, folder, glob or s3:// URL."),
-    "lake.root": param("Lake", "string", "Folder of the tables, not the settings' one."),
-    "model.n_intents": param("Intents", "integer", "How many; 0: from the users.", minimum=0),
-    "model.max_epochs": param("Epochs", "integer", "Train no longer than this.", minimum=1),
-    "model.from_scratch": param("From scratch", "boolean", "Train from nothing."),
-    "promote.force": param("Force promotion", "boolean", "Promote whatever the rules say."),
-    "promote.version": param("Roll back to", "string", "Model that labels from this night on."),
+    "night": field("Night", "string", "UTC date. Empty: the last night over.", format="date"),
+    "source.path": field("Source", "string", "Event file, folder, glob or s3:// URL."),
+    **LAKE,
+    "model.n_intents": field("Intents", "integer", "How many; 0: from the users.", minimum=0),
+    "model.max_epochs": field("Epochs", "integer", "Train no longer than this.", minimum=1),
+    "model.from_scratch": field("From scratch", "boolean", "Train from nothing."),
+    "promote.force": field("Force promotion", "boolean", "Promote whatever the rules say."),
+    "promote.version": field("Roll back to", "string", "Model that labels from this night on."),
 }
 
 
@@ -58,9 +53,8 @@ def step(name: str) -> Any:
     """Make the task that runs one step on the run's night."""
 
     def run(night: str, params: Any = None, outlet_events: Any = None) -> dict[str, Any]:
-        changed = {key: value for key, value in params.items() if "." in key and value is not None}
         with in_airflow():
-            summary = run_step(name, load_settings(**changed), date.fromisoformat(night))
+            summary = run_step(name, settings_of(params), date.fromisoformat(night))
         if name in OUTLETS:
             outlet_events[OUTLETS[name]].extra = {"night": night}
             outlet_events[OUTLETS[name]].add_partitions(night)

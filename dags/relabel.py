@@ -13,8 +13,8 @@ from typing import Any
 
 from airflow.sdk import Asset, Param, chain, dag, task, task_group
 
-from dags.wiring import DEFAULT_ARGS, in_airflow
-from tasks.settings import Settings, load_settings
+from dags.wiring import DEFAULT_ARGS, LAKE, in_airflow, settings_of
+from tasks.settings import load_settings
 from tasks.steps import AFTER_LABEL, STEPS, run_step
 
 AIRFLOW = load_settings().airflow
@@ -24,13 +24,8 @@ PARAMS = {
     "to": Param(None, "The last night, included.", title="To", type="string", format="date"),
     "version": Param(None, "A model_version of models.", title="Model", type="string"),
     "other_settings": Param(False, "Also one of other settings.", type="boolean"),
-    "lake.root": Param(None, "Folder of the tables, not the settings'.", type=["null", "string"]),
+    **LAKE,
 }
-
-
-def settings_of(params: Any) -> Settings:
-    """Load the settings with what the run changes."""
-    return load_settings(**({"lake.root": params["lake.root"]} if params["lake.root"] else {}))
 
 
 @task(doc_md="Holds the form against the lake, before anything is written, and lists the nights.")
@@ -51,8 +46,8 @@ def step(name: str, night: Any) -> Any:
     def run(night: str, params: Any = None, outlet_events: Any = None) -> dict[str, Any]:
         from tasks.relabel import relabel_night
 
-        which = settings_of(params), date.fromisoformat(night)
         with in_airflow():
+            which = settings_of(params), date.fromisoformat(night)
             if name == "label":
                 return relabel_night(*which, params["version"], at_once=AIRFLOW.relabel_at_once)
             summary = run_step(name, *which)

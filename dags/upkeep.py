@@ -14,10 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow.sdk import Param, dag, task
-from airflow.sdk.exceptions import AirflowFailException
 
-from dags.wiring import DEFAULT_ARGS
-from tasks.errors import PipelineError
+from dags.wiring import DEFAULT_ARGS, LAKE, in_airflow, settings_of
 from tasks.settings import load_settings
 
 AIRFLOW = load_settings().airflow
@@ -28,11 +26,8 @@ def take_out(params: Any = None) -> dict[str, Any]:
     """Do what `python -m tasks upkeep` does."""
     from tasks.upkeep import upkeep as run
 
-    try:
-        changed = {"lake.root": params["lake.root"]} if params["lake.root"] else {}
-        return run(load_settings(**changed), dry_run=params["dry_run"])
-    except PipelineError as error:
-        raise AirflowFailException(str(error)) from None
+    with in_airflow():
+        return run(settings_of(params), dry_run=params["dry_run"])
 
 
 @dag(
@@ -46,12 +41,7 @@ def take_out(params: Any = None) -> dict[str, Any]:
         "dry_run": Param(
             False, "List what would go, and leave it.", title="Dry run", type="boolean"
         ),
-        "lake.root": Param(
-            None,
-            "Folder of the tables, not the settings' one.",
-            title="Lake",
-            type=["null", "string"],
-        ),
+        **LAKE,
     },
     tags=["intents", "upkeep"],
     description="Take out of the lake what is too old to be needed",

@@ -1,4 +1,4 @@
-"""What all DAGs share: owner, retries, connections, and who is told of what.
+"""What all DAGs share: owner, retries, fields of the form, connections, who is told of what.
 
 Alerts go where the settings' `alerts` say, by Airflow's own notifiers; addresses and passwords are
 in Airflow connections. An alert that cannot be sent is logged and fails nothing.
@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from airflow.sdk import BaseNotifier, BaseSensorOperator, Connection, Context
+from airflow.sdk import BaseNotifier, BaseSensorOperator, Connection, Context, Param
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from airflow.sdk.exceptions import AirflowFailException
@@ -20,13 +20,28 @@ from airflow.sdk.log import mask_secret
 from tasks.alerts import notice, of_summary
 from tasks.connections import looked_up_by
 from tasks.errors import PipelineError
-from tasks.settings import load_settings
+from tasks.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
 
 SETTINGS = load_settings()
 ALERTS = SETTINGS.alerts
 TIMEOUT = 30  # seconds that a webhook may take
+
+
+def field(title: str, kind: str, description: str, **schema: Any) -> Param:
+    """Describe a field of the trigger form that may be left empty."""
+    return Param(None, description, title=title, type=["null", kind], **schema)
+
+
+LAKE = {"lake.root": field("Lake", "string", "Folder of the tables, not the settings' one.")}
+
+
+def settings_of(params: Mapping[str, Any]) -> Settings:
+    """Load the settings with what the form changes: its fields with a dot that are not empty."""
+    return load_settings(
+        **{key: value for key, value in params.items() if "." in key and value not in (None, "")}
+    )
 
 
 @contextmanager

@@ -194,10 +194,12 @@ def test_params_with_a_dot_change_the_settings_of_the_run(
         "model.n_intents": 7,
         "promote.force": True,
         "source.path": None,
+        "lake.root": "",
     }
     run("2026-03-01", params=given)
     name, settings, night = seen[0]
     assert (name, night) == ("train", dt.date(2026, 3, 1))
+    assert settings.lake.root == load_settings().lake.root
     assert settings.model.n_intents == 7
     assert settings.promote.force is True
 
@@ -218,10 +220,11 @@ def test_steps_find_the_connections_of_airflow(
         run("2026-03-01", params={"night": None})
 
 
-def test_every_param_with_a_dot_is_a_setting(nightly: DAG) -> None:
+def test_every_param_with_a_dot_is_a_setting(bag: Any) -> None:
     from tasks.settings import known_keys
 
-    assert {name for name in nightly.params if "." in name} <= set(known_keys())
+    dotted = {name for dag in bag.dags.values() for name in dag.params if "." in name}
+    assert "lake.root" in dotted and dotted <= set(known_keys())
 
 
 @pytest.fixture
@@ -253,6 +256,13 @@ def test_a_relabelling_that_cannot_be_fails_its_first_task(bag: Any, events: Pat
     params = {"from": "2026-03-01", "to": "2026-03-01", "version": "x", "other_settings": False}
     with pytest.raises(AirflowFailException, match=r"^there is no model x in .*none is trained"):
         run(params=params | {"lake.root": str(events)})
+
+
+@pytest.mark.parametrize("task", ["one_night.label", "one_night.publish"])
+def test_a_setting_that_is_wrong_fails_a_relabelled_night_at_once(bag: Any, task: str) -> None:
+    run = bag.dags["relabel"].get_task(task).python_callable
+    with pytest.raises(AirflowFailException, match=r"^setting lake\.root .* name a folder$"):
+        run("2026-03-01", params={"version": "x", "lake.root": "s3://bucket/lake"})
 
 
 def test_relabelled_nights_go_the_way_of_every_night_from_label_on(bag: Any, nightly: DAG) -> None:
