@@ -1,5 +1,5 @@
 -- Makes: the table left_out_rows, staged events that the night does not take, each with why.
--- From:  staged, repeated_rows; $max_user_events, $max_repeats, of a user a day.
+-- From:  staged, duplicate_rows; $max_user_events, $max_repeats, of a user a day.
 -- Grain: one row of staged: 'duplicate'; 'repeat', the same item and type too often; or 'busy', a
 -- user with too many events. Of too many the first stay, by time and then as they were read.
 -- Users are told apart by hashes first: only those who may have too many are looked at whole.
@@ -24,14 +24,14 @@ ranked AS (
             ORDER BY staged.ts, staged.source, staged.row_number
         ) AS repeat_place
     FROM staged
-    ANTI JOIN repeated_rows ON staged.rowid = repeated_rows.staged_row
+    ANTI JOIN duplicate_rows ON staged.rowid = duplicate_rows.staged_row
     WHERE staged.reason IS NULL AND hash(staged.user_id) IN (SELECT busy.user_hash FROM busy)
 )
 
 SELECT
     staged_row,
     'duplicate' AS why
-FROM repeated_rows
+FROM duplicate_rows
 UNION ALL
 SELECT
     staged_row,

@@ -1,4 +1,4 @@
-"""Step 1: the night's rows of the source become `events`, or go to `quarantine`.
+"""The night's rows of the source become `events`, or go to `quarantine`.
 
 The first night ever takes all rows before its end; each later night, and a backfill, takes the
 rows of its own day. The first night stays the first when it runs again, and then leaves the days
@@ -61,7 +61,7 @@ class PartCounts:
 
 
 def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
-    """Write the night's partitions of `events`, `quarantine` and `ingests`.
+    """Write the night's partitions of `events`, `quarantine`, `source_versions` and `ingests`.
 
     Nothing is written before every file has been read and the counts agree.
 
@@ -92,7 +92,7 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
         forgotten = leave_out(con, lake)
         for name, rows in forgotten.items():
             counts[name].rows_read -= rows  # as if the source did not have them
-        con.execute(duck.sql("repeated_rows"))
+        con.execute(duck.sql("duplicate_rows"))
         caps = settings.ingest.model_dump(include={"max_user_events", "max_repeats"})
         con.execute(duck.sql("left_out_rows"), {cap: n or UNLIMITED for cap, n in caps.items()})
         window = dt.timedelta(days=settings.ingest.late_days)

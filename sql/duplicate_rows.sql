@@ -1,8 +1,8 @@
--- Makes: the table repeated_rows, the exact duplicates among staged events.
+-- Makes: the table duplicate_rows, the exact duplicates among staged events.
 -- From:  staged.
 -- Grain: one row of staged; of equal events the one that was read first is not in it.
 -- Hashes are compared first: only rows that share one are looked at whole.
-CREATE OR REPLACE TEMP TABLE repeated_rows AS
+CREATE OR REPLACE TEMP TABLE duplicate_rows AS
 WITH shared AS (
     SELECT hash(user_id, item_id, event_type, ts, weight) AS row_hash
     FROM staged
