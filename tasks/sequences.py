@@ -1,4 +1,4 @@
-"""Step 3: each user's history up to the end of the night, and the vocabulary of items.
+"""Each user's history up to the end of the night, and the vocabulary of items.
 
 The vocabulary `items` holds every item ever seen and only grows: an index once given is never
 changed or reused, whatever is run again or backfilled. A history keeps the last events of a user
