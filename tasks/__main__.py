@@ -16,10 +16,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from tasks.errors import LakeError, NightError, NotReadyError, PipelineError, SettingsError
+from tasks.errors import NightError, NotReadyError, PipelineError, SettingsError
 from tasks.lake import Lake
 from tasks.settings import Settings, load_settings
-from tasks.steps import STEPS, run_step
+from tasks.steps import STEPS, check_night, run_step
 
 STEP_PANEL = "Steps of a night, in order"
 OTHER_PANEL = "Around them"
@@ -251,15 +251,12 @@ def rollback(
 ) -> None:
     """Let an earlier model label from a night on, until a later night's model is promoted."""
     from tasks.promote import roll_back
-    from tasks.steps import check_night
 
     _log(quiet)
     settings, date = settings_from(None, lake, changes), night_from(night)
     check_night(date)
-    lake_there = Lake(settings.lake.root)
-    if not lake_there.root.is_dir():
-        raise LakeError(f"there is no lake at {lake_there.root}: correct lake.root (--lake)")
-    with lake_there.in_use(), lake_there.turn(f"steps of night {date}"):
+    place = Lake.there(settings.lake.root)
+    with place.in_use(), place.turn(f"steps of night {date}"):
         typer.echo(json.dumps(roll_back(settings, date, to), indent=2))
 
 

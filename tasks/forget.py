@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks import duck, tables
-from tasks.errors import ForgetError, LakeError
+from tasks.errors import ForgetError
 from tasks.lake import LOG, Lake
 from tasks.settings import Settings
 from tasks.tables import Table
@@ -61,9 +61,7 @@ def forget(settings: Settings, users: Iterable[str]) -> dict[str, Any]:
     wanted = sorted(set(users))
     if not wanted or "" in wanted:
         raise ForgetError("no user is named: give each id as it stands in the table events")
-    lake = Lake(settings.lake.root)
-    if not lake.root.is_dir():
-        raise LakeError(f"there is no lake at {lake.root}: correct lake.root (--lake)")
+    lake = Lake.there(settings.lake.root)
     targets = list(targets_of(settings))
     for target in targets:
         target.check()

@@ -57,6 +57,14 @@ class Lake:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
 
+    @classmethod
+    def there(cls, root: Path | str) -> "Lake":
+        """Return the lake of a folder that is there; LakeError when it is not."""
+        lake = cls(root)
+        if not lake.root.is_dir():
+            raise LakeError(f"there is no lake at {lake.root}: correct lake.root (--lake)")
+        return lake
+
     def path(self, table: Table) -> Path:
         """Return the folder of a table."""
         return self.root / table.name

@@ -17,7 +17,6 @@ from typing import Any
 import polars as pl
 
 from tasks import tables
-from tasks.errors import LakeError
 from tasks.lake import Lake
 from tasks.models import promoted
 from tasks.settings import Settings
@@ -75,9 +74,7 @@ def upkeep(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
 
     Raises LakeError when there is no lake, or a table of it cannot be read.
     """
-    lake = Lake(settings.lake.root)
-    if not lake.root.is_dir():
-        raise LakeError(f"there is no lake at {lake.root}: correct lake.root (--lake)")
+    lake = Lake.there(settings.lake.root)
     with lake.alone():
         plan = what_goes(settings)
         summary = {"dry_run": dry_run, **plan.summary(lake)}
