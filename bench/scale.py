@@ -40,6 +40,7 @@ REPO = Path(__file__).resolve().parent.parent
 NIGHT = dt.date(2026, 3, 1)
 LABELLED_ITEMS, INTENTS = 100_000, 256
 TRAINED_USERS, STEPS = 40_000, 60
+DUCKDB_MEMORY = "1GB"  # what the profiles take is DuckDB's, which uses all it may
 
 HISTORIES = """
 SELECT
@@ -86,7 +87,11 @@ def labels(users: int, threads: int) -> dict[str, float]:
         build = [sys.executable, __file__, "build", "--root", root, "--users", str(users)]
         subprocess.run(build, check=True)
         step = [sys.executable, "-m", "tasks", "label", "--night", str(NIGHT), "--lake", root]
-        limits = {"ELCREC_MODEL__THREADS": str(threads), "ELCREC_DUCKDB__THREADS": str(threads)}
+        limits = {
+            "ELCREC_MODEL__THREADS": str(threads),
+            "ELCREC_DUCKDB__THREADS": str(threads),
+            "ELCREC_DUCKDB__MEMORY_LIMIT": DUCKDB_MEMORY,
+        }
         process = subprocess.Popen(
             [*step, "--quiet"], cwd=REPO, env=os.environ | limits, stdout=subprocess.DEVNULL
         )
