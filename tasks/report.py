@@ -334,12 +334,15 @@ def _places(
     summaries: Mapping[str, Mapping[str, Any]],
     version: str,
 ) -> Text:
-    places = {
+    places: dict[str, object] = {
         "labels": lake.path(tables.INTENT_LABELS) / f"dt={night}",
         "profiles": lake.path(tables.INTENT_PROFILES) / f"dt={night}",
         "all tables": settings.lake.root,
         "model": lake.model_dir(version),
     }
+    # The first target is the lake's own table.
+    if published := summaries.get("publish", {}).get("summary", {}).get("targets", [])[1:]:
+        places["published"] = " and ".join(published)
     for row in summaries.values():
         for suite, page in row["summary"].get("pages", {}).items():
             places[suite.replace("_", " ")] = page

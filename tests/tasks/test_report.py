@@ -77,6 +77,23 @@ def test_a_check_that_failed_when_it_ran_again_has_not_passed(settings: Settings
     assert line.split()[:2] == ["labels", "none"]
 
 
+def test_a_report_names_the_targets_that_have_the_labels(settings: Settings) -> None:
+    targets = ["Delta table intent_labels", "Parquet files in /out", "table t of connection c"]
+
+    def printed_with(known: list[str]) -> str:
+        summary = json.dumps({"targets": known})
+        Lake(settings.lake.root).replace(
+            tables.STEPS,
+            row(tables.STEPS, step="publish", seconds=1.0, peak_mb=100.0, summary=summary),
+            nights=[NIGHT],
+            within={"step": "publish"},
+        )
+        return printed(settings)
+
+    assert "Parquet files in /out and table t of connection c\n" in printed_with(targets)
+    assert "published" not in printed_with(targets[:1])
+
+
 def test_a_report_of_labels_without_recorded_steps_prints_what_there_is(settings: Settings) -> None:
     nothing = tables.STEPS.schema.empty_table()
     Lake(settings.lake.root).replace(tables.STEPS, nothing, nights=[NIGHT])
