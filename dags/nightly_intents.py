@@ -15,12 +15,22 @@ Turns the event log into **one intent label a user** (`intent_labels`) and profi
 from datetime import UTC, date, datetime
 from typing import Any
 
-from airflow.sdk import Asset, CronDataIntervalTimetable, TaskGroup, chain, dag, task
+from airflow.sdk import CronDataIntervalTimetable, TaskGroup, chain, dag, task
 
-from dags.wiring import DEFAULT_ARGS, LAKE, InTurn, deadline, field, in_airflow, settings_of
+from dags.wiring import (
+    DEFAULT_ARGS,
+    LABELS,
+    LAKE,
+    InTurn,
+    announce,
+    deadline,
+    field,
+    in_airflow,
+    settings_of,
+)
 from tasks.placement import placed
 from tasks.settings import load_settings
-from tasks.steps import STEPS, run_step
+from tasks.steps import AFTER_LABEL, STEPS, run_step
 
 AIRFLOW = load_settings().airflow
 # A run without a logical date has no data interval: it takes the day before, as a scheduled one.
@@ -34,9 +44,6 @@ GROUPS = {
     "model": ("ELCRec is trained, judged, promoted", ["train", "evaluate", "promote"]),
     "labels": ("Users get labels, intents profiles", ["label", "check-labels", "publish"]),
 }
-OUTLETS = {"publish": Asset("intent_labels", group="intents")}
-
-
 PARAMS = {  # a name with a dot is a setting, changed for this run only when the field is not empty
     "night": field("Night", "string", "UTC date. Empty: the last night over.", format="date"),
     "source.path": field("Source", "string", "Event file, folder, glob or s3:// URL."),
@@ -55,12 +62,11 @@ def step(name: str) -> Any:
     def run(night: str, params: Any = None, outlet_events: Any = None) -> dict[str, Any]:
         with in_airflow():
             summary = run_step(name, settings_of(params), date.fromisoformat(night))
-        if name in OUTLETS:
-            outlet_events[OUTLETS[name]].extra = {"night": night}
-            outlet_events[OUTLETS[name]].add_partitions(night)
+        if name == AFTER_LABEL[-1]:
+            announce(night, outlet_events)
         return summary
 
-    outlets = [OUTLETS[name]] if name in OUTLETS else []
+    outlets = [LABELS] if name == AFTER_LABEL[-1] else []
     about = {"doc_md": STEPS[name].doc, "outlets": outlets} | placed(name, AIRFLOW)
     return task(task_id=name.replace("-", "_"), **about)(run)(NIGHT)
 

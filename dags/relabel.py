@@ -11,14 +11,13 @@ Labels a range of **past nights with one model** that is named, side by side and
 from datetime import date
 from typing import Any
 
-from airflow.sdk import Asset, Param, chain, dag, task, task_group
+from airflow.sdk import Param, chain, dag, task, task_group
 
-from dags.wiring import DEFAULT_ARGS, LAKE, in_airflow, settings_of
+from dags.wiring import DEFAULT_ARGS, LABELS, LAKE, announce, in_airflow, settings_of
 from tasks.settings import load_settings
 from tasks.steps import AFTER_LABEL, STEPS, run_step
 
 AIRFLOW = load_settings().airflow
-LABELS = Asset("intent_labels", group="intents")
 PARAMS = {
     "from": Param(None, "The first night, a UTC date.", title="From", type="string", format="date"),
     "to": Param(None, "The last night, included.", title="To", type="string", format="date"),
@@ -52,8 +51,7 @@ def step(name: str, night: Any) -> Any:
                 return relabel_night(*which, params["version"], at_once=AIRFLOW.relabel_at_once)
             summary = run_step(name, *which)
         if name == AFTER_LABEL[-1]:
-            outlet_events[LABELS].extra = {"night": night}
-            outlet_events[LABELS].add_partitions(night)
+            announce(night, outlet_events)
         return summary
 
     outlets = [LABELS] if name == AFTER_LABEL[-1] else []

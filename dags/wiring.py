@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from airflow.sdk import BaseNotifier, BaseSensorOperator, Connection, Context, Param
+from airflow.sdk import Asset, BaseNotifier, BaseSensorOperator, Connection, Context, Param
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from airflow.sdk.exceptions import AirflowFailException
@@ -34,6 +34,7 @@ def field(title: str, kind: str, description: str, **schema: Any) -> Param:
     return Param(None, description, title=title, type=["null", kind], **schema)
 
 
+LABELS = Asset("intent_labels", group="intents")
 LAKE = {"lake.root": field("Lake", "string", "Folder of the tables, not the settings' one.")}
 
 
@@ -42,6 +43,12 @@ def settings_of(params: Mapping[str, Any]) -> Settings:
     return load_settings(
         **{key: value for key, value in params.items() if "." in key and value not in (None, "")}
     )
+
+
+def announce(night: str, outlet_events: Any) -> None:
+    """Tell those scheduled on labels that a night's are there: checked, and in every target."""
+    outlet_events[LABELS].extra = {"night": night}
+    outlet_events[LABELS].add_partitions(night)
 
 
 @contextmanager
