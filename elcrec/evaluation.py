@@ -73,13 +73,14 @@ def target_ranks(
     for begin in range(0, by_length.size, BLOCK_USERS):
         encoded = by_length[begin : begin + BLOCK_USERS]
         states = newest_outputs(network, split.histories.take(encoded))  # [b, d]
+        finite = bool(torch.isfinite(states).all())
         for first in range(0, encoded.size, block):
             users = encoded[first : first + block]
             n = users.size
             torch.mm(states[first : first + n], table.T, out=scores[:n])
             targets = torch.from_numpy(split.targets[users].astype(np.int64) - 1).to(table.device)
             target_scores = scores[:n].gather(1, targets[:, None])  # [n, 1]
-            if not (torch.isfinite(states).all() and torch.isfinite(target_scores).all()):
+            if not (finite and torch.isfinite(target_scores).all()):
                 raise ELCRecError(
                     "the model's scores are not finite: train again with a lower rate"
                 )

@@ -102,7 +102,8 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
     cutoffs = sorted({*settings.evaluate.cutoffs, CUTOFF})
 
     model = load(settings, version)
-    histories = renumbered(by_index, model_numbers(lake, model.item_ids))
+    numbers = model_numbers(lake, model.item_ids)
+    histories = renumbered(by_index, numbers)
     n_items = len(model.item_ids)
     new = judge(model.model, histories, histories, n_items, cutoffs)
     measured = {
@@ -133,7 +134,7 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
                 log.info("%s by time: %s", name, _listed(metrics))
                 rows.add(name, BY_TIME, ALL_USERS, metrics)
 
-    for users, metrics in churn(settings, night, model, version).items():
+    for users, metrics in churn(settings, night, model, numbers, version).items():
         log.info("%s, labels of %s users: %s", version, users, _listed(metrics))
         rows.add(version, LABELS, users, metrics)
 
@@ -239,15 +240,22 @@ def compare(new: Judged, old: Judged, settings: Settings) -> Metrics:
     return changes
 
 
-def churn(settings: Settings, night: dt.date, model: Loaded, version: str) -> dict[str, Metrics]:
+def churn(
+    settings: Settings,
+    night: dt.date,
+    model: Loaded,
+    numbers: npt.NDArray[np.int32],
+    version: str,
+) -> dict[str, Metrics]:
     """Count the users whose label would not be that of the last labelled night before this one.
+
+    numbers: the model's number of each item_index (`model_numbers`).
 
     Of all users with a label then, and of the idle ones among them, who have had no event since.
     The labels are those that `label` would write with this model, held by the settings' margins; a
     user who would be left without one counts as changed. Nothing without earlier labels.
     """
     lake = Lake(settings.lake.root)
-    numbers = model_numbers(lake, model.item_ids)
     users: dict[str, list[int]] = {ALL_USERS: [0, 0], IDLE_USERS: [0, 0]}  # all and changed
     with connect(settings) as con:
         previous = last_labelled(lake, before=night)

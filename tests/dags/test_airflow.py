@@ -7,11 +7,9 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import polars as pl
@@ -22,6 +20,7 @@ from tasks.generator import generate
 from tasks.lake import Lake
 from tasks.settings import REPO
 from tasks.tables import Table
+from tests.servers import webhook
 
 EXAMPLE = REPO / "docs" / "examples" / "events_by_intent.py"
 EVENTS_BY_INTENT = runpy.run_path(str(EXAMPLE))["EVENTS_BY_INTENT"]
@@ -111,24 +110,8 @@ class Nights:
 @pytest.fixture(scope="module")
 def told() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Receive alerts on loopback: the address, and what was posted."""
-    bodies: list[dict[str, Any]] = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Keep the test's output clean."""
-
-    server = HTTPServer(("127.0.0.1", 0), Receiver)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", bodies
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with webhook() as received:
+        yield received
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,7 @@ import email
 import json
 import runpy
 import socket
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 
 from tasks.alerts import of_summary
 from tasks.settings import load_settings
+from tests.servers import webhook
 
 REPO = Path(__file__).resolve().parents[2]
 REFUSED = {
@@ -31,25 +30,8 @@ EVIL = 'no column {{ conn }} in <b>"x".csv</b>: correct it'
 @pytest.fixture
 def posted() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Receive what is posted on loopback: the address, and the bodies with their path."""
-    bodies: list[dict[str, Any]] = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            bodies.append(json.loads(body) | {"path": self.path})
-            self.send_response(500 if self.path == "/broken" else 200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Keep the test's output clean."""
-
-    server = HTTPServer(("127.0.0.1", 0), Receiver)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", bodies
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with webhook() as received:
+        yield received
 
 
 @pytest.fixture
