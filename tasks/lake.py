@@ -107,11 +107,7 @@ class Lake:
                 "nights write there"
             ) from error
         with file:
-            try:
-                fcntl.flock(file, kind | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.info("%s: waiting until %s", self.root, until)
-                fcntl.flock(file, kind)
+            hold_lock(file.fileno(), kind, self.root, until)
             yield
 
     def replace(
@@ -320,6 +316,18 @@ class Lake:
             mode="ignore",
             partition_by=list(table.partition_by) or None,
         )
+
+
+def hold_lock(handle: int, kind: int, where: Path, until: str) -> None:
+    """Lock an open file, of the kind that `fcntl.flock` names, until it is closed.
+
+    where, until: what the log says while another has it.
+    """
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.info("%s: waiting until %s", where, until)
+        fcntl.flock(handle, kind)
 
 
 def _writer_properties(table: Table) -> WriterProperties:

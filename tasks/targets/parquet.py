@@ -11,7 +11,6 @@ import datetime as dt
 import errno
 import fcntl
 import hashlib
-import logging
 import os
 import re
 import shutil
@@ -24,9 +23,8 @@ import pyarrow as pa
 
 from tasks import contract, duck
 from tasks.errors import PublishError
+from tasks.lake import hold_lock
 from tasks.settings import Settings
-
-log = logging.getLogger(__name__)
 
 FILES = "dt=*/*.parquet"
 OURS = re.compile(r"intent_labels-[0-9a-f]{16}\.parquet")
@@ -113,11 +111,7 @@ class ParquetFolder:
         """Hold the folder alone, and take away what a killed run left; it held this lock, too."""
         handle = os.open(self.folder, os.O_RDONLY)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.info("%s: waiting until another run has published", self.folder)
-                fcntl.flock(handle, fcntl.LOCK_EX)
+            hold_lock(handle, fcntl.LOCK_EX, self.folder, "another run has published")
             shutil.rmtree(self.folder / NEW, ignore_errors=True)
             yield
         finally:
