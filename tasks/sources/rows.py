@@ -5,6 +5,9 @@ from collections.abc import Iterable
 from tasks.duck import literal
 from tasks.errors import SourceError
 from tasks.settings import SourceSettings
+from tasks.units import END_OF_TIME
+
+LAST_US = int(END_OF_TIME.timestamp()) * 1_000_000 - 1
 
 
 def source_rows(
@@ -46,21 +49,31 @@ def source_rows(
     time_type = types[time] if types else "VARCHAR"
     moment = columns[time]
     if time_type.startswith(("TIMESTAMP", "DATE")):
-        number, stamp = "NULL::DOUBLE", f"{moment}::TIMESTAMPTZ"
+        # A cast would ask the calendar of the time zone, which takes longer than to read the file.
+        number, stamp = "NULL::DOUBLE", f"make_timestamptz(epoch_us({moment}))"
         has_time = f"{moment} IS NOT NULL"
+        us = f"epoch_us({moment})"
     else:
         number, stamp = (
             f"TRY_CAST({moment} AS DOUBLE)",
             f"TRY_CAST({moment}::VARCHAR AS TIMESTAMPTZ)",
         )
         has_time = f"{_filled(moment)} IS NOT NULL"
+        # A date as text would have to be read for it.
+        us = (
+            f"CASE WHEN getvariable('unit') <> 'iso' THEN {number} * getvariable('us_per_unit') END"
+        )
     strength = f"TRY_CAST({columns[weight]} AS FLOAT)" if weight else "NULL::FLOAT"
+    user_id, item_id = _filled(columns[user]), _filled(columns[item])
+    sound = f"{broken} IS NULL AND {user_id} IS NOT NULL AND {item_id} IS NOT NULL"
+    sound += f" AND {us} BETWEEN 0 AND {LAST_US}"
     return f"""
         SELECT
             {row_number} AS row_number,
-            {raw} AS raw,
-            {_filled(columns[user])} AS user_id,
-            {_filled(columns[item])} AS item_id,
+            -- To write it for each row takes as long as to read them.
+            CASE WHEN {sound} THEN NULL ELSE {raw} END AS raw,
+            {user_id} AS user_id,
+            {item_id} AS item_id,
             {f"coalesce({_filled(columns[kind])}, 'event')" if kind else "'event'"} AS event_type,
             CASE WHEN isfinite({strength}) THEN {strength} END AS weight,
             {has_time} AS has_time,
