@@ -2,9 +2,9 @@
 -- From:  night_stats of the night and the 28 before it; the variables night, bootstrap, has_clock
 --        and min_compared.
 -- Grain: one row. Null, which no expectation fails on, is what cannot be told: of fewer events than
---        min_compared, from fewer than three nights before, on the first night of a lake; volumes of
---        the 7 and the 28 nights, too, once three of the same weekday are known: a weekly rhythm is
---        no fault. volume is that of the weekday, or before that of the 28 nights.
+--        min_compared, from fewer than three nights before, on the first night of a lake; and the
+--        volume beside the 7 and the 28 nights once three of the same weekday are known, for a
+--        weekly rhythm is no fault. volume is beside those of the weekday, until then the 28.
 CREATE OR REPLACE TABLE checked_night AS
 WITH tonight AS (
     SELECT

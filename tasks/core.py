@@ -1,4 +1,4 @@
-"""Order and k-core of events whose users and items are numbers: a few passes over whole columns.
+"""Order, sessions and k-core of events whose users and items are numbers, in a few passes.
 
 All arrays are columns of events, one element an event.
 """
@@ -8,6 +8,9 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.signedinteger]
 Mask = npt.NDArray[np.bool_]
+
+US_A_MINUTE = 60_000_000
+US_A_DAY = 24 * 60 * US_A_MINUTE
 
 # Elements that ascend on average before one does not: from here on numpy, which merges such runs,
 # is the fastest way to sort.
@@ -104,4 +107,33 @@ def last_of_each(lengths: Ints, last: int) -> Mask:
     edges[(ends - lengths)[long]] += 1
     edges[(ends - last)[long]] -= 1
     kept: Mask = np.cumsum(edges[:-1], dtype=np.int8) == 0
+    return kept
+
+
+def once_a_session(users: Ints, items: Ints, ts_us: Ints, *, minutes: float) -> Mask:
+    """Mark the last event of each item in each session; bool `[n]`, True: kept.
+
+    A session is a user's events of one day (UTC), none of them more than `minutes` after the one
+    before: what a later day brings changes none, so histories can be added to.
+
+    Parameters
+    ----------
+    users
+        Ascending.
+    items
+        Numbers from 0.
+    ts_us
+        Microseconds since 1970, ascending within a user.
+    """
+    days = ts_us // US_A_DAY
+    starts = np.ones(len(users), dtype=np.bool_)
+    starts[1:] = (users[1:] != users[:-1]) | (days[1:] != days[:-1])
+    starts[1:] |= np.diff(ts_us) > minutes * US_A_MINUTE
+    session = np.cumsum(starts)
+    order = stable_order(items)
+    order = order[stable_order(session[order])]
+    last = np.ones(len(users), dtype=np.bool_)
+    last[:-1] = (np.diff(session[order]) != 0) | (np.diff(items[order]) != 0)
+    kept = np.zeros(len(users), dtype=np.bool_)
+    kept[order[last]] = True
     return kept

@@ -106,7 +106,7 @@ def settings_fingerprint(settings: Settings) -> str:
         "n_intents": settings.model.n_intents,
         "warm_epochs": settings.model.warm_epochs,
         "least_overlap": settings.model.least_overlap,
-        "sequences": settings.sequences.model_dump(mode="json"),
+        "sequences": settings.sequences.rules(),
         "elcrec": elcrec.__version__,
     }
     return _digest(json.dumps(chosen, sort_keys=True))

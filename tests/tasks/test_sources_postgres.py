@@ -188,6 +188,18 @@ def test_the_order_of_rows_in_the_table_changes_nothing(
     assert seen[0]["row_number"].is_between(0, (1 << 40) - 1).all()
 
 
+def test_a_row_without_a_user_is_of_its_session(
+    sql: Callable[..., None], settings: Callable[..., Settings]
+) -> None:
+    sql(
+        "CREATE TABLE shop.events (visit int, item_id text, ts timestamptz, user_id text)",
+        "INSERT INTO shop.events VALUES (17, 'a', '2026-11-02 01:00Z', NULL), "
+        "(17, 'b', '2026-11-02 02:00Z', 'ann')",
+    )
+    ingest(settings(session_columns=["visit"]), NIGHT)
+    assert [event[:2] for event in events_of(settings())] == [("session:17", "a"), ("ann", "b")]
+
+
 def test_a_late_row_comes_into_its_own_day_and_a_backfill_brings_the_same(
     sql: Callable[..., None], settings: Callable[..., Settings]
 ) -> None:
