@@ -129,7 +129,7 @@ def once_a_session(users: Ints, items: Ints, ts_us: Ints, *, minutes: float) -> 
     starts = np.ones(len(users), dtype=np.bool_)
     starts[1:] = (users[1:] != users[:-1]) | (days[1:] != days[:-1])
     starts[1:] |= np.diff(ts_us) > minutes * US_A_MINUTE
-    session = np.cumsum(starts)
+    session = np.cumsum(starts, dtype=np.int64)
     order = stable_order(items)
     order = order[stable_order(session[order])]
     last = np.ones(len(users), dtype=np.bool_)
