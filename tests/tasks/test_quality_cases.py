@@ -264,6 +264,11 @@ BREAKS: list[tuple[str, Change, str]] = [
         other_type(pa.float64()),
         f"1 of {COLUMNS} rows, such as events.weight is double, not float",
     ),
+    (
+        "the tables have the columns and types that this version reads",
+        given(events_schema=tables.EVENTS.schema.append(pa.field("mood", pa.string()))),
+        f"1 of {COLUMNS + 1} rows, such as events.mood is unknown",
+    ),
 ]
 # A night of so few events is unlike the others in the milder sense, too.
 ALONG = {SLIVER: {LIKE_WEEKDAY}}
