@@ -11,6 +11,7 @@ Mask = npt.NDArray[np.bool_]
 
 US_A_MINUTE = 60_000_000
 US_A_DAY = 24 * 60 * US_A_MINUTE
+AT_ONCE = 2_000_000  # events, and those of the last one's user
 
 # Elements that ascend on average before one does not: from here on numpy, which merges such runs,
 # is the fastest way to sort.
@@ -125,15 +126,24 @@ def once_a_session(users: Ints, items: Ints, ts_us: Ints, *, minutes: float) -> 
     ts_us
         Microseconds since 1970, ascending within a user.
     """
+    kept = np.zeros(len(users), dtype=np.bool_)
+    start = 0
+    while start < len(users):  # some users at a time, for a sort needs several times their memory
+        at = min(start + AT_ONCE, len(users)) - 1
+        part = slice(start, start := int(np.searchsorted(users, users[at], side="right")))
+        kept[part] = _last_of_session(users[part], items[part], ts_us[part], minutes)
+    return kept
+
+
+def _last_of_session(users: Ints, items: Ints, ts_us: Ints, minutes: float) -> Mask:
     days = ts_us // US_A_DAY
     starts = np.ones(len(users), dtype=np.bool_)
     starts[1:] = (users[1:] != users[:-1]) | (days[1:] != days[:-1])
     starts[1:] |= np.diff(ts_us) > minutes * US_A_MINUTE
-    session = np.cumsum(starts, dtype=np.int64)
-    order = stable_order(items)
-    order = order[stable_order(session[order])]
+    key = np.cumsum(starts, dtype=np.int64) * (int(items.max()) + 1) + items
+    order = stable_order(key)
     last = np.ones(len(users), dtype=np.bool_)
-    last[:-1] = (np.diff(session[order]) != 0) | (np.diff(items[order]) != 0)
+    last[:-1] = np.diff(key[order]) != 0
     kept = np.zeros(len(users), dtype=np.bool_)
     kept[order[last]] = True
     return kept

@@ -37,6 +37,7 @@ REFUSED = {
     "InvalidToken",
     "SignatureDoesNotMatch",
 }
+NO_KEYS = r"169\.254\.169\.254|loading credentials"  # the machine itself was asked for some
 LACKS_RIGHTS = "The operation lacked"  # privileges, or valid credentials: in deltalake's words
 
 
@@ -147,8 +148,7 @@ class Address:
         named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
         endpoint = self.options.pop("endpoint", named)
         if endpoint := source.endpoint or endpoint:
-            # Both: they go before those of the environment.
-            self.options |= {"endpoint_url": endpoint, "endpoint_url_s3": endpoint}
+            self.options["endpoint_url_s3"] = endpoint  # goes before that of the environment
         self.allow_http = endpoint.startswith("http://")
 
     def store(self) -> "S3Store":
@@ -199,7 +199,7 @@ class Address:
         except told as error:
             text = str(error)
             if not isinstance(error, BaseError):
-                if not re.search(f"S3 error|{LACKS_RIGHTS}", text):
+                if not re.search(f"S3 error|{LACKS_RIGHTS}|{NO_KEYS}", text):
                     raise
                 text = re.sub(r"(\x1b\[\d+m|↳|\s)+", " ", text)  # drawn as a tree for a terminal
             code = (re.findall(r"<Code>(\w+)</Code>", text) or [""])[0]
@@ -218,7 +218,7 @@ class Address:
                     "list and read it, in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or in the "
                     "connection that source.connection names"
                 ) from None
-            if "169.254.169.254" in text:
+            if re.search(NO_KEYS, text):
                 raise SourceError(
                     f"there are no keys for {self.url}: set AWS_ACCESS_KEY_ID and "
                     "AWS_SECRET_ACCESS_KEY, or name a connection in source.connection"

@@ -57,7 +57,11 @@ def test_the_last_of_each_run_are_marked() -> None:
 
 @pytest.mark.parametrize("rows", [0, 1, 400])
 @pytest.mark.parametrize("minutes", [0.5, 30, 5000])
-def test_an_item_counts_once_a_session_where_it_came_last(rows: int, minutes: float) -> None:
+@pytest.mark.parametrize("at_once", [1, 100, 2_000_000])
+def test_an_item_counts_once_a_session_where_it_came_last(
+    rows: int, minutes: float, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.core.AT_ONCE", at_once)
     chance = np.random.default_rng(rows)
     users = np.sort(chance.integers(0, 5, rows))
     items = chance.integers(0, 6, rows)

@@ -23,6 +23,7 @@ from tasks.ingest import ingest, latest_night
 from tasks.lake import Lake
 from tasks.settings import Settings, load_settings
 from tasks.sources import source_of
+from tasks.sources.places import Address
 from tests.servers import free_port, s3
 
 NIGHT = dt.date(2026, 11, 2)
@@ -237,6 +238,27 @@ def test_what_a_person_has_to_mend_of_a_delta_table_in_a_store_is_one_sentence(
     with pytest.raises(SourceError) as raised:
         ingest(settings_for(where, tmp_path / "lake", kind="delta"), NIGHT)
     assert says[where] in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "becomes"),
+    [
+        (OSError("Kernel error -> Generic S3 error\n \x1b[31m↳\x1b[0m ... 503"), ConnectionError),
+        (OSError("Generic S3 error\n \x1b[31m↳\x1b[0m GET http://169.254.169.254/"), SourceError),
+        (OSError("Operation not supported\n \x1b[31m↳\x1b[0m loading credentials"), SourceError),
+        (OSError("The operation lacked the necessary privileges to complete"), SourceError),
+        (OSError("<Code>NoSuchBucket</Code> Generic S3 error"), SourceError),
+        (OSError(28, "No space left on device"), OSError),
+    ],
+)
+def test_what_deltalake_says_of_a_store_is_told_apart(
+    tmp_path: Path, error: Exception, becomes: type[Exception]
+) -> None:
+    address = Address(settings_for("s3://log/table", tmp_path / "lake").source)
+    with pytest.raises(becomes) as raised, address.explaining(OSError):
+        raise error
+    assert type(raised.value) is becomes
+    assert "\n" not in str(raised.value) and "\x1b" not in str(raised.value)
 
 
 @pytest.mark.parametrize("kind", ["files", "delta"])
