@@ -172,8 +172,8 @@ class Lake:
             raise ConcurrentWriteError(table.name) from None
 
     def version(self, table: Table) -> int:
-        """Return the number of the table's current version, of a table that is made if needed."""
-        return int((self._open(table) or self._create(table)).version())
+        """Return the table's current version, for a write after it; it is made if needed."""
+        return int((self._widened(table) or self._create(table)).version())
 
     def identity(self, table: Table) -> str:
         """Return the id that the table was given when it was made; it is made if needed."""
