@@ -224,12 +224,12 @@ class ELCRec:
         added = unfitted_groups(h, network.centers, least)
         if len(added):
             k = self.config.n_intents
-            self.config = replace(self.config, n_intents=k + len(added))
             state = network.state_dict()
-            state["centers"] = torch.cat([state["centers"], added])
             shares = state["shares"]
+            state["centers"] = torch.cat([state["centers"], added])
             state["shares"] = torch.cat([shares, shares.new_full((len(added),), 1 / k)])
-            wider = Network(self.config, self.n_items).to(network.centers.device)
+            self.config = replace(self.config, n_intents=k + len(added))
+            wider = Network(self.config, self.n_items).to(shares.device)
             wider.load_state_dict(state)
             self.network = wider.eval()
         return len(added)

@@ -80,16 +80,17 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
     else:
         before, carried = earlier_intents(settings, night, parent, lake, by_index, lately)
         if identity.warm:
-            # As many intents as the parent's: nights that train anew add what more users need.
             config = replace(
                 configure(settings, carried.size), max_epochs=settings.model.warm_epochs
             )
             initial = carried_over(parent, item_ids, config, carried)
         else:
-            wanted = number_of_intents(settings, len(histories))
-            if not identity.same_settings:
-                carried = largest(before, carried, wanted)
-            config = configure(settings, max(wanted, carried.size))
+            if identity.same_settings:
+                k = carried.size  # what intents there are is for the users to say, not their number
+            else:
+                k = number_of_intents(settings, len(histories))
+                carried = largest(before, carried, k)
+            config = configure(settings, k)
             place = np.full(parent.model.config.n_intents + 1, -1)  # the last is of nobody
             place[carried] = np.arange(carried.size)
             groups = place[before]
