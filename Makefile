@@ -18,7 +18,7 @@ RUFF_ROOMS := dags tasks elcrec tests bench docker
 # Said by the person who calls make; exported so that a value with blanks or quotes reaches the program as it is.
 export EVENTS NIGHT LAKE PORT
 
-.PHONY: help install run up test lint format bench clean
+.PHONY: help install servers run up test lint format bench clean
 
 help: ## What there is
 	@echo "Usage: make <target> [NAME=value ...]"
@@ -44,13 +44,32 @@ $(STAMP): constraints.txt pyproject.toml
 	$(RUN) pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	touch $(STAMP)
 
+# Debian's packages start their services: not of a test run.
+servers: ## PostgreSQL and Redis for the tests: as root on Debian they are installed when missing
+	@there() { { command -v initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb'; } && command -v redis-server; } >/dev/null
+	if ! there && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	  echo "Installing PostgreSQL and Redis for the tests, from Debian's packages"
+	  policy=/usr/sbin/policy-rc.d
+	  if ! [ -e "$$policy" ]; then
+	    trap 'rm "$$policy"' EXIT
+	    printf '#!/bin/sh\nexit 101\n' > "$$policy"
+	    chmod +x "$$policy"
+	  fi
+	  apt-get update -qq -o Acquire::Retries=3
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -o Acquire::Retries=3 --yes --no-install-recommends postgresql redis-server >/dev/null
+	fi
+	if ! there; then
+	  echo "error: initdb or redis-server is missing, and the tests run both: install PostgreSQL and Redis (Debian, Ubuntu: apt install postgresql redis-server)" >&2
+	  exit 2
+	fi
+
 run: $(STAMP) ## One night of the DAG through Airflow, then what came out   [EVENTS= NIGHT= LAKE=]
 	@$(RUN) tasks.local run
 
 up: $(STAMP) ## Airflow with its web page on 127.0.0.1, until Ctrl-C        [EVENTS= LAKE= PORT=]
 	@$(RUN) tasks.local up
 
-test: $(STAMP) ## All tests
+test: $(STAMP) servers ## All tests
 	@$(RUN) pytest --numprocesses auto --dist loadfile
 
 lint: $(STAMP) ## ruff, mypy, sqlfluff; hadolint and the schema of compose files

@@ -32,6 +32,7 @@ REPO = Path(__file__).resolve().parent.parent
 COMPOSE = REPO / "docker" / "compose.yaml"
 FIRST = "init"  # ends before the others start
 PAUSE = 1.0  # seconds between two looks at the processes
+BREATH = 15.0  # seconds from one start of a service to the next: without a database none lives long
 
 VARIABLE = re.compile(r"\$(?:(\$)|\{(\w+)(?:(:[-?])([^}]*))?\})")
 
@@ -95,6 +96,7 @@ def run(home: Path, port: int) -> None:
     here = {"API_ADDRESS": f"127.0.0.1:{port}", "BASE_URL": f"http://127.0.0.1:{port}"}
     found = services({**os.environ, **here})
     running: dict[str, subprocess.Popen[bytes]] = {}
+    since: dict[str, float] = {}
     (home / "logs").mkdir(parents=True, exist_ok=True)
 
     def started(name: str) -> subprocess.Popen[bytes]:
@@ -111,11 +113,11 @@ def run(home: Path, port: int) -> None:
         others = [name for name in found if name != FIRST]
         while True:
             for name in others:
-                if name in running and running[name].poll() is None:
-                    continue
                 if name in running:
+                    if running[name].poll() is None or time.monotonic() < since[name] + BREATH:
+                        continue
                     print(f"{name} ended with code {running[name].returncode}", flush=True)
-                running[name] = started(name)
+                running[name], since[name] = started(name), time.monotonic()
                 print(f"{name} started, process {running[name].pid}", flush=True)
             time.sleep(PAUSE)
     finally:

@@ -4,7 +4,6 @@
 CREATE OR REPLACE VIEW checked_columns AS
 SELECT
     CASE
-        WHEN found IS NULL THEN 'there is no ' || column_name
         WHEN expected IS NULL THEN column_name || ' is unknown'
         WHEN found != expected THEN column_name || ' is ' || found || ', not ' || expected
     END AS disagreement

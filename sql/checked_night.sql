@@ -2,7 +2,9 @@
 -- From:  night_stats of the night and the 28 before it; the variables night, bootstrap, has_clock
 --        and min_compared.
 -- Grain: one row. Null, which no expectation fails on, is what cannot be told: of fewer events than
---        min_compared, from fewer than three nights before, on the first night of a lake.
+--        min_compared, from fewer than three nights before, on the first night of a lake; and the
+--        volume beside the 7 and the 28 nights once three of the same weekday are known, for a
+--        weekly rhythm is no fault. volume is beside those of the weekday, until then the 28.
 CREATE OR REPLACE TABLE checked_night AS
 WITH tonight AS (
     SELECT
@@ -71,16 +73,19 @@ compared AS (
         tonight.*,
         usual.*,
         shift.distance,
+        coalesce(usual.of_weekday, usual.of_28) AS of_such,
+        usual.of_weekday IS null AS any_day,
         -- A night may be too small for its own shares and yet far too small for what is usual.
-        greatest(tonight.events, usual.of_28) >= getvariable('min_compared') AS weighty
+        greatest(tonight.events, of_such) >= getvariable('min_compared') AS weighty
     FROM tonight
     CROSS JOIN usual
     CROSS JOIN shift
 )
 
 SELECT
-    CASE WHEN weighty THEN round(events / of_7, 3) END AS volume_7,
-    CASE WHEN weighty THEN round(events / of_28, 3) END AS volume_28,
+    CASE WHEN weighty THEN round(events / of_such, 3) END AS volume,
+    CASE WHEN weighty AND any_day THEN round(events / of_7, 3) END AS volume_7,
+    CASE WHEN weighty AND any_day THEN round(events / of_28, 3) END AS volume_28,
     CASE WHEN weighty THEN round(events / of_weekday, 3) END AS volume_weekday,
     CASE
         WHEN enough AND getvariable('has_clock')

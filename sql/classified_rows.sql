@@ -44,6 +44,8 @@ SELECT
     item_id,
     event_type,
     ts,
+    -- A cast would ask the calendar of the time zone, which is slow.
+    make_date((epoch_us(ts) // 86400000000)::INTEGER) AS dt,
     coalesce(weight, getvariable('event_weights')[event_type]) AS weight,
     reason,
     coalesce(has_time AND ts IS NULL, FALSE) AS unusable_time,

@@ -1,17 +1,9 @@
 -- Makes: the table duplicate_rows, the exact duplicates among staged events.
--- From:  staged.
+-- From:  staged; shared_hashes, the row_hash of event_hashes that more than one event has.
 -- Grain: one row of staged; of equal events the one that was read first is not in it.
--- Hashes are compared first: only rows that share one are looked at whole.
+-- Only rows that share a hash are looked at whole.
 CREATE OR REPLACE TEMP TABLE duplicate_rows AS
-WITH shared AS (
-    SELECT hash(user_id, item_id, event_type, ts, weight) AS row_hash
-    FROM staged
-    WHERE reason IS NULL
-    GROUP BY row_hash
-    HAVING count(*) > 1
-),
-
-ranked AS (
+WITH ranked AS (
     SELECT
         rowid AS staged_row,
         row_number() OVER (
@@ -21,7 +13,9 @@ ranked AS (
     FROM staged
     WHERE
         reason IS NULL
-        AND hash(user_id, item_id, event_type, ts, weight) IN (SELECT shared.row_hash FROM shared)
+        AND hash(user_id, item_id, event_type, ts, weight) IN (
+            SELECT shared_hashes.row_hash FROM shared_hashes
+        )
 )
 
 SELECT staged_row

@@ -4,7 +4,7 @@
 -- another weight, or none, when it was read before.
 CREATE OR REPLACE TEMP TABLE late_events AS
 SELECT
-    staged.ts::DATE AS dt,
+    staged.dt,
     staged.user_id,
     staged.item_id,
     staged.event_type,

@@ -3,7 +3,7 @@
 -- Grain: one event. Unsorted, for a day has too many: staged is in the order of files and rows.
 CREATE OR REPLACE TEMP VIEW night_events AS
 SELECT
-    staged.ts::DATE AS dt,
+    staged.dt,
     staged.user_id,
     staged.item_id,
     staged.event_type,

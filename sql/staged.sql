@@ -11,6 +11,7 @@ SELECT
     item_id,
     event_type,
     ts,
+    dt,
     weight,
     reason,
     coalesce(ts >= getvariable('first_ts'), TRUE) AS own

@@ -10,6 +10,7 @@ SELECT
     NULL AS item_id,
     NULL AS event_type,
     NULL AS ts,
+    NULL AS dt,
     NULL AS weight,
     'line cannot be parsed: ' || min(reject_errors.error_message) AS reason,
     TRUE AS own

@@ -10,6 +10,7 @@ CREATE OR REPLACE TEMP TABLE staged (
     item_id VARCHAR,
     event_type VARCHAR,
     ts TIMESTAMPTZ,
+    dt DATE,
     weight FLOAT,
     reason VARCHAR,
     own BOOLEAN

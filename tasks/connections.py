@@ -17,6 +17,14 @@ from tasks.errors import SettingsError
 
 Lookup = Callable[[str], str]
 
+# A host that is gone says nothing: libpq takes it for lost within a minute, not after two hours.
+PATIENCE = {
+    "connect_timeout": "10",  # s
+    "keepalives_idle": "30",  # s
+    "keepalives_interval": "10",  # s
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",  # ms that what was sent may stay unacknowledged
+}
 HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:\d*)?")  # libpq takes several, with commas between
 
 
@@ -61,9 +69,9 @@ def postgres_uri(name: str) -> str:
     # What libpq cannot read it quotes in its message: so nothing of a password may look so.
     owner = ":".join(quote(unquote(part), safe="") for part in owner.split(":", 1))
     # Airflow keeps what libpq has no name for in a field of its own.
-    options = [(key, value) for key, value in parse_qsl(parts.query) if key != "__extra__"]
-    question = "?" if options else ""
-    return f"postgresql://{owner}{at}{hosts}{parts.path}{question}{urlencode(options)}"
+    options = PATIENCE | dict(parse_qsl(parts.query))
+    options.pop("__extra__", None)
+    return f"postgresql://{owner}{at}{hosts}{parts.path}?{urlencode(options)}"
 
 
 def s3_options(name: str) -> dict[str, str]:

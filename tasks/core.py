@@ -1,4 +1,4 @@
-"""Order and k-core of events whose users and items are numbers: a few passes over whole columns.
+"""Order, sessions and k-core of events whose users and items are numbers, in a few passes.
 
 All arrays are columns of events, one element an event.
 """
@@ -8,6 +8,10 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.signedinteger]
 Mask = npt.NDArray[np.bool_]
+
+US_A_MINUTE = 60_000_000
+US_A_DAY = 24 * 60 * US_A_MINUTE
+AT_ONCE = 2_000_000  # events, and those of the last one's user
 
 # Elements that ascend on average before one does not: from here on numpy, which merges such runs,
 # is the fastest way to sort.
@@ -104,4 +108,42 @@ def last_of_each(lengths: Ints, last: int) -> Mask:
     edges[(ends - lengths)[long]] += 1
     edges[(ends - last)[long]] -= 1
     kept: Mask = np.cumsum(edges[:-1], dtype=np.int8) == 0
+    return kept
+
+
+def once_a_session(users: Ints, items: Ints, ts_us: Ints, *, minutes: float) -> Mask:
+    """Mark the last event of each item in each session; bool `[n]`, True: kept.
+
+    A session is a user's events of one day (UTC), none of them more than `minutes` after the one
+    before: what a later day brings changes none, so histories can be added to.
+
+    Parameters
+    ----------
+    users
+        Ascending.
+    items
+        Numbers from 0.
+    ts_us
+        Microseconds since 1970, ascending within a user.
+    """
+    kept = np.zeros(len(users), dtype=np.bool_)
+    start = 0
+    while start < len(users):  # some users at a time, for a sort needs several times their memory
+        at = min(start + AT_ONCE, len(users)) - 1
+        part = slice(start, start := int(np.searchsorted(users, users[at], side="right")))
+        kept[part] = _last_of_session(users[part], items[part], ts_us[part], minutes)
+    return kept
+
+
+def _last_of_session(users: Ints, items: Ints, ts_us: Ints, minutes: float) -> Mask:
+    days = ts_us // US_A_DAY
+    starts = np.ones(len(users), dtype=np.bool_)
+    starts[1:] = (users[1:] != users[:-1]) | (days[1:] != days[:-1])
+    starts[1:] |= np.diff(ts_us) > minutes * US_A_MINUTE
+    key = np.cumsum(starts, dtype=np.int64) * (int(items.max()) + 1) + items
+    order = stable_order(key)
+    last = np.ones(len(users), dtype=np.bool_)
+    last[:-1] = np.diff(key[order]) != 0
+    kept = np.zeros(len(users), dtype=np.bool_)
+    kept[order[last]] = True
     return kept

@@ -4,6 +4,9 @@ A partition is replaced whole or not at all, in one transaction; a reader sees t
 or the version after, never half. What deletes files that a reader may have open (`purge`,
 `vacuum`) is done while no step runs: steps hold the lake's lock together, those hold it alone.
 Two steps of one night take turns.
+
+A table from before one of its columns reads as if it had it (`Table.before`); the next write adds
+the column to the table, and leaves its files as they are.
 """
 
 import contextlib
@@ -25,6 +28,7 @@ from deltalake import (
     ColumnProperties,
     CommitProperties,
     DeltaTable,
+    Field,
     Schema,
     WriterProperties,
     write_deltalake,
@@ -39,6 +43,7 @@ log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 LOCKS = ".locks"  # a file for each of what only one run does at a time
+CAME_LATER = "elcrec.cameLater"  # in the metadata of a column that files from before it lack
 LOG = "_delta_log"  # in a table's folder: one file a version, and checkpoints
 
 # A place that a person has to open up or correct; of others, such as a full disk, a retry may help.
@@ -167,8 +172,8 @@ class Lake:
             raise ConcurrentWriteError(table.name) from None
 
     def version(self, table: Table) -> int:
-        """Return the number of the table's current version, of a table that is made if needed."""
-        return int((self._open(table) or self._create(table)).version())
+        """Return the table's current version, for a write after it; it is made if needed."""
+        return int((self._widened(table) or self._create(table)).version())
 
     def identity(self, table: Table) -> str:
         """Return the id that the table was given when it was made; it is made if needed."""
@@ -193,12 +198,7 @@ class Lake:
         The partition columns are in the names of the files' folders, not in the files.
         """
         delta = self._open(table)
-        if delta is None:
-            return []
-        bounds = [("dt", ">=", first), ("dt", "<=", last)]
-        limits = [(column, op, value) for column, op, value in bounds if value is not None]
-        uris = delta.file_uris(file_pruning_predicate=limits) if limits else delta.file_uris()
-        return sorted(unquote(uri) for uri in uris)
+        return _files(delta, first, last) if delta else []
 
     def scan(
         self, table: Table, first: dt.date | None = None, last: dt.date | None = None
@@ -206,13 +206,26 @@ class Lake:
         """Return the rows of nights first..last (both included); no rows if there is no table."""
         empty = pl.from_arrow(table.schema.empty_table())
         assert isinstance(empty, pl.DataFrame)
-        files = self.files(table, first, last)
-        if not files:
+        delta = self._open(table)
+        files = _files(delta, first, last) if delta else []
+        if not delta or not files:
             return empty.lazy()
         partitions = {column: empty.schema[column] for column in table.partition_by}
-        return pl.scan_parquet(
-            files, glob=False, hive_partitioning=bool(partitions), hive_schema=partitions or None
-        ).select(table.schema.names)
+        later = _came_later(delta, table)
+        in_files = {name: kind for name, kind in empty.schema.items() if name not in partitions}
+        rows = pl.scan_parquet(
+            files,
+            glob=False,
+            hive_partitioning=bool(partitions),
+            hive_schema=partitions or None,
+            schema=in_files if later else None,
+            missing_columns="insert" if later else "raise",
+        )
+        filled = [
+            pl.coalesce(name, pl.sql_expr(table.before[name])).cast(empty.schema[name]).alias(name)
+            for name in later & set(table.before)
+        ]
+        return rows.with_columns(filled).select(table.schema.names)
 
     def view(
         self,
@@ -227,8 +240,11 @@ class Lake:
         It reads the files that the table has now, whatever is written to the table afterwards.
         """
         types = {field.name: _duckdb_type(field.type) for field in table.schema}
-        files = self.files(table, first, last)
-        if files:
+        nulls = ", ".join(f"NULL::{kind} AS {column}" for column, kind in types.items())
+        body = f"SELECT {nulls} WHERE false"
+        delta = self._open(table)
+        files = _files(delta, first, last) if delta else []
+        if delta and files:
             hive = {column: types[column] for column in table.partition_by}
             hive_types = ", ".join(f"{literal(column)}: {kind}" for column, kind in hive.items())
             options = (
@@ -237,11 +253,14 @@ class Lake:
                 else ", hive_partitioning = false"
             )
             names = ", ".join(literal(glob.escape(file)) for file in files)
-            columns = ", ".join(types)
-            body = f"SELECT {columns} FROM read_parquet([{names}]{options})"
-        else:
-            columns = ", ".join(f"NULL::{kind} AS {column}" for column, kind in types.items())
-            body = f"SELECT {columns} WHERE false"
+            rows = f"read_parquet([{names}]{options})"
+            columns = dict(zip(types, types, strict=True))
+            if later := _came_later(delta, table):
+                by_name = f"SELECT * FROM read_parquet([{names}]{options}, union_by_name = true)"
+                rows = f"({body} UNION ALL BY NAME {by_name})"  # it may be that no file has them
+                for column in later & set(table.before):
+                    columns[column] = f"coalesce({column}, {table.before[column]}) AS {column}"
+            body = f"SELECT {', '.join(columns.values())} FROM {rows}"
         con.execute(f"CREATE OR REPLACE VIEW {identifier(name or table.name)} AS {body}")
 
     def vacuum(self, table: Table, hours: int, *, dry_run: bool = False) -> list[Path]:
@@ -291,7 +310,7 @@ class Lake:
             ) from error
 
     def _write(self, table: Table, data: Any, version: int | None = None, **how: Any) -> None:
-        delta = self._open(table) or self._create(table)
+        delta = self._widened(table) or self._create(table)
         if version is not None:
             delta.load_as_version(version)
         failures: list[Exception] = []
@@ -308,6 +327,35 @@ class Lake:
                 raise failures[0] from None
             raise
 
+    def _widened(self, table: Table) -> DeltaTable | None:
+        """Open a table to write to it; one from before some of its columns gets these first.
+
+        Raises LakeError for a column that is not known here, or of another type.
+        """
+        delta = self._open(table)
+        if delta is None:
+            return None
+        expected, found = column_types(table.schema), _types(delta.schema())
+        for column, kind in found.items():
+            if kind != expected.get(column):
+                unlike = (
+                    f"not {expected[column]}" if column in expected else "which is unknown here"
+                )
+                raise LakeError(
+                    f"table {table.name} at {self.path(table)} has a column {column} of type "
+                    f"{kind}, {unlike}: the lake is of another version: use that version, or move "
+                    "the lake away and backfill"
+                )
+        if added := [
+            Field(field.name, field.type, nullable=True, metadata={CAME_LATER: True})
+            for field in Schema.from_arrow(table.schema).fields
+            if field.name not in found
+        ]:
+            names = ", ".join(field.name for field in added)
+            log.info("table %s at %s gets its new columns: %s", table.name, self.path(table), names)
+            delta.alter.add_columns(added)
+        return delta
+
     def _create(self, table: Table) -> DeltaTable:
         self.path(table).mkdir(parents=True, exist_ok=True)
         return DeltaTable.create(
@@ -316,6 +364,19 @@ class Lake:
             mode="ignore",
             partition_by=list(table.partition_by) or None,
         )
+
+
+def _files(delta: DeltaTable, first: dt.date | None, last: dt.date | None) -> list[str]:
+    bounds = [("dt", ">=", first), ("dt", "<=", last)]
+    limits = [(column, op, value) for column, op, value in bounds if value is not None]
+    uris = delta.file_uris(file_pruning_predicate=limits) if limits else delta.file_uris()
+    return sorted(unquote(uri) for uri in uris)
+
+
+def _came_later(delta: DeltaTable, table: Table) -> set[str]:
+    """Return the columns that some files may lack, for they are from before them."""
+    whole = {field.name for field in delta.schema().fields if CAME_LATER not in field.metadata}
+    return set(table.schema.names) - whole
 
 
 def hold_lock(handle: int, kind: int, where: Path, until: str) -> None:

@@ -110,7 +110,7 @@ def settings_fingerprint(settings: Settings) -> str:
         "least_overlap": settings.model.least_overlap,
         "least_share": settings.model.least_share,
         "left_nights": settings.model.left_nights,
-        "sequences": settings.sequences.model_dump(mode="json"),
+        "sequences": settings.sequences.rules(),
         "elcrec": elcrec.__version__,
     }
     return _digest(json.dumps(chosen, sort_keys=True))

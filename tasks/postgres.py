@@ -15,6 +15,12 @@ REFUSED = re.compile(
     r"FATAL: +(.*(?:authentication failed|does not exist|pg_hba\.conf|permission denied).*)"
     r"|Failed to connect: (invalid .*)"
 )
+# A server that is away, starting, full, or that has cut the connection has no SQLSTATE either.
+AWAY = re.compile(
+    r"Failed to connect: (?:connection to server .* failed: )?(?:FATAL: +)?(.+)"
+    r"|((?:terminating|server closed the|no) connection.*|could not receive data from server.*"
+    r"|SSL SYSCALL error.*|connection not open)"
+)
 
 
 def refusal(connection: str, error: Exception) -> str | None:
@@ -25,6 +31,18 @@ def refusal(connection: str, error: Exception) -> str | None:
     return (
         f"connection {connection} is refused ({(refused[1] or refused[2]).strip()}): correct it "
         "in Airflow, or let the database's owner admit it"
+    )
+
+
+def absence(connection: str, error: Exception) -> str | None:
+    """Say that a server does not answer, or no longer; that passes by itself."""
+    away = AWAY.search(str(error))
+    if not away:
+        return None
+    return (
+        f"connection {connection} does not answer ({(away[1] or away[2]).strip()}): see that its "
+        "server runs and can be reached from here; Airflow tries the step again, and by hand it "
+        "can be run again as it is"
     )
 
 

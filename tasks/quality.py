@@ -205,19 +205,16 @@ def _page(pages: Path, suite: str) -> str:
     return str(page)
 
 
-Column = tuple[str, str | None, str | None]  # its name, type as expected, type as found
+Column = tuple[str, str | None, str]  # its name, type as expected, type as found
 
 
 def _columns(lake: Lake, sources: Iterable[Table]) -> list[Column]:
-    """Return the columns of the tables that are there; one that is not is read as empty."""
+    """Return the columns that the tables have; those that came later are read as the lake says."""
     columns: list[Column] = []
     for table in sources:
-        if found := lake.columns(table):
-            expected = column_types(table.schema)
-            columns += [
-                (f"{table.name}.{name}", expected.get(name), found.get(name))
-                for name in {**expected, **found}
-            ]
+        expected = column_types(table.schema)
+        found = lake.columns(table)
+        columns += [(f"{table.name}.{name}", expected.get(name), found[name]) for name in found]
     return columns
 
 

@@ -3,7 +3,8 @@
 The vocabulary `items` holds every item ever seen and only grows: an index once given is never
 changed or reused, whatever is run again or backfilled. A history keeps the last events of a user
 by time; events of the same time are in the order they were read, by the file's name, then by their
-row in it. Neither depends on anything that came later, so a backfill orders them the same.
+row in it. Neither depends on anything that came later, so a backfill orders them the same. With
+`sequences.session_minutes` an item counts once a session, which ends with its day at the latest.
 
 Where an earlier night's histories were built from what the tables hold still, the night adds the
 events since then to them; otherwise it reads all events. Both give the same rows.
@@ -23,7 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tasks import duck, tables
-from tasks.core import in_order, k_core, last_of_each, stable_order
+from tasks.core import in_order, k_core, last_of_each, once_a_session, stable_order
 from tasks.errors import NightError, SettingsError
 from tasks.lake import ConcurrentWriteError, Lake
 from tasks.settings import SequenceSettings, Settings
@@ -115,7 +116,7 @@ class _Inputs:
         self.lake = lake
         # No name is ever used again: a partition that is written anew has other files.
         self.events = _names(lake.files(tables.EVENTS, last=night))
-        self.others = [RULES, settings.model_dump(mode="json"), lake.identity(tables.ITEMS)]
+        self.others = [RULES, settings.rules(), lake.identity(tables.ITEMS)]
 
     def fingerprint(self, night: dt.date) -> str:
         """Return what stands for all that the histories up to a night are made from."""
@@ -199,6 +200,11 @@ def _histories(
     order = stable_order(user)
     of_user = np.bincount(user, minlength=users)
     item = item[order]
+    if settings.session_minutes:
+        user = np.repeat(np.arange(users, dtype=np.int32), of_user)
+        kept = once_a_session(user, item, ts_us[order], minutes=settings.session_minutes)
+        of_user = np.bincount(user[kept], minlength=users)
+        item, order = item[kept], order[kept]
     if settings.min_user_events > 1 or settings.min_item_events > 1:
         user = np.repeat(np.arange(users, dtype=np.int32), of_user)
         kept = k_core(

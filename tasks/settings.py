@@ -68,6 +68,7 @@ class SourceSettings(Section):
     time_columns: tuple[str, ...] = ("timestamp", "ts", "time", "event_time", "datetime")
     type_columns: tuple[str, ...] = ("event_type", "event", "type")
     weight_columns: tuple[str, ...] = ("weight", "rating", "score")
+    session_columns: tuple[str, ...] = ()
     time_unit: Literal["auto", "s", "ms", "us", "ns", "iso"] = "auto"
     event_types: tuple[str, ...] = ()
     event_weights: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
@@ -97,6 +98,15 @@ class SequenceSettings(Section):
     last_events: int = Field(256, ge=1)
     min_user_events: int = Field(1, ge=1)
     min_item_events: int = Field(1, ge=1)
+    session_minutes: float = Field(0, ge=0)
+
+    def rules(self) -> dict[str, Any]:
+        """Return what decides the histories of given events, to take fingerprints of.
+
+        Without sessions it is what it was before there were any: so are the histories.
+        """
+        off = set() if self.session_minutes else {"session_minutes"}
+        return self.model_dump(mode="json", exclude=off)
 
 
 class ModelSettings(Section):

@@ -3,7 +3,8 @@
 `dt` is the night (a UTC date) that wrote a row; for `events` it is the date of the event itself.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -14,12 +15,16 @@ class Table:
 
     many_valued: columns with a value of their own in most rows. A Parquet dictionary of them would
     be made, found too large and left again.
+
+    before: what a column that came later holds in rows that were written before it, as SQL over the
+    other columns. Of one that is not named here it is null.
     """
 
     name: str
     schema: pa.Schema
     partition_by: tuple[str, ...] = ("dt",)
     many_valued: tuple[str, ...] = ()
+    before: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 DT = ("dt", pa.date32())
@@ -42,6 +47,7 @@ EVENTS = Table(
         ]
     ),
     many_valued=("user_id", "ts", "row_number"),
+    before={"ingested": "dt"},
 )
 
 # One row of a source that is no event.
@@ -77,6 +83,8 @@ INGESTS = Table(
             ("bootstrap", pa.bool_()),  # all rows before the end of the night, not the night's only
         ]
     ),
+    # What was not counted yet did not happen yet.
+    before=dict.fromkeys(("rows_late", "rows_repeat", "rows_busy", "rows_filtered"), "0"),
 )
 
 # One Delta table that events come from in one night: which of its versions the night read.

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -52,48 +53,110 @@ def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         server.server_close()
 
 
-@contextmanager
-def postgres() -> Iterator[str]:
-    """Run a PostgreSQL server with an empty database; yields its URI, password included.
+class Postgres:
+    """A PostgreSQL server with an empty database, which a test may stop and start again.
 
     Its programs are looked for on PATH and where Debian puts them. The server refuses to run as
     root: under root it runs as `nobody`.
     """
-    initdb, pg_ctl = _program("initdb"), _program("pg_ctl")
-    owner = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
-    folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))
-    try:
-        data, password = folder / "data", secrets.token_urlsafe(16)
+
+    def __init__(self, folder: Path, password: str) -> None:
+        self.folder, self.port = folder, free_port()
+        self.owner = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        self.uri = f"postgresql://test:{password}@127.0.0.1:{self.port}/postgres"
         secret = folder / "password"
         secret.write_text(password)
-        if owner:
-            os.chown(folder, owner.pw_uid, owner.pw_gid)
-            os.chown(secret, owner.pw_uid, owner.pw_gid)
+        if self.owner:
+            for path in (folder, secret):
+                os.chown(path, self.owner.pw_uid, self.owner.pw_gid)
+        self._run("initdb", "-U", "test", f"--pwfile={secret}", "-A", "scram-sha-256")
 
-        def run(*command: str) -> None:
-            done = subprocess.run(
-                command,
-                cwd=folder,
-                user=owner.pw_uid if owner else None,
-                group=owner.pw_gid if owner else None,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                check=False,
-            )
-            if done.returncode:
-                raise RuntimeError(f"{command[0]} failed: {done.stderr}")
+    def start(self) -> None:
+        """Start the server on the port that it had before, and wait until it answers."""
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 "
+        options += f"-c unix_socket_directories={self.folder}"
+        self._run("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", options, "start")
 
-        run(initdb, "-D", str(data), "-U", "test", f"--pwfile={secret}", "-A", "scram-sha-256")
-        port = free_port()
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
-        run(pg_ctl, "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start")
+    def stop(self) -> None:
+        """Stop the server as a crash would: whoever is connected is cut off."""
+        self._run("pg_ctl", "-m", "immediate", "-w", "stop")
+
+    @property
+    def runs(self) -> bool:
+        """Whether it runs, as far as its folder says."""
+        return (self.folder / "data" / "postmaster.pid").exists()
+
+    def _run(self, name: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [_program(name), "-D", str(self.folder / "data"), *arguments],
+            cwd=self.folder,
+            user=self.owner.pw_uid if self.owner else None,
+            group=self.owner.pw_gid if self.owner else None,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{name} failed: {done.stderr}")
+
+
+@contextmanager
+def postgres_server(password: str | None = None) -> Iterator[Postgres]:
+    """Run a PostgreSQL server."""
+    folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))
+    try:
+        server = Postgres(folder, password or secrets.token_urlsafe(16))
+        server.start()
         try:
-            yield f"postgresql://test:{password}@127.0.0.1:{port}/postgres"
+            yield server
         finally:
-            run(pg_ctl, "-D", str(data), "-m", "immediate", "-w", "stop")
+            if server.runs:
+                server.stop()
     finally:
         shutil.rmtree(folder)
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """Run a PostgreSQL server; yields its URI, password included."""
+    with postgres_server() as server:
+        yield server.uri
+
+
+@contextmanager
+def redis(password: str) -> Iterator[str]:
+    """Run a Redis server that keeps nothing on disk; yields its host and port."""
+    from redis import Redis
+    from redis.exceptions import ConnectionError as NotThereError
+
+    port = free_port()
+    server = subprocess.Popen(
+        [_program("redis-server"), "-", "--bind", "127.0.0.1", "--port", str(port), "--save", ""],
+        cwd="/",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert server.stdin
+        server.stdin.write(f"requirepass {password}\n")
+        server.stdin.close()
+        client = Redis("127.0.0.1", port, password=password)
+        until = time.monotonic() + 30
+        while True:
+            try:
+                client.ping()
+                break
+            except NotThereError:
+                if server.poll() is not None or time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+        client.close()
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait()
 
 
 def _program(name: str) -> str:
@@ -101,7 +164,8 @@ def _program(name: str) -> str:
     found = shutil.which(name) or (str(debian[-1]) if debian else None)
     if found is None:
         raise RuntimeError(
-            f"{name} is missing: install PostgreSQL (Debian: apt install postgresql)"
+            f"{name} is missing: install PostgreSQL and Redis "
+            "(Debian: apt install postgresql redis-server)"
         )
     return found
 

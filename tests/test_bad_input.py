@@ -23,7 +23,7 @@ import pyarrow as pa
 import pytest
 
 from tasks import tables
-from tasks.errors import PipelineError
+from tasks.errors import NotReadyError, PipelineError
 from tasks.lake import Lake
 from tasks.settings import REPO, load_settings
 from tasks.steps import run_step
@@ -34,6 +34,7 @@ HEADER = "user_id,item_id,ts,event_type\n"
 GOOD = f"{HEADER}ann,a,{NIGHT}T10:00:00Z,view\nbob,b,{NIGHT}T11:00:00Z,view\n"
 ROW = f"cleo,c,{NIGHT}T12:00:00Z,view\n"
 EVIL = "x'); DROP TABLE events; --"
+AWAY = "../../etc/passwd"
 MS = 1_793_620_800_000  # noon of the night
 
 Make = Callable[[Path], Any]
@@ -49,10 +50,12 @@ class Case:
     events: int = 2  # rows of the night that are kept, with those of the good file
     quarantined: int = 0
     duplicates: int = 0
+    repeats: int = 0
     busy: int = 0
     other_nights: int = 0
     reason: str = ""  # of a quarantined row
-    user: str = ""  # an id that comes out as it went in
+    user: str = ""  # ids that come out as they went in
+    item: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     night: dt.date = NIGHT
 
@@ -89,6 +92,26 @@ def cut(make: Make, name: str, share: float = 0.6) -> Make:
         (folder / name).write_bytes(whole[: int(len(whole) * share)])
 
     return made
+
+
+def both(*makes: Make) -> Make:
+    def made(folder: Path) -> None:
+        for make in makes:
+            make(folder)
+
+    return made
+
+
+def robot(folder: Path) -> None:
+    """Write 10 million events of one user and 1,000 items, one every 8 ms."""
+    number = pl.int_range(10_000_000).alias("ts")
+    midnight = pl.lit(dt.datetime.combine(NIGHT, dt.time()))
+    frame = pl.select(number).select(
+        user_id=pl.lit("cleo"),
+        item_id=(pl.col("ts") % 1000).cast(pl.String),
+        ts=midnight + pl.duration(milliseconds=8 * pl.col("ts")),
+    )
+    frame.write_parquet(folder / "late.parquet")
 
 
 def packed(suffix: str) -> Make:
@@ -148,8 +171,11 @@ CASES = [
     Case("text named .gz", text(GOOD, "late.csv.gz"), (S, "late.csv.gz")),
     Case("an empty file", text("", "late.csv"), (S, "late.csv is empty")),
     Case("an empty compressed file", lambda folder: (folder / "late.csv.gz").write_bytes(gzip.compress(b"")), (S, "late.csv.gz is empty")),
+    Case("Parquet cut short in the middle of a folder", both(cut(parquet(), "late.parquet"), text(GOOD, "z.csv")), (S, "late.parquet is no readable Parquet file")),
+    Case("gzip cut short in the middle of a folder", both(cut(packed(".gz"), "late.csv.gz"), text(GOOD, "z.csv")), (S, "late.csv.gz", "cut short")),
     Case("a header and no row", csv()),
     Case("a file still being written, by its name", text(GOOD[:-9], "_late.csv.tmp")),
+    Case("files still being written, by their time", csv(ROW), ("NotReadyError", "may still be written", "ingest.settle_minutes"), settings={"ingest.settle_minutes": 5}),
     Case("a hidden file", text(GOOD[:-9], ".late.csv")),
     Case("a folder named like a file", lambda folder: (folder / "late.csv").mkdir()),
     Case("a file of another kind", text("read me", "README.md")),
@@ -182,6 +208,8 @@ CASES = [
     Case("a weight that is not finite", parquet(rating=[float("inf")]), events=3),
     # Times.
     Case("milliseconds that are set to be seconds", parquet(ts=[MS]), (S, "late.parquet", "looks like ms", "source.time_unit"), settings=source(time_unit="s")),
+    Case("microseconds that are set to be milliseconds: the year 55,000", parquet(ts=[MS * 1000]), (S, "late.parquet", "looks like us", "source.time_unit"), settings=source(time_unit="ms")),
+    Case("one time of the year 55,000 among others", parquet(user_id=["cleo"] * 3, item_id=["c"] * 3, ts=[MS, MS + 1, MS * 1000]), events=4, quarantined=1, reason="1970 to 2199"),
     Case("numbers that are no times", parquet(ts=[55]), (S, "late.parquet", "in no unit")),
     Case("the year 55,000", csv(ROW, row(ts="55000-01-01T00:00:00Z")), events=3, quarantined=1),
     Case("a time before 1970", csv(ROW, row(ts="1901-01-01T00:00:00Z")), events=3, quarantined=1),
@@ -195,23 +223,29 @@ CASES = [
     Case("no item", csv(ROW, row(item=" ")), events=3, quarantined=1, reason="no item"),
     Case("an id of 10,000 characters", csv(row("x" * 10_000)), events=3, user="x" * 10_000),
     Case("an id with a line end", csv(row("one\ntwo")), events=3, user="one\ntwo"),
-    Case("an id with NUL", parquet(user_id=["one\0two"]), events=3, user="one\0two"),
+    Case("an id with NUL", parquet(user_id=["one\0two"], item_id=["a\0b"]), events=3, user="one\0two", item="a\0b"),
+    Case("an id with NUL in CSV", csv(row("one\0two", "a\0b")), events=3, user="one\0two", item="a\0b"),
+    Case("an id with NUL in JSON", jsonl(json.dumps({"user_id": "one\0two", "item_id": "a\0b", "ts": f"{NIGHT}T12:00:00Z"})), events=4, user="one\0two", item="a\0b"),
+    Case("an item of 10,000 characters with line ends", csv(row(item="x\ny" * 3_334)), events=3, item="x\ny" * 3_334),
     Case("an id with letters that Latin-1 has not", csv(row("Straße 日本")), events=3, user="Straße 日本"),
     Case("an id of four bytes a character", csv(row("🦊🦊")), events=3, user="🦊🦊"),
-    Case("an id that is SQL", csv(row(EVIL)), events=3, user=EVIL),
-    Case("an id that is a path", csv(row("../../etc/passwd")), events=3, user="../../etc/passwd"),
+    Case("ids that are SQL", csv(row(EVIL, EVIL, more=quoted(EVIL))), events=3, user=EVIL, item=EVIL),
+    Case("ids that are paths", csv(row(AWAY, AWAY, more=AWAY)), events=3, user=AWAY, item=AWAY),
     Case("an id with quotes", csv(row('a "quoted" \'one\'')), events=3, user='a "quoted" \'one\''),
     # How much.
     Case("a file delivered twice", text(GOOD, "again.csv"), duplicates=2),
-    Case("300,000 events of one user", parquet(user_id=["cleo"] * 300_000, item_id=[str(n) for n in range(300_000)], ts=[dt.datetime(2026, 11, 2, 12)] * 300_000), events=10_002, busy=290_000),
+    Case("10 million events of one user", robot, events=10_002, repeats=9_000_000, busy=990_000, settings={"duckdb.memory_limit": "2GB"}),
     # Paths and names.
     Case("a link out of the folder", link("../outside/secret.csv"), (S, "late.csv leads to", "outside of")),
+    Case("a glob that leaves a bucket", says=(S, "s3://bucket/events/../*/*.csv", "without empty parts, . and .."), settings=source(path="s3://bucket/events/../*/*.csv")),
     Case("a link to nowhere", link("nowhere.csv")),
     Case("a glob that meets a link out of its folder", link("../outside/secret.csv"), (S, "late.csv leads to", "outside of"), settings=source(path="events/*.csv")),
     Case("a source that is not there", says=(S, "missing.csv", "does not exist"), settings=source(path="missing.csv")),
     Case("a source with no event file", inside("notes/README.md"), (S, "has no event files"), settings=source(path="events/notes")),
     Case("a folder named like a partition", inside("dt=2026-11-02/late.csv"), events=3),
     Case("a file name that is SQL", inside(EVIL + ".csv"), events=3),
+    Case("a table name that is SQL", csv(ROW), ("SettingsError", "publish.postgres_table", "DROP TABLE", "letters, digits"), settings={"publish.postgres_table": EVIL}),
+    Case("a folder of days that is SQL and a path", inside(f"{EVIL}=2026-11-02/late.csv"), events=3, settings=source(day_folders=f"../{EVIL}")),
     Case("a column name that is SQL", csv(ROW), (S, "has no column", "DROP TABLE"), settings=source(user_columns=[EVIL])),
     Case("a lake whose name is SQL", csv(ROW), events=3, settings={"lake.root": EVIL}),
     Case("a lake whose name Delta cannot write", says=("SettingsError", "lake.root", "cannot have %"), settings={"lake.root": "100%"}),
@@ -253,8 +287,9 @@ def content(root: Path, last: dt.date | None = None) -> dict[str, list[Any]]:
 def test_bad_input_gets_a_clear_result_and_loses_nothing(
     case: Case, night_before: Path, tmp_path: Path
 ) -> None:
+    paths = ("lake.root", "source.path")
     named = {
-        key: str(tmp_path / value) if key in ("lake.root", "source.path") and value else value
+        key: str(tmp_path / value) if key in paths and value and "://" not in value else value
         for key, value in case.settings.items()
     }
     folder, root = tmp_path / "events", Path(named.get("lake.root", tmp_path / "lake"))
@@ -269,7 +304,7 @@ def test_bad_input_gets_a_clear_result_and_loses_nothing(
         return run_step("ingest", load_settings(**(usual | named)), case.night)
 
     if case.says:
-        with pytest.raises(PipelineError) as error:
+        with pytest.raises((PipelineError, NotReadyError)) as error:
             night()
         kind, *words = case.says
         sentence = str(error.value)
@@ -283,12 +318,13 @@ def test_bad_input_gets_a_clear_result_and_loses_nothing(
     summary = night()
     counted = {
         name: summary[f"rows_{name}"]
-        for name in ("events", "quarantined", "duplicate", "busy", "other_nights")
+        for name in ("events", "quarantined", "duplicate", "repeat", "busy", "other_nights")
     }
     assert counted == {
         "events": case.events,
         "quarantined": case.quarantined,
         "duplicate": case.duplicates,
+        "repeat": case.repeats,
         "busy": case.busy,
         "other_nights": case.other_nights,
     }
@@ -299,6 +335,13 @@ def test_bad_input_gets_a_clear_result_and_loses_nothing(
     assert events.height == case.events
     assert {"ann", "bob"} <= set(events["user_id"])
     assert not case.user or case.user in set(events["user_id"])
+    assert not case.item or case.item in set(events["item_id"])
+    # No id becomes a path.
+    assert {path.name for path in lake.path(tables.EVENTS).iterdir()} == {
+        "_delta_log",
+        f"dt={BEFORE}",
+        f"dt={NIGHT}",
+    }
     rejected = lake.scan(tables.QUARANTINE, NIGHT, NIGHT).collect()
     assert rejected.height == case.quarantined
     assert all(case.reason in reason for reason in rejected["reason"])

@@ -19,7 +19,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text())
 OURS = [name for name, service in COMPOSE["services"].items() if "build" in service]
 
 
-def _module(name: str) -> ModuleType:
+def module(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"docker_{name}", DOCKER / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -28,14 +28,14 @@ def _module(name: str) -> ModuleType:
     return module
 
 
-processes = _module("processes")
+processes = module("processes")
 
 
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return what `docker/.env` holds after new_env.py has written it."""
     file = tmp_path_factory.mktemp("docker") / ".env"
-    assert _module("new_env").main(file) == 0
+    assert module("new_env").main(file) == 0
     lines = [line for line in file.read_text().splitlines() if line and line[0] != "#"]
     return dict(line.split("=", 1) for line in lines)
 
@@ -43,7 +43,7 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_secrets_are_fresh_fit_into_a_url_and_are_written_once_for_the_owner(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    new_env = _module("new_env")
+    new_env = module("new_env")
     one, other = new_env.fresh_secrets(), new_env.fresh_secrets()
     for name, value in one.items():
         assert value != other[name]

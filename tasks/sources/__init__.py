@@ -10,8 +10,9 @@ time it is queried it must give the same rows. Its columns:
                              line of a text file (with its header) where the row begins, row of a
                              Parquet file, or of a table 40 bits of a hash of its values
 `raw`          VARCHAR       the line as read; of CSV, RecBole, Parquet and tables the columns as
-                             JSON
-`user_id`      VARCHAR       null when blank; so is `item_id`
+                             JSON; may be null where the row is an event
+`user_id`      VARCHAR       null when blank, unless `source.session_columns` has a session for it
+`item_id`      VARCHAR       null when blank
 `event_type`   VARCHAR       "event" when the part has no such column
 `weight`       FLOAT         null when the part has none, or no finite number
 `has_time`     BOOLEAN       whether the time is filled in

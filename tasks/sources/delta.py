@@ -1,8 +1,8 @@
 """A Delta table, incrementally by version: a night reads what is new since the night before it.
 
-`source.path` is the table's folder. Which files are read, not which rows, is what is decided here:
-their rows are told apart as those of any file. Night D reads the version V that the table has when
-D runs first. Of V's files it reads
+`source.path` is the table's folder, or its URL in an S3-compatible store. Which files are read, not
+which rows, is what is decided here: their rows are told apart as those of any file. Night D reads
+the version V that the table has when D runs first. Of V's files it reads
 
 * the new ones: those that version A did not have, A being what the last earlier night P read,
   but for those that the log says to lie wholly outside of the days that D reads;
@@ -29,9 +29,11 @@ the values of the row.
 import datetime as dt
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -47,20 +49,23 @@ from tasks.errors import SourceError
 from tasks.lake import Lake
 from tasks.settings import Settings, SourceSettings
 from tasks.sources import Versions
+from tasks.sources.places import Address
 from tasks.sources.rows import as_json, chosen, numbered_by_content, source_rows
 from tasks.units import END_OF_TIME, START_OF_TIME, US_PER_UNIT
 
 log = logging.getLogger(__name__)
 
 DAY = dt.timedelta(days=1)
+ASKED_AT_ONCE = 16  # files whether they are there: a store answers each in some milliseconds
 
 
 class Delta:
-    """The source `delta`: `source.path` is the folder of a Delta table."""
+    """The source `delta`: `source.path` is the folder or the URL of a Delta table."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings.source
         self.lake = Lake(settings.lake.root)
+        self.address = Address(settings.source) if "://" in settings.source.path else None
 
     def __str__(self) -> str:
         return f"Delta table {self.settings.path}"
@@ -81,9 +86,13 @@ class Delta:
         """
         if not self.settings.path:
             raise SourceError(
-                "source.path is not set: name the folder of a Delta table, "
+                "source.path is not set: name the folder or the URL of a Delta table, "
                 "for example ELCREC_SOURCE__PATH=/data/events"
             )
+        with _explaining(self.address):
+            return [self._snapshot(first, end)]
+
+    def _snapshot(self, first: dt.datetime | None, end: dt.datetime) -> "Snapshot":
         now = self._table()
         assert now is not None
         versions = self._versions(now, first, (end - DAY).date())
@@ -104,12 +113,13 @@ class Delta:
                 f"{self} lacks data files of its newest version {now.version()}: restore them, or "
                 "restore an earlier version of the table"
             )
-        return [Snapshot(self.name, str(self), self.settings, files, versions)]
+        return Snapshot(self.name, str(self), self.settings, files, versions, self.address)
 
     def _table(self, version: int | None = None) -> DeltaTable | None:
         """Open the table, at a version if one is given; None when that version is gone."""
         try:
-            return DeltaTable(self.settings.path, version=version)
+            options = self.address.delta_options() if self.address else None
+            return DeltaTable(self.settings.path, version=version, storage_options=options)
         except TableNotFoundError:
             if version is not None:
                 return None
@@ -173,10 +183,23 @@ class Delta:
             len(files),
             len(dataset.files),
         )
-        there = dataset.filesystem.get_file_info([file.path for file in files])
+        self._refuse_links(file.path for file in files)
+        with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+            there = list(pool.map(dataset.filesystem.get_file_info, (f.path for f in files)))
         if any(info.type == FileType.NotFound for info in there):
             return None
         return ds.FileSystemDataset(files, dataset.schema, dataset.format, dataset.filesystem)
+
+    def _refuse_links(self, files: Iterable[str]) -> None:
+        """Raise SourceError for a file that leads out of the table's folder."""
+        if self.address:
+            return
+        root = Path(self.settings.path)
+        for file in files:
+            if not (real := (root / file).resolve()).is_relative_to(root.resolve()):
+                raise SourceError(
+                    f"{root / file} leads to {real}, outside of {root}: put the file itself there"
+                )
 
     def _dataset(self, table: DeltaTable) -> ds.FileSystemDataset:
         mapped = table.metadata().configuration.get("delta.columnMapping.mode", "none")
@@ -201,6 +224,7 @@ class Snapshot:
     settings: SourceSettings
     files: ds.FileSystemDataset
     versions: Versions
+    address: Address | None
 
     def __str__(self) -> str:
         return self.title
@@ -208,6 +232,8 @@ class Snapshot:
     @contextmanager
     def open(self, con: duckdb.DuckDBPyConnection) -> Iterator[None]:
         """Create the view `source_rows` over the files, read anew by each query.
+
+        Of a store it is streamed: some batches of a few files are in memory at a time.
 
         Raises SourceError when a file is no readable Parquet.
         """
@@ -229,7 +255,8 @@ class Snapshot:
         )
         con.execute(f"CREATE OR REPLACE TEMP VIEW source_rows AS {rows}")
         try:
-            yield
+            with _explaining(self.address, duckdb.Error):
+                yield
         except (duckdb.InvalidInputException, duckdb.IOException, OSError) as error:
             reason = re.search(r"Parquet .*?(?=\. |\n|$)", str(error))
             if reason is None:
@@ -294,6 +321,11 @@ class _Days:
             return pa.scalar(number).cast(self.type)
         except pa.ArrowInvalid:  # too large for the column: no row has it
             return None
+
+
+def _explaining(address: Address | None, *kinds: type[Exception]) -> AbstractContextManager[None]:
+    """Turn what a store says into a sentence; of a folder errors come as they are."""
+    return address.explaining(OSError, DeltaError, *kinds) if address else nullcontext()
 
 
 def _first_line(error: Exception) -> str:

@@ -286,12 +286,13 @@ def _jsonl(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSetti
         if not role.endswith("_columns"):
             continue
         wanted = getattr(source, role)
-        # Those of the first lines come first: the others then are seldom looked for.
-        names = sorted(wanted, key=lambda name: name not in sampled[0])
-        columns[role] = f"coalesce({', '.join([*map(_json_value, names), 'NULL'])})"
+        columns[role] = _first_json_value(wanted, sampled[0])
         roles[role] = (role,) if wanted else ()
+        if role == "user_columns":
+            wanted += source.session_columns  # either does
         if role in NEEDED and not set(wanted) & set(sampled[0]):
-            later = f"SELECT 1 FROM {objects} WHERE {columns[role]} IS NOT NULL LIMIT 1"
+            value = _first_json_value(wanted, sampled[0])
+            later = f"SELECT 1 FROM {objects} WHERE {value} IS NOT NULL LIMIT 1"
             if not con.execute(later).fetchall():
                 needed(file, dict.fromkeys(sorted(sampled[0]), ""), wanted, f"source.{role}")
     return source_rows(
@@ -303,6 +304,12 @@ def _jsonl(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSetti
         raw="line",
         broken="CASE WHEN object IS NULL THEN 'no valid JSON' END",
     )
+
+
+def _first_json_value(wanted: tuple[str, ...], usual: list[str]) -> str:
+    # Those of the first lines come first: the others then are seldom looked for.
+    names = sorted(wanted, key=lambda name: name not in usual)
+    return f"coalesce({', '.join([*map(_json_value, names), 'NULL'])})"
 
 
 def _json_value(name: str) -> str:

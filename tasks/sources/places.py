@@ -1,4 +1,4 @@
-"""Where files lie: below a folder of this machine, or below a prefix of an S3-compatible store.
+"""Where files and tables lie: in a folder of this machine, or in an S3-compatible store.
 
 An object is copied to this machine while it is read, one at a time and in small pieces, so that
 each format, compression and check is the same as that of a file. Keys are never written to logs
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 PIECE = 8 * 1024 * 1024  # bytes of an object that are in memory at a time, about
+RETRIES = 4  # of a request, within a minute
 
 # What a store says that a person has to mend, by its error codes.
 NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
@@ -36,6 +37,8 @@ REFUSED = {
     "InvalidToken",
     "SignatureDoesNotMatch",
 }
+NO_KEYS = r"169\.254\.169\.254|loading credentials"  # the machine itself was asked for some
+LACKS_RIGHTS = "The operation lacked"  # privileges, or valid credentials: in deltalake's words
 
 
 class Found(NamedTuple):
@@ -125,36 +128,127 @@ class Folder:
         return nullcontext(self.root / name)
 
 
-class Bucket:
-    """Objects of an S3-compatible store below a prefix, by a URL such as s3://bucket/events."""
+class Address:
+    """What `source.path` names in an S3-compatible store, by a URL such as s3://bucket/events."""
 
-    def __init__(self, source: SourceSettings, scratch: Path) -> None:
-        self.url, self.scratch = source.path, scratch
+    def __init__(self, source: SourceSettings) -> None:
+        self.url = source.path
         scheme, _, rest = source.path.partition("://")
         self.bucket, _, key = rest.partition("/")
-        parts = key.rstrip("/").split("/") if key.rstrip("/") else []
-        if scheme != "s3" or not self.bucket or {"", ".", ".."} & set(parts):
+        self.parts = key.rstrip("/").split("/") if key.rstrip("/") else []
+        if scheme != "s3" or not self.bucket or {"", ".", ".."} & set(self.parts):
             raise SourceError(
                 f"source.path is {source.path}: of URLs those are read that are written "
                 "s3://bucket/folder, without empty parts, . and .."
             )
+        # Keys, region and endpoint by obstore's names; what is not there the environment says.
+        self.options = s3_options(source.connection) if source.connection else {}
+        if source.region:
+            self.options["region"] = source.region
+        named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        endpoint = self.options.pop("endpoint", named)
+        if endpoint := source.endpoint or endpoint:
+            self.options["endpoint_url_s3"] = endpoint  # goes before that of the environment
+        self.allow_http = endpoint.startswith("http://")
+
+    def store(self) -> "S3Store":
+        """Return the bucket as obstore reads it."""
+        from obstore.store import S3Store
+
+        options: dict[str, Any] = {f"aws_{name}": value for name, value in self.options.items()}
+        return S3Store(
+            self.bucket,
+            client_options={"allow_http": self.allow_http},
+            retry_config={"max_retries": RETRIES, "retry_timeout": dt.timedelta(minutes=1)},
+            **options,
+        )
+
+    def delta_options(self) -> dict[str, str]:
+        """Return what the deltalake package is to be told of the store; it holds the secret."""
+        options = {f"aws_{name}": value for name, value in self.options.items()}
+        # Without one it would ask the machine that it may be running on.
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        options.setdefault("aws_region", region or "us-east-1")
+        return options | {
+            "allow_http": str(self.allow_http).lower(),
+            "max_retries": str(RETRIES),
+            "retry_timeout": "60s",
+        }
+
+    @contextmanager
+    def explaining(self, *kinds: type[Exception]) -> Iterator[None]:
+        """Turn what the store says into a sentence; what may pass by itself is tried again.
+
+        kinds: errors of obstore's callers that may hold the store's words; without these words
+        they come as they are.
+        """
+        from obstore.exceptions import (
+            BaseError,
+            InvalidPathError,
+            PermissionDeniedError,
+            UnauthenticatedError,
+        )
+
+        told: tuple[type[Exception], ...] = (BaseError, *kinds)
+        try:
+            yield
+        except InvalidPathError as error:
+            raise SourceError(
+                f"{self.url}: {_first_line(str(error))}; rename the object, or name another prefix"
+            ) from None
+        except told as error:
+            text = str(error)
+            if not isinstance(error, BaseError):
+                if not re.search(f"S3 error|{LACKS_RIGHTS}|{NO_KEYS}", text):
+                    raise
+                text = re.sub(r"(\x1b\[\d+m|↳|\s)+", " ", text)  # drawn as a tree for a terminal
+            code = (re.findall(r"<Code>(\w+)</Code>", text) or [""])[0]
+            if code in NO_BUCKET:
+                raise SourceError(
+                    f"there is no bucket {self.bucket}: correct source.path or source.endpoint"
+                ) from None
+            if code in OTHER_REGION or "configured region" in text:
+                raise SourceError(
+                    f"the bucket {self.bucket} is in another region: correct source.region"
+                ) from None
+            lacks_rights = isinstance(error, PermissionDeniedError | UnauthenticatedError)
+            if code in REFUSED or lacks_rights or LACKS_RIGHTS in text:
+                raise SourceError(
+                    f"{self.url} is refused ({code or type(error).__name__}): give keys that may "
+                    "list and read it, in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or in the "
+                    "connection that source.connection names"
+                ) from None
+            if re.search(NO_KEYS, text):
+                raise SourceError(
+                    f"there are no keys for {self.url}: set AWS_ACCESS_KEY_ID and "
+                    "AWS_SECRET_ACCESS_KEY, or name a connection in source.connection"
+                ) from None
+            raise ConnectionError(f"{self.url} cannot be read: {_first_line(text)}") from None
+
+
+class Bucket:
+    """Objects of an S3-compatible store below a prefix, or that fit a glob."""
+
+    def __init__(self, source: SourceSettings, scratch: Path) -> None:
+        self.address, self.scratch = Address(source), scratch
+        parts = self.address.parts
         self.root = list(takewhile(lambda part: not glob.has_magic(part), parts))
         self.pattern = parts[len(self.root) :]
-        self.store = _store(self.bucket, source)
+        self.store = self.address.store()
 
     def find(self) -> list[Found]:
         """List the objects; SourceError for a bucket that is not there or not open to us."""
         import obstore
 
         prefix = "/".join(self.root)
-        with self._explaining():
+        with self.address.explaining():
             objects = [one for chunk in obstore.list(self.store, prefix or None) for one in chunk]
             if not objects and prefix and not self.pattern:
                 try:
                     objects = [obstore.head(self.store, prefix)]
                 except FileNotFoundError:
                     raise SourceError(
-                        f"source.path is {self.url}, where nothing is: correct it"
+                        f"source.path is {self.address.url}, where nothing is: correct it"
                     ) from None
                 self.root.pop()
                 return [Found(objects[0]["path"].rpartition("/")[2], objects[0]["last_modified"])]
@@ -174,7 +268,7 @@ class Bucket:
 
     def shown(self, name: str) -> str:
         """Return the URL."""
-        return f"s3://{self.bucket}/{'/'.join([*self.root, name])}"
+        return f"s3://{self.address.bucket}/{'/'.join([*self.root, name])}"
 
     @contextmanager
     def fetched(self, name: str) -> Iterator[Path]:
@@ -184,71 +278,11 @@ class Bucket:
         self.scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="elcrec-object-", dir=self.scratch) as folder:
             path = Path(folder) / PurePosixPath(name).name
-            with self._explaining(), path.open("wb") as file:
+            with self.address.explaining(), path.open("wb") as file:
                 got = obstore.get(self.store, "/".join([*self.root, name]))
                 for piece in got.stream(min_chunk_size=PIECE):
                     file.write(piece)
             yield path
-
-    @contextmanager
-    def _explaining(self) -> Iterator[None]:
-        """Turn what the store says into a sentence; what may pass by itself is tried again."""
-        from obstore.exceptions import (
-            BaseError,
-            InvalidPathError,
-            PermissionDeniedError,
-            UnauthenticatedError,
-        )
-
-        try:
-            yield
-        except InvalidPathError as error:
-            raise SourceError(
-                f"{self.url}: {_first_line(error)}; rename the object, or name another prefix"
-            ) from None
-        except BaseError as error:
-            text = str(error)
-            code = (re.findall(r"<Code>(\w+)</Code>", text) or [""])[0]
-            if code in NO_BUCKET:
-                raise SourceError(
-                    f"there is no bucket {self.bucket}: correct source.path or source.endpoint"
-                ) from None
-            if code in OTHER_REGION or "configured region" in text:
-                raise SourceError(
-                    f"the bucket {self.bucket} is in another region: correct source.region"
-                ) from None
-            if code in REFUSED or isinstance(error, PermissionDeniedError | UnauthenticatedError):
-                raise SourceError(
-                    f"{self.url} is refused ({code or type(error).__name__}): give keys that may "
-                    "list and read it, in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or in the "
-                    "connection that source.connection names"
-                ) from None
-            if "169.254.169.254" in text:
-                raise SourceError(
-                    f"there are no keys for {self.url}: set AWS_ACCESS_KEY_ID and "
-                    "AWS_SECRET_ACCESS_KEY, or name a connection in source.connection"
-                ) from None
-            raise ConnectionError(f"{self.url} cannot be read: {_first_line(error)}") from None
-
-
-def _store(bucket: str, source: SourceSettings) -> "S3Store":
-    from obstore.store import S3Store
-
-    options: dict[str, Any] = s3_options(source.connection) if source.connection else {}
-    if source.endpoint:
-        options["endpoint"] = source.endpoint
-    if source.region:
-        options["region"] = source.region
-    named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    endpoint = options.pop("endpoint", named)
-    if endpoint:
-        options["aws_endpoint_url_s3"] = endpoint  # goes before that of the environment
-    return S3Store(
-        bucket,
-        client_options={"allow_http": endpoint.startswith("http://")},
-        retry_config={"max_retries": 4, "retry_timeout": dt.timedelta(minutes=1)},
-        **options,
-    )
 
 
 def _visible(names: Iterable[str]) -> list[str]:
@@ -265,5 +299,5 @@ def _matches(parts: list[str], pattern: list[str]) -> bool:
     return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].rstrip(".")
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0].rstrip(". ")

@@ -32,7 +32,7 @@ import pyarrow as pa
 from tasks import postgres
 from tasks.connections import postgres_uri
 from tasks.duck import identifier, literal
-from tasks.errors import SourceError
+from tasks.errors import NotReadyError, SourceError
 from tasks.settings import Settings, SourceSettings
 from tasks.sources.rows import as_json, chosen, numbered_by_content, source_rows
 from tasks.units import END_OF_TIME, START_OF_TIME, US_PER_UNIT, unit_of
@@ -105,6 +105,8 @@ class Window:
             column is missing, or its time is text; the query is no SELECT.
         SettingsError
             There is no such connection.
+        NotReadyError
+            The server does not answer, or no longer.
         """
         uri = postgres_uri(self.settings.connection)
         with (
@@ -243,7 +245,7 @@ def _copy(con: duckdb.DuckDBPyConnection, reader: pa.RecordBatchReader) -> None:
 
 @contextmanager
 def _explaining(part: Window) -> Iterator[None]:
-    """Turn what a person can mend into a sentence; the rest comes as it is and is tried again.
+    """Turn what a person can mend into a sentence, and that the server is away into another.
 
     What the server says holds names, but neither the URI nor the password.
     """
@@ -252,6 +254,8 @@ def _explaining(part: Window) -> Iterator[None]:
     except (adbc.Error, pa.ArrowException, OSError) as error:
         if refused := postgres.refusal(part.settings.connection, error):
             raise SourceError(refused) from None
+        if away := postgres.absence(part.settings.connection, error):
+            raise NotReadyError(away) from None
         if not (reason := postgres.fault(error)):
             raise
         key = "source.table" if part.settings.table else "source.query"

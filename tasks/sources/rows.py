@@ -5,6 +5,11 @@ from collections.abc import Iterable
 from tasks.duck import literal
 from tasks.errors import SourceError
 from tasks.settings import SourceSettings
+from tasks.units import END_OF_TIME
+
+LAST_US = int(END_OF_TIME.timestamp()) * 1_000_000 - 1
+
+SESSION = "session:"  # before the id of a session that stands for a user
 
 
 def source_rows(
@@ -38,29 +43,42 @@ def source_rows(
     Raises
     ------
     SourceError
-        There is no column of the user, the item or the time.
+        There is no column of the user (or session), the item or the time.
     """
     wanted = chosen(part, columns, source)
-    user, item, time = wanted["user"], wanted["item"], wanted["time"]
+    item, time = wanted["item"], wanted["time"]
     kind, weight = wanted.get("type"), wanted.get("weight")
     time_type = types[time] if types else "VARCHAR"
     moment = columns[time]
     if time_type.startswith(("TIMESTAMP", "DATE")):
-        number, stamp = "NULL::DOUBLE", f"{moment}::TIMESTAMPTZ"
+        # A cast would ask the calendar of the time zone, which takes longer than to read the file.
+        number, stamp = "NULL::DOUBLE", f"make_timestamptz(epoch_us({moment}))"
         has_time = f"{moment} IS NOT NULL"
+        us = f"epoch_us({moment})"
     else:
         number, stamp = (
             f"TRY_CAST({moment} AS DOUBLE)",
             f"TRY_CAST({moment}::VARCHAR AS TIMESTAMPTZ)",
         )
         has_time = f"{_filled(moment)} IS NOT NULL"
+        # A date as text would have to be read for it.
+        us = (
+            f"CASE WHEN getvariable('unit') <> 'iso' THEN {number} * getvariable('us_per_unit') END"
+        )
     strength = f"TRY_CAST({columns[weight]} AS FLOAT)" if weight else "NULL::FLOAT"
+    user_id = _filled(columns[wanted["user"]]) if "user" in wanted else "NULL"
+    if session := wanted.get("session"):
+        user_id = f"coalesce({user_id}, {literal(SESSION)} || ({_filled(columns[session])}))"
+    item_id = _filled(columns[item])
+    sound = f"{broken} IS NULL AND {user_id} IS NOT NULL AND {item_id} IS NOT NULL"
+    sound += f" AND {us} BETWEEN 0 AND {LAST_US}"
     return f"""
         SELECT
             {row_number} AS row_number,
-            {raw} AS raw,
-            {_filled(columns[user])} AS user_id,
-            {_filled(columns[item])} AS item_id,
+            -- To write it for each row takes as long as to read them.
+            CASE WHEN {sound} THEN NULL ELSE {raw} END AS raw,
+            {user_id} AS user_id,
+            {item_id} AS item_id,
             {f"coalesce({_filled(columns[kind])}, 'event')" if kind else "'event'"} AS event_type,
             CASE WHEN isfinite({strength}) THEN {strength} END AS weight,
             {has_time} AS has_time,
@@ -95,17 +113,22 @@ def _filled(expression: str) -> str:
 
 
 def chosen(part: object, columns: Iterable[str], source: SourceSettings) -> dict[str, str]:
-    """Return which column is the user, item, time and, where there is one, type and weight.
+    """Return which column is the user, item, time and, where there is one, type, weight, session.
 
-    Raises SourceError when there is none of the first three.
+    Raises SourceError when there is none of the first three; a session does for a user.
     """
     names = dict.fromkeys(columns, "")
+    session = _first_of(names, source.session_columns)
+    user = _first_of(names, source.user_columns)
+    if not session:
+        user = needed(part, names, source.user_columns, "source.user_columns")
     found = {
-        "user": needed(part, names, source.user_columns, "source.user_columns"),
+        "user": user,
         "item": needed(part, names, source.item_columns, "source.item_columns"),
         "time": needed(part, names, source.time_columns, "source.time_columns"),
         "type": _first_of(names, source.type_columns),
         "weight": _first_of(names, source.weight_columns),
+        "session": session,
     }
     return {role: name for role, name in found.items() if name is not None}
 

@@ -23,8 +23,9 @@ class Target(Protocol):
         Raises
         ------
         PublishError
-            Something of others is in the way: a person has to mend it. What may pass by itself,
-            such as a server that is down, comes as it is and is tried again.
+            Something of others is in the way: a person has to mend it.
+        NotReadyError
+            A server is down: it is tried again.
         """
         ...
 

@@ -18,7 +18,7 @@ import duckdb
 from tasks import contract, postgres
 from tasks.connections import postgres_uri
 from tasks.duck import identifier, literal
-from tasks.errors import PublishError
+from tasks.errors import NotReadyError, PublishError
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class PostgresTable:
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
-        """Turn what a person can mend into a sentence; the rest comes as it is and is tried again.
+        """Turn what a person can mend into a sentence, and that the server is away into another.
 
         What the server says holds names, but neither the URI nor the password.
         """
@@ -107,6 +107,8 @@ class PostgresTable:
         except (adbc.Error, OSError) as error:
             if refused := postgres.refusal(self.connection, error):
                 raise PublishError(refused) from None
+            if away := postgres.absence(self.connection, error):
+                raise NotReadyError(away) from None
             if reason := postgres.fault(error):
                 raise PublishError(
                     f"{self} cannot be published to ({reason}): nothing was changed; correct "

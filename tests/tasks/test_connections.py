@@ -1,6 +1,8 @@
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
 import pytest
 
-from tasks.connections import looked_up_by, postgres_uri
+from tasks.connections import PATIENCE, looked_up_by, postgres_uri
 from tasks.errors import SettingsError
 
 
@@ -8,12 +10,16 @@ def test_the_environment_gives_connections_as_it_does_to_airflow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_EVENTS_DB", "postgres://me:p%40ss@db:5433/log?sslmode=require")
-    assert postgres_uri("events_db") == "postgresql://me:p%40ss@db:5433/log?sslmode=require"
+    uri, _, options = postgres_uri("events_db").partition("?")
+    assert uri == "postgresql://me:p%40ss@db:5433/log"
+    assert options == f"{urlencode(PATIENCE)}&sslmode=require"
 
 
 def test_what_is_airflows_own_is_left_out() -> None:
     with looked_up_by(lambda name: f"postgresql://{name}@db/log?__extra__=%7B%7D&sslmode=prefer"):
-        assert postgres_uri("me") == "postgresql://me@db/log?sslmode=prefer"
+        uri, _, options = postgres_uri("me").partition("?")
+    assert uri == "postgresql://me@db/log"
+    assert options == f"{urlencode(PATIENCE)}&sslmode=prefer"
 
 
 def test_a_missing_connection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +50,7 @@ def test_a_password_is_written_so_that_libpq_cannot_take_it_for_something_else(
     given: str, wanted: str
 ) -> None:
     with looked_up_by(lambda _: f"postgresql://{given}/log"):
-        assert postgres_uri("db") == f"postgresql://{wanted}/log"
+        assert postgres_uri("db").partition("?")[0] == f"postgresql://{wanted}/log"
 
 
 @pytest.mark.parametrize("password", ["se/cret", "se?cret", "se#cret", "[secret", "12/sec@ret"])
@@ -55,3 +61,11 @@ def test_a_uri_that_cannot_be_taken_apart_is_refused_without_its_password(passwo
     ):
         postgres_uri("db")
     assert not any(part in str(refused.value) for part in ("se/", "cret", "sec"))
+
+
+def test_a_connection_may_be_more_patient_with_its_server() -> None:
+    with looked_up_by(lambda _: "postgresql://me@db/log?connect_timeout=60"):
+        assert dict(parse_qsl(urlsplit(postgres_uri("db")).query)) == {
+            **PATIENCE,
+            "connect_timeout": "60",
+        }

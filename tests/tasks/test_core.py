@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from tasks.core import in_order, k_core, last_of_each, stable_order
+from tasks.core import (
+    US_A_DAY,
+    US_A_MINUTE,
+    in_order,
+    k_core,
+    last_of_each,
+    once_a_session,
+    stable_order,
+)
 
 
 @pytest.mark.parametrize("highest", [1, 1000, 2**40, 2**62])
@@ -45,3 +53,30 @@ def test_the_core_is_what_remains_when_rare_ones_are_dropped_again_and_again(
 def test_the_last_of_each_run_are_marked() -> None:
     marks = last_of_each(np.array([3, 1, 5, 2]), 2)
     assert marks.astype(int).tolist() == [0, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 400])
+@pytest.mark.parametrize("minutes", [0.5, 30, 5000])
+@pytest.mark.parametrize("at_once", [1, 100, 2_000_000])
+def test_an_item_counts_once_a_session_where_it_came_last(
+    rows: int, minutes: float, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.core.AT_ONCE", at_once)
+    chance = np.random.default_rng(rows)
+    users = np.sort(chance.integers(0, 5, rows))
+    items = chance.integers(0, 6, rows)
+    ts_us = chance.integers(0, 3 * 24 * 60, rows) * US_A_MINUTE
+    ts_us = ts_us[np.lexsort((ts_us, users))]
+    sessions: list[list[int]] = []
+    for row in range(rows):
+        goes_on = (
+            row > 0
+            and users[row] == users[row - 1]
+            and ts_us[row] // US_A_DAY == ts_us[row - 1] // US_A_DAY
+            and ts_us[row] - ts_us[row - 1] <= minutes * US_A_MINUTE
+        )
+        sessions[-1:] = [[*sessions[-1], row]] if goes_on else [*sessions[-1:], [row]]
+    kept = {max(row for row in session if items[row] == item)
+            for session in sessions for item in set(items[session])}  # fmt: skip
+    marks = once_a_session(users, items, ts_us, minutes=minutes)
+    assert set(np.flatnonzero(marks)) == kept

@@ -500,6 +500,31 @@ def test_broken_lines_stop_the_run_or_go_to_quarantine(
     assert row["raw"][:1] == broken[:1]
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
+def test_a_row_without_a_user_is_of_its_session_where_one_is_asked_for(
+    tmp_path: Path, run: Callable[..., Any], lake: Lake, kind: str
+) -> None:
+    (tmp_path / "events").mkdir()
+    rows = [
+        {"user_id": "ann", "sid": "s1", "item_id": "a"},
+        {"user_id": None, "sid": "s1", "item_id": "b"},
+        {"user_id": " ", "sid": "s2", "item_id": "c"},
+        {"user_id": None, "sid": None, "item_id": "d"},
+    ]
+    only = [{"item_id": "e", "sid": "7"}]  # a file that knows no users
+    for name, content in (("both", rows), ("only", only)):
+        frame = pl.DataFrame(content).with_columns(ts=pl.lit("2026-11-02T01:00:00Z"))
+        path = tmp_path / "events" / f"{name}.{kind}"
+        {"csv": frame.write_csv, "parquet": frame.write_parquet, "jsonl": frame.write_ndjson}[kind](
+            path
+        )
+    summary = run("events", session_columns=["session", "sid"])
+    assert (summary["rows_events"], summary["rows_quarantined"]) == (4, 1)
+    assert sorted(events_of(lake)["user_id"]) == ["ann", "session:7", "session:s1", "session:s2"]
+    (tmp_path / "events" / f"only.{kind}").unlink()
+    assert run("events")["rows_quarantined"] == 3  # unless it is asked for
+
+
 def test_a_json_key_is_found_wherever_it_first_appears(
     tmp_path: Path, run: Callable[..., Any], lake: Lake
 ) -> None:

@@ -1,6 +1,7 @@
 """The lake: whole partitions in one transaction, and readers that see one version."""
 
 import datetime as dt
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,14 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from tasks import tables
 from tasks.duck import connect
 from tasks.errors import LakeError
-from tasks.lake import ConcurrentWriteError, Lake
+from tasks.lake import ConcurrentWriteError, Lake, column_types
 from tasks.settings import load_settings
+from tasks.steps import run_step
 from tasks.tables import ITEMS, METRICS, STEPS, TABLES
 
 DAYS = [dt.date(2026, 11, day) for day in range(1, 6)]
@@ -169,3 +172,124 @@ def test_a_damaged_table_is_named(lake: Lake) -> None:
         entry.write_text("{")
     with pytest.raises(LakeError, match="metrics"):
         lake.nights(METRICS)
+
+
+OLD = {  # tables as they were before some of their columns, and what these hold in old rows
+    "ingests": {"rows_late": 0, "rows_repeat": 0, "rows_busy": 0, "rows_filtered": 0},
+    "events": {"ingested": DAYS[0], "weight": None},
+    "intent_profiles": {"came_from": None, "top_items": None},
+    "items": {"first_seen": None},
+}
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_a_table_from_before_some_of_its_columns_reads_as_if_it_had_them_and_gets_them(
+    lake: Lake, name: str
+) -> None:
+    table, con = TABLES[name], connect(load_settings())
+
+    def row(value: int, day: dt.date) -> pa.Table:
+        """Fill in whatever column is no date, list or null with the value."""
+        usual = {
+            "string": str(value),
+            "bool": True,
+            "timestamp[us, tz=UTC]": dt.datetime(2026, 1, 1),
+        }
+        cells = {
+            field.name: day
+            if pa.types.is_date(field.type)
+            else None
+            if pa.types.is_nested(field.type)
+            else usual.get(str(field.type), value)
+            for field in table.schema
+        }
+        return pa.Table.from_pylist([cells], schema=table.schema)
+
+    def put(rows: pa.Table, day: dt.date) -> None:
+        if table.partition_by:
+            lake.replace(table, rows, nights=[day])
+        else:
+            lake.append(table, rows, after=lake.version(table))
+
+    def read() -> list[dict[str, Any]]:
+        lake.view(con, table)
+        by_polars = lake.scan(table).collect()
+        by_duckdb = con.table(table.name).pl()
+        assert by_polars.schema == pl.DataFrame(table.schema.empty_table()).schema
+        rows = by_polars.sort(pl.all().exclude("top_items", "came_from")).to_dicts()
+        assert sorted(map(str, by_duckdb.to_dicts())) == sorted(map(str, rows))
+        return rows
+
+    first = row(1, DAYS[0])
+    write_deltalake(
+        lake.path(table), first.drop(list(OLD[name])), partition_by=list(table.partition_by) or None
+    )
+    old = first.to_pylist()[0] | OLD[name]
+    assert read() == [old]
+    assert DeltaTable(lake.path(table)).version() == 0  # who reads writes nothing
+    second = row(2, DAYS[1])
+    put(second, DAYS[1])
+    assert read() == [old, *second.to_pylist()]
+    assert lake.columns(table) == column_types(table.schema)
+    third = row(3, DAYS[2])
+    put(third, DAYS[2])
+    assert read() == [old, *second.to_pylist(), *third.to_pylist()]
+    if table.partition_by:
+        assert lake.scan(table, DAYS[0], DAYS[0]).collect().to_dicts() == [old]
+        lake.view(con, table, first=DAYS[0], last=DAYS[0])  # no file has the columns
+        assert con.table(table.name).pl().to_dicts() == [old]
+
+
+def test_a_night_on_a_lake_from_before_some_columns_is_that_of_a_lake_with_them(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "events"
+    source.mkdir()
+
+    def deliver(day: dt.date, *rows: str) -> None:
+        (source / f"{day}.csv").write_text("user_id,item_id,ts\n" + "".join(rows))
+
+    def night(lake: Lake, day: dt.date) -> dict[str, Any]:
+        settings = load_settings(
+            **{"lake.root": lake.root, "source.path": str(source), "duckdb.threads": 1}
+        )
+        summaries = [run_step(step, settings, day) for step in ("ingest", "check-events")]
+        return summaries[0] | {"warnings": summaries[1]["warnings"]}
+
+    old, new = Lake(tmp_path / "old"), Lake(tmp_path / "new")
+    deliver(DAYS[0], f"ann,a,{DAYS[0]}T01:00Z\n", f"bob,b,{DAYS[0]}T02:00Z\n")
+    for lake in (old, new):
+        night(lake, DAYS[0])
+    for table in (tables.EVENTS, tables.INGESTS):
+        rows = old.scan(table).drop(list(OLD[table.name])).collect().to_arrow()
+        shutil.rmtree(old.path(table))
+        write_deltalake(old.path(table), rows, partition_by=["dt"])
+    deliver(DAYS[1], f"ann,c,{DAYS[1]}T01:00Z\n", f"ann,late,{DAYS[0]}T03:00Z\n")
+    for day in (DAYS[1], DAYS[0], DAYS[1]):
+        assert night(old, day) == night(new, day)
+        for table in (tables.EVENTS, tables.INGESTS, tables.NIGHT_STATS):
+            rows = [sorted(map(str, lake.scan(table).collect().rows())) for lake in (old, new)]
+            assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [
+        (
+            pa.field("value", pa.string()),
+            "value of type string, not double: the lake is of another",
+        ),
+        (pa.field("mood", pa.string()), "mood of type string, which is unknown here: the lake is"),
+    ],
+)
+def test_a_table_of_another_version_is_one_sentence(
+    lake: Lake, column: pa.Field, says: str
+) -> None:
+    rows = pa.table(
+        {"dt": [DAYS[0]], column.name: ["x"]}, schema=pa.schema([METRICS.schema[0], column])
+    )
+    write_deltalake(lake.path(METRICS), rows, partition_by=["dt"])
+    with pytest.raises(LakeError, match=says) as error:
+        lake.replace(METRICS, metrics((DAYS[0], 1.0)), nights=[DAYS[0]])
+    assert "\n" not in str(error.value)
+    assert DeltaTable(lake.path(METRICS)).version() == 0

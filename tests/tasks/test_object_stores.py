@@ -12,6 +12,7 @@ import httpx
 import polars as pl
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable, write_deltalake
 from typer.testing import CliRunner
 
 from tasks import tables
@@ -22,6 +23,7 @@ from tasks.ingest import ingest, latest_night
 from tasks.lake import Lake
 from tasks.settings import Settings, load_settings
 from tasks.sources import source_of
+from tasks.sources.places import Address
 from tests.servers import free_port, s3
 
 NIGHT = dt.date(2026, 11, 2)
@@ -166,14 +168,107 @@ def test_what_a_person_has_to_mend_is_one_sentence(
     assert not list((tmp_path / "scratch").glob("elcrec-*"))
 
 
+def delta_options(server: str) -> dict[str, str]:
+    """Let deltalake write to the store."""
+    return {"aws_endpoint_url": server, "allow_http": "true", "aws_region": "us-east-1"}
+
+
+def event(day: int, hour: int, item: str) -> dict[str, Any]:
+    return {
+        "user_id": "ann",
+        "item_id": item,
+        "ts": dt.datetime(2026, 11, day, hour, tzinfo=dt.UTC),
+    }
+
+
+def test_a_delta_table_in_a_store_gives_each_night_what_it_gives_in_a_folder(
+    tmp_path: Path, server: str, bucket: Any
+) -> None:
+    places: dict[str, dict[str, str] | None] = {
+        str(tmp_path / "events"): None,
+        "s3://log/shop/events": delta_options(server),
+    }
+
+    def put(*events: dict[str, Any]) -> None:
+        for place, options in places.items():
+            write_deltalake(
+                place, pl.DataFrame(events).to_arrow(), mode="append", storage_options=options
+            )
+
+    def night(day: int, **source: Any) -> tuple[int, dict[str, int]]:
+        summaries = [
+            ingest(
+                settings_for(place, tmp_path / str(n), kind="delta", **source),
+                dt.date(2026, 11, day),
+            )
+            for n, place in enumerate(places)
+        ]
+        assert summaries[0] == summaries[1]
+        local, stored = (content(tmp_path / str(n)) for n in range(2))
+        assert all(one.equals(two) for one, two in zip(local, stored, strict=True))
+        return summaries[1]["rows_read"], summaries[1]["changed_nights"]
+
+    put(event(1, 10, "before"), event(2, 10, "own"))
+    put(event(3, 0, "early"))  # here before night 2 runs
+    assert night(2) == (2, {})
+    put(event(3, 10, "next"), event(2, 23, "late"))
+    assert night(3) == (3, {"2026-11-02": 1})  # the file of `before` is not read again
+    put(event(2, 12, "later"), event(4, 10, "last"))
+    assert night(2) == (2, {})  # the version that it read before
+    assert night(4) == (2, {"2026-11-02": 1})
+    # As it is now; what the last night brought late is of its own day then.
+    assert night(2, reread=True)[0] == 6
+    for place, options in places.items():
+        DeltaTable(place, storage_options=options).delete("item_id = 'own'")
+    assert night(2, reread=True)[0] == 5
+
+
+@pytest.mark.parametrize("where", ["s3://log/shop/events", "s3://log/nothing", "s3://nowhere/x"])
+def test_what_a_person_has_to_mend_of_a_delta_table_in_a_store_is_one_sentence(
+    tmp_path: Path, server: str, bucket: Any, where: str
+) -> None:
+    says = {
+        "s3://log/shop/events": "lacks data files of its newest version 0",
+        "s3://log/nothing": "s3://log/nothing, which is no Delta table",
+        "s3://nowhere/x": "there is no bucket nowhere: correct source.path or source.endpoint",
+    }
+    table = pl.DataFrame([event(2, 10, "a")]).to_arrow()
+    write_deltalake("s3://log/shop/events", table, storage_options=delta_options(server))
+    bucket.objects.filter(Prefix="shop/events/part-").delete()
+    with pytest.raises(SourceError) as raised:
+        ingest(settings_for(where, tmp_path / "lake", kind="delta"), NIGHT)
+    assert says[where] in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "becomes"),
+    [
+        (OSError("Kernel error -> Generic S3 error\n \x1b[31m↳\x1b[0m ... 503"), ConnectionError),
+        (OSError("Generic S3 error\n \x1b[31m↳\x1b[0m GET http://169.254.169.254/"), SourceError),
+        (OSError("Operation not supported\n \x1b[31m↳\x1b[0m loading credentials"), SourceError),
+        (OSError("The operation lacked the necessary privileges to complete"), SourceError),
+        (OSError("<Code>NoSuchBucket</Code> Generic S3 error"), SourceError),
+        (OSError(28, "No space left on device"), OSError),
+    ],
+)
+def test_what_deltalake_says_of_a_store_is_told_apart(
+    tmp_path: Path, error: Exception, becomes: type[Exception]
+) -> None:
+    address = Address(settings_for("s3://log/table", tmp_path / "lake").source)
+    with pytest.raises(becomes) as raised, address.explaining(OSError):
+        raise error
+    assert type(raised.value) is becomes
+    assert "\n" not in str(raised.value) and "\x1b" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["files", "delta"])
 def test_a_store_that_does_not_answer_is_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    settings = settings_for(
-        "s3://log/x", tmp_path / "lake", endpoint=f"http://127.0.0.1:{free_port()}"
-    )
+    address = f"http://127.0.0.1:{free_port()}"
+    settings = settings_for("s3://log/x", tmp_path / "lake", endpoint=address, kind=kind)
     with pytest.raises(ConnectionError, match="s3://log/x cannot be read") as raised:
         ingest(settings, NIGHT)
     assert not isinstance(raised.value, PipelineError) and "secret" not in str(raised.value)
@@ -183,6 +278,8 @@ def test_a_store_that_does_not_answer_is_tried_again(
 def keys(server: str, bucket: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
     """Give the only keys that the store takes."""
     bucket.put_object(Key="events/a.csv", Body=rows("ann", 1).encode())
+    table = pl.DataFrame([event(2, 10, "a")]).to_arrow()
+    write_deltalake("s3://log/table", table, storage_options=delta_options(server))
     people = boto3.client("iam", endpoint_url=server, region_name="us-east-1")
     people.create_user(UserName="reader")
     policy = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
@@ -204,35 +301,54 @@ def keys(server: str, bucket: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     asked("inf")
 
 
+@pytest.mark.parametrize(
+    ("kind", "path"), [("files", "s3://log/events"), ("delta", "s3://log/table")]
+)
 def test_keys_and_address_come_from_a_connection(
-    tmp_path: Path, server: str, keys: tuple[str, str]
+    tmp_path: Path, server: str, keys: tuple[str, str], kind: str, path: str
 ) -> None:
     pair = ":".join(key.replace("/", "%2F").replace("+", "%2B") for key in keys)
     address = server.replace(":", "%3A").replace("/", "%2F")
     uri = f"aws://{pair}@/?endpoint_url={address}&region_name=us-east-1"
-    settings = settings_for("s3://log/events", tmp_path / "lake", connection="event_store")
+    settings = settings_for(path, tmp_path / "lake", kind=kind, connection="event_store")
     with looked_up_by(lambda name: {"event_store": uri}[name]):
         assert ingest(settings, NIGHT)["rows_events"] == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "path"), [("files", "s3://log/events"), ("delta", "s3://log/table")]
+)
 def test_keys_come_from_the_environment(
-    tmp_path: Path, server: str, keys: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    server: str,
+    keys: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    path: str,
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys[0])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keys[1])
     # The settings go before the environment.
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
-    settings = settings_for("s3://log/events", tmp_path / "lake", endpoint=server)
+    settings = settings_for(path, tmp_path / "lake", kind=kind, endpoint=server)
     assert ingest(settings, NIGHT)["rows_events"] == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "path"), [("files", "s3://log/events"), ("delta", "s3://log/table")]
+)
 def test_keys_that_are_refused_are_a_sentence_without_them(
-    tmp_path: Path, server: str, keys: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    server: str,
+    keys: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    path: str,
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys[0])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
-    settings = settings_for("s3://log/events", tmp_path / "lake", endpoint=server)
-    with pytest.raises(SourceError, match="s3://log/events is refused") as raised:
+    settings = settings_for(path, tmp_path / "lake", kind=kind, endpoint=server)
+    with pytest.raises(SourceError, match=f"{path} is refused") as raised:
         ingest(settings, NIGHT)
     assert "not-the-secret" not in str(raised.value) and keys[0] not in str(raised.value)
 

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import adbc_driver_postgresql.dbapi as adbc
+import duckdb
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from tasks import contract
-from tasks.errors import PipelineError, PublishError, SettingsError
+from tasks.errors import NotReadyError, PublishError, SettingsError
 from tasks.forget import forget
 from tasks.publish import publish
 from tasks.settings import Settings, load_settings
-from tests.servers import free_port
-from tests.servers import postgres as running_postgres
+from tasks.targets import targets_of
+from tests.servers import Postgres, postgres_server
 from tests.tasks.labels import labels_of, write_labels
 
 NIGHT = dt.date(2026, 11, 20)
@@ -28,18 +30,18 @@ Query = Callable[[str], list[tuple[Any, ...]]]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with running_postgres() as uri:
-        yield uri
+def server() -> Iterator[Postgres]:
+    with postgres_server() as running:
+        yield running
 
 
 @pytest.fixture
-def query(server: str, monkeypatch: pytest.MonkeyPatch) -> Query:
+def query(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> Query:
     """Run a statement on the server; the schema `analytics` is there, empty."""
-    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", server)
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", server.uri)
 
     def run(statement: str) -> list[tuple[Any, ...]]:
-        with adbc.connect(server, autocommit=True) as connection, connection.cursor() as cursor:
+        with adbc.connect(server.uri, autocommit=True) as connection, connection.cursor() as cursor:
             cursor.execute(statement)
             return cursor.fetchall() if cursor.description else []
 
@@ -147,14 +149,14 @@ def _publish_often(settings: Settings) -> None:
 
 
 def test_a_second_run_waits_for_the_first(
-    settings: Settings, query: Query, server: str, caplog: pytest.LogCaptureFixture
+    settings: Settings, query: Query, server: Postgres, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(settings, NIGHT)
     spawn = multiprocessing.get_context("spawn")
     other = spawn.Process(target=publish, args=(settings, NIGHT))
     key = "hashtextextended('labels in analytics.intent_labels', 0)"
     waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-    with adbc.connect(server) as connection, connection.cursor() as cursor:
+    with adbc.connect(server.uri) as connection, connection.cursor() as cursor:
         cursor.execute(f"SELECT pg_advisory_xact_lock({key})::text")
         cursor.fetchall()
         other.start()
@@ -232,16 +234,16 @@ def test_a_missing_schema_is_named(settings: Settings) -> None:
 
 
 def test_a_refused_login_and_a_missing_right_are_sentences_without_the_password(
-    settings: Settings, query: Query, server: str, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, query: Query, server: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    password = server.split(":")[2].partition("@")[0]
-    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", server.replace(password, "secret-and-wrong"))
+    password = server.uri.split(":")[2].partition("@")[0]
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", server.uri.replace(password, "secret-and-wrong"))
     with pytest.raises(PublishError, match="connection warehouse is refused") as refused:
         publish(settings, NIGHT)
     assert "secret" not in str(refused.value)
     query("DROP ROLE IF EXISTS reader")
     query("CREATE ROLE reader LOGIN PASSWORD 'reads'")
-    reader = server.replace(f"test:{password}", "reader:reads")
+    reader = server.uri.replace(f"test:{password}", "reader:reads")
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", reader)
     with pytest.raises(PublishError, match="permission denied for schema analytics") as refused:
         publish(settings, NIGHT)
@@ -259,13 +261,33 @@ def test_an_id_that_postgresql_cannot_hold_leaves_the_night_before(
     assert in_table(query) == rows(labels_of(NIGHT, USERS))
 
 
-def test_a_server_that_is_down_is_tried_again(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+def test_a_server_that_goes_in_the_middle_leaves_the_night_before_and_publish_waits_for_it(
+    settings: Settings, query: Query, server: Postgres
 ) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", f"postgresql://a:b@127.0.0.1:{free_port()}/c")
-    with pytest.raises(adbc.OperationalError, match="Connection refused") as down:
+    publish(settings, NIGHT)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        """Give new labels once the old ones are deleted; the server goes before they are there."""
+        server.stop()
+        yield from labels_of(NIGHT, ["dora"]).to_arrow().to_batches()
+
+    with duckdb.connect() as con:
+        schema = labels_of(NIGHT, ["dora"]).to_arrow().schema
+        con.register("intent_labels", pa.RecordBatchReader.from_batches(schema, batches()))
+        (target,) = targets_of(settings)
+        with pytest.raises(NotReadyError) as gone:
+            target.publish(con, NIGHT)
+    with pytest.raises(NotReadyError) as down:
         publish(settings, NIGHT)
-    assert not isinstance(down.value, PipelineError)
+    said = [str(error.value) for error in (gone, down)]
+    assert "connection warehouse does not answer (server closed the connection" in said[0]
+    assert "connection warehouse does not answer (Connection refused): see that" in said[1]
+    assert not any("\n" in sentence or "postgresql://" in sentence for sentence in said)
+    server.start()
+    assert in_table(query) == rows(labels_of(NIGHT, USERS))
+    write_labels(settings, NIGHT, labels_of(NIGHT, ["dora"]))
+    publish(settings, NIGHT)
+    assert in_table(query) == rows(labels_of(NIGHT, ["dora"]))
 
 
 def test_a_forgotten_person_goes_from_the_table(settings: Settings, query: Query) -> None:

@@ -227,6 +227,8 @@ def test_bad_histories_stop_the_night_and_each_is_named(
         ({"items": [0, 1], "n_events": 2}, "item indices start at 1"),
         ({"items": [1, 8], "n_events": 2}, "item indices are in the vocabulary"),
         ({"last_ts": NOON + dt.timedelta(days=1)}, "past the end of the night"),
+        ({"last_ts": None}, "last_ts is filled in"),
+        ({"user_id": None}, "user_id is filled in"),
     ]
     changed = rows.to_dicts()
     for row, (values, _) in zip(changed, faults, strict=False):
@@ -273,6 +275,7 @@ def test_bad_labels_stop_the_night_and_each_is_named(
         "the confidence lies between 0 and 1": {"confidence": 1.5},
         "the runner-up's confidence lies between 0 and 1": {"runner_up_confidence": -0.5},
         "model_version is filled in": {"model_version": None},
+        "user_id is filled in": {"user_id": None},
     }
     rows = labels()
     rows.append(rows[-1])
@@ -284,7 +287,7 @@ def test_bad_labels_stop_the_night_and_each_is_named(
     for says in [
         *faults,
         "a user has one label (found 2 of",
-        "every user with a history has a label (found 1,",
+        "every user with a history has a label (found 2,",
     ]:
         assert says in caplog.text
 

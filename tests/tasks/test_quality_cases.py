@@ -151,6 +151,16 @@ def usual(events: int, which: Callable[[int], bool]) -> Change:
     return change
 
 
+def young(change: Change) -> Change:
+    """Let only two nights of the same weekday be known."""
+
+    def changed(night: Night) -> None:
+        change(night)
+        del night.earlier[20:]
+
+    return changed
+
+
 def until(hour: int) -> Change:
     """Let the last event be of this hour, and those after it of a second after an earlier one."""
 
@@ -184,9 +194,13 @@ def other_type(weights: type[pa.DataType] | Any) -> Change:
 READ = (tables.EVENTS, tables.INGESTS, tables.NIGHT_STATS, tables.SEQUENCES, tables.ITEMS)
 COLUMNS = sum(len(table.schema) for table in READ)
 
-SLIVER = "the night has more than a sliver of the events of the 28 nights before it"
-LIKE_28 = "the night has about as many events as the median of the 28 nights before it"
-LIKE_7 = "the night has about as many events as the median of the 7 nights before it"
+SLIVER = (
+    "the night has more than a sliver of the events of such nights: of the same weekday, or "
+    "before three of these are known of the 28 nights before it"
+)
+UNTIL = "until three of its weekday are known"
+LIKE_28 = f"the night has about as many events as the median of the 28 nights before it, {UNTIL}"
+LIKE_7 = f"the night has about as many events as the median of the 7 nights before it, {UNTIL}"
 LIKE_WEEKDAY = (
     "the night has about as many events as the median of the same weekday in the 28 nights "
     "before it"
@@ -220,11 +234,11 @@ BREAKS: list[tuple[str, Change, str]] = [
     ("no event is there twice", again(), "1, expected at most 0"),
     ("few of the night's rows are unusable", counted(rows_quarantined=11), "0.055, expected at"),
     ("few of the night's rows are exact duplicates", counted(rows_duplicate=11), "0.055, expe"),
-    (SLIVER, usual(2020, other), "0.099, expected at least 0.1"),
-    (LIKE_28, usual(402, other), "0.498, expected at least 0.5 and at most 2"),
-    (LIKE_28, usual(99, other), "2.02, expected"),
-    (LIKE_7, usual(402, last_week), "0.498, expected"),
-    (LIKE_7, usual(99, last_week), "2.02, expected"),
+    (SLIVER, usual(2020, weekday), "0.099, expected at least 0.1"),
+    (LIKE_28, young(usual(402, other)), "0.498, expected at least 0.5 and at most 2"),
+    (LIKE_28, young(usual(99, other)), "2.02, expected"),
+    (LIKE_7, young(usual(402, last_week)), "0.498, expected"),
+    (LIKE_7, young(usual(99, last_week)), "2.02, expected"),
     (LIKE_WEEKDAY, usual(402, weekday), "0.498, expected"),
     (LIKE_WEEKDAY, usual(99, weekday), "2.02, expected"),
     ("events reach close to the end of the night", until(17), "7.0, expected at most 6)"),
@@ -250,9 +264,14 @@ BREAKS: list[tuple[str, Change, str]] = [
         other_type(pa.float64()),
         f"1 of {COLUMNS} rows, such as events.weight is double, not float",
     ),
+    (
+        "the tables have the columns and types that this version reads",
+        given(events_schema=tables.EVENTS.schema.append(pa.field("mood", pa.string()))),
+        f"1 of {COLUMNS + 1} rows, such as events.mood is unknown",
+    ),
 ]
 # A night of so few events is unlike the others in the milder sense, too.
-ALONG = {SLIVER: {LIKE_28}}
+ALONG = {SLIVER: {LIKE_WEEKDAY}}
 
 # As far as a night may go, all at once where one does not hide the other.
 ALLOWED: dict[str, list[Change]] = {
@@ -312,6 +331,46 @@ def test_what_an_expectation_is_for_breaks_it_and_nothing_else(
         (told,) = check_events(settings, NIGHT)["warnings"]
     assert f"not met: {expects} (found {found}" in told
     assert MEND[expects] in told
+    assert {one for one in SEVERITY if f"not met: {one} (" in caplog.text} == broken
+
+
+def rhythm(events: dict[bool, int]) -> Change:
+    """Let nights of the weekday have so many events, and the others so many."""
+
+    def change(night: Night) -> None:
+        for age, row in enumerate(night.earlier, start=1):
+            row["events"] = events[weekday(age)]
+
+    return change
+
+
+@pytest.mark.parametrize("events", [{True: 200, False: 3000}, {True: 200, False: 20}])
+def test_a_weekly_rhythm_is_no_fault(tmp_path: Path, events: dict[bool, int]) -> None:
+    night = Night()
+    rhythm(events)(night)
+    assert check_events(night.put(tmp_path / "lake"), NIGHT)["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("events", "broken"),
+    [
+        ({True: 420, False: 3000}, {LIKE_WEEKDAY}),
+        ({True: 420, False: 200}, {LIKE_WEEKDAY}),
+        ({True: 80, False: 200}, {LIKE_WEEKDAY}),
+        ({True: 2100, False: 200}, {LIKE_WEEKDAY, SLIVER}),
+    ],
+)
+def test_a_drop_or_rise_within_a_weekly_rhythm_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, events: dict[bool, int], broken: set[str]
+) -> None:
+    night = Night()
+    rhythm(events)(night)
+    settings = night.put(tmp_path / "lake")
+    if SLIVER in broken:
+        with pytest.raises(QualityError, match="sliver"):
+            check_events(settings, NIGHT)
+    else:
+        assert len(check_events(settings, NIGHT)["warnings"]) == 1
     assert {one for one in SEVERITY if f"not met: {one} (" in caplog.text} == broken
 
 

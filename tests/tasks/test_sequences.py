@@ -96,6 +96,29 @@ def test_a_history_is_in_order_of_time(tmp_path: Path) -> None:
     assert histories(tmp_path) == {"ann": ["early", "mid", "late"]}
 
 
+def test_an_item_counts_once_a_session(tmp_path: Path) -> None:
+    seen = [("ann", item, day(-1), hour) for item, hour in (("a", 9), ("b", 10), ("a", 11))]
+    later = [("ann", "b", day(-1), 14), ("ann", "b", day(-1), 23), ("ann", "b", day(0), 0)]
+    write_events(tmp_path, [*seen, *later, ("bob", "a", day(-1), 11), ("bob", "c", day(-1), 12)])
+    build_sequences(settings_for(tmp_path), NIGHT)
+    assert histories(tmp_path)["ann"] == ["a", "b", "a", "b", "b", "b"]
+    summary = build_sequences(settings_for(tmp_path, session_minutes=60), NIGHT)
+    # A session ends after an hour without an event, with the day, and is of one user.
+    assert histories(tmp_path) == {"ann": ["b", "a", "b", "b", "b"], "bob": ["a", "c"]}
+    assert (summary["events"], summary["events_left_out"]) == (7, 1)
+    rows = Lake(tmp_path).scan(tables.SEQUENCES, NIGHT, NIGHT).sort("user_id").collect()
+    assert rows["n_events"].to_list() == [5, 2]
+    # What counts once is one event of the smallest number, too.
+    build_sequences(settings_for(tmp_path, session_minutes=240, min_item_events=3), NIGHT)
+    assert histories(tmp_path) == {"ann": ["b", "b", "b"]}
+
+
+def test_settings_without_sessions_are_those_from_before_there_were_any() -> None:
+    plain = load_settings().sequences
+    assert plain.rules() == {"last_events": 256, "min_user_events": 1, "min_item_events": 1}
+    assert "session_minutes" in load_settings(sequences={"session_minutes": 30}).sequences.rules()
+
+
 def test_events_of_the_same_time_are_in_the_order_they_were_read(tmp_path: Path) -> None:
     items = ["d", "b", "a", "c", "b", "e"]
     write_events(tmp_path, [("ann", item, day(0), 9) for item in items])

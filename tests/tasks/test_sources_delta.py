@@ -290,6 +290,22 @@ MAPPING = {
     "minWriterVersion": 5,
     "configuration": {"delta.columnMapping.mode": "name", "delta.columnMapping.maxColumnId": "3"},
 }
+
+
+def relinked(shop: Path) -> None:
+    """Put a link out of the table in the place of its file."""
+    (file,) = shop.glob("*.parquet")
+    file.symlink_to(file.rename(shop.parent / "elsewhere.parquet"))
+
+
+def elsewhere(shop: Path) -> None:
+    """Let the log name a file outside of the table, which is there."""
+    (file,) = shop.glob("*.parquet")
+    log = shop / "_delta_log" / f"{0:020}.json"
+    log.write_text(log.read_text().replace(file.name, "../elsewhere.parquet"))
+    file.rename(shop.parent / "elsewhere.parquet")
+
+
 ERRORS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], list[str]]] = {
     "no path": (lambda _: None, {"path": ""}, ["source.path is not set"]),
     "no table": (lambda shop: shop.rename(shop.parent / "x"), {}, ["shop", "no Delta table"]),
@@ -313,6 +329,13 @@ ERRORS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], list[str]]] = {
         lambda shop: next(shop.glob("*.parquet")).unlink(),
         {},
         ["lacks data files", "version 0", "restore"],
+    ),
+    "a link out of the table": (relinked, {}, ["leads to", "elsewhere.parquet", "outside of"]),
+    "a log that names a file elsewhere": (elsewhere, {}, ["leads to", "outside of"]),
+    "a URL that leaves its bucket": (
+        lambda _: None,
+        {"path": "s3://shop/../other"},
+        ["s3://shop/../other", "without empty parts, . and .."],
     ),
     "a file that is cut short": (
         lambda shop: next(shop.glob("*.parquet")).write_bytes(b"PAR1 and no more"),

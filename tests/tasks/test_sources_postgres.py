@@ -15,13 +15,13 @@ import pytest
 
 from tasks import duck, tables
 from tasks.connections import looked_up_by
-from tasks.errors import NightError, PipelineError, SourceError
+from tasks.errors import NightError, NotReadyError, PipelineError, SourceError
 from tasks.ingest import ingest, latest_night
 from tasks.lake import Lake
 from tasks.settings import REPO, Settings, load_settings
 from tasks.sources import postgres, source_of
-from tests.servers import free_port
 from tests.servers import postgres as running_postgres
+from tests.servers import postgres_server
 
 NIGHT = dt.date(2026, 11, 2)
 MIDNIGHT = dt.datetime(2026, 11, 2, tzinfo=dt.UTC)
@@ -188,6 +188,18 @@ def test_the_order_of_rows_in_the_table_changes_nothing(
     assert seen[0]["row_number"].is_between(0, (1 << 40) - 1).all()
 
 
+def test_a_row_without_a_user_is_of_its_session(
+    sql: Callable[..., None], settings: Callable[..., Settings]
+) -> None:
+    sql(
+        "CREATE TABLE shop.events (visit int, item_id text, ts timestamptz, user_id text)",
+        "INSERT INTO shop.events VALUES (17, 'a', '2026-11-02 01:00Z', NULL), "
+        "(17, 'b', '2026-11-02 02:00Z', 'ann')",
+    )
+    ingest(settings(session_columns=["visit"]), NIGHT)
+    assert [event[:2] for event in events_of(settings())] == [("session:17", "a"), ("ann", "b")]
+
+
 def test_a_late_row_comes_into_its_own_day_and_a_backfill_brings_the_same(
     sql: Callable[..., None], settings: Callable[..., Settings]
 ) -> None:
@@ -341,16 +353,38 @@ def test_a_login_that_may_not_read_is_told_without_its_password(
     assert "postgresql://" not in told
 
 
-def test_a_server_that_is_away_is_tried_again(
-    server: str, settings: Callable[..., Settings], caplog: pytest.LogCaptureFixture
+def test_a_server_that_goes_in_the_middle_leaves_no_event_and_ingest_waits_for_it(
+    settings: Callable[..., Settings],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    parts = urlsplit(server)
-    away = server.replace(str(parts.port), str(free_port()))
     caplog.set_level(logging.DEBUG)
-    with looked_up_by(lambda _: away), pytest.raises(adbc.OperationalError) as error:
-        ingest(settings(), NIGHT)
-    assert "Connection refused" in str(error.value)
-    assert parts.password and parts.password not in str(error.value) + caplog.text
+    many = (  # more than is on its way when the server goes
+        "SELECT 'u' || n AS user_id, repeat('i', 100) AS item_id, "
+        "timestamptz '2026-11-02' AS ts FROM generate_series(1, 200000) AS numbers (n)"
+    )
+    with postgres_server() as server, looked_up_by(lambda _: server.uri):
+        copy = postgres._copy
+
+        def cut_off(con: Any, reader: Any) -> None:
+            if server.runs:
+                server.stop()
+            copy(con, reader)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(postgres, "_copy", cut_off)
+            with pytest.raises(NotReadyError) as gone:
+                ingest(settings(query=many), NIGHT)
+        with pytest.raises(NotReadyError) as down:
+            ingest(settings(query=many), NIGHT)
+        said = [str(error.value) for error in (gone, down)]
+        assert "connection events_db does not answer (server closed the connection" in said[0]
+        assert "connection events_db does not answer (Connection refused): see that" in said[1]
+        told = "".join(said) + caplog.text
+        assert str(urlsplit(server.uri).password) not in told and "\n" not in "".join(said)
+        assert not Lake(settings().lake.root).path(tables.EVENTS).exists()
+        server.start()
+        assert ingest(settings(query=many), NIGHT)["rows_read"] == 200_000
 
 
 def test_a_night_without_rows_says_so(
