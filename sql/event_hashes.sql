@@ -1,5 +1,5 @@
 -- Makes: what tells staged events apart at a glance.
--- From:  staged; the variable day_shift, which leaves of a user's day a number small enough to count.
+-- From:  staged; the variable day_shift, which leaves of a user's day a number that can be counted.
 -- Grain: one event. Others may share either number; equal events, and a user's of a day, always do.
 SELECT
     hash(user_id, item_id, event_type, ts, weight) AS row_hash,
