@@ -132,8 +132,8 @@ def test_an_intent_that_its_users_have_left_is_retired_and_its_id_never_comes_ba
     assert share_kept(before, after, set(before) - set(left)) >= 0.97
     later = NEXT + dt.timedelta(days=1)
     write_histories(settings, later, histories)
-    with_a_new_one = small_settings(settings.lake.root, model=SMALL_MODEL | {"from_scratch": True})
-    assert run_night(with_a_new_one, later)["intents"] == 8
+    anew = small_settings(settings.lake.root, model=SMALL_MODEL | {"from_scratch": True})
+    assert run_night(anew, later)["intents"] == 7
     assert 2 not in table(settings, tables.INTENT_PROFILES, later)["intent_id"]
 
 
