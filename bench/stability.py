@@ -1,12 +1,12 @@
-"""Labels from night to night on a real log: what users keep, and what matching is worth.
+"""Labels from night to night, beside those of models that are trained from nothing every night.
 
-    python bench/stability.py --nights 60                 # the last nights of ml-100k
-    python bench/stability.py --nights 10 --from-scratch  # trained from nothing every night
-    python bench/stability.py --nights 60 --drift         # a generated log whose intents change
+    python bench/stability.py --nights 60            # the last nights of ml-100k
+    python bench/stability.py --drift --nights 36    # a generated log whose intents change
 
 Replays nights in order through the pipeline's own steps on a lake of its own, then compares each
-night's labels with the night before. Beside them the same models' own numbering of their intents,
-which is what labels would be without ids that are carried on and without a margin.
+night's labels with the night before: of the users in both, who keeps the label. Beside it, on every
+--scratch-every-th of these pairs of nights, the labels of two models that are trained on the same
+histories from nothing, with the same settings, in their own numbering and without a margin.
 
 The log of --drift has ten intents: of one the items are replaced by others bit by bit, one has its
 first users after a third of the nights, and the users of one take up another after half of them.
@@ -21,6 +21,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -28,44 +29,52 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import adjusted_rand_score
 
+from elcrec import ELCRec, Histories
 from tasks import tables
 from tasks.generator import generate
 from tasks.ingest import latest_night
 from tasks.lake import Lake
-from tasks.models import load, model_numbers, promoted, renumbered
+from tasks.models import configure, model_numbers, renumbered, trainable_histories, vocabulary
 from tasks.settings import Settings, load_settings
 from tasks.steps import run_step
+from tasks.train import number_of_intents
 
 REPO = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("ELCREC_DATA") or REPO.parent / "shared" / "data")
 STEPS = ("ingest", "build-sequences", "train", "evaluate", "promote", "label")
+MONTH = 28  # nights between labels that are compared over a longer time
+QUALITY = {"intent_lift@20": "lift@20", "utilisation": "utilisation", "largest_share": "largest"}
 
 
-def own_numbering(settings: Settings, night: dt.date) -> pl.DataFrame:
-    """Label the night's users by the index of the centre, as if ids had no history."""
-    from elcrec import Histories
-
+def from_nothing(settings: Settings, night: dt.date) -> pl.DataFrame:
+    """Label the night's users by a model that knows no night before, in its own numbering."""
     lake = Lake(settings.lake.root)
-    chosen = promoted(lake, until=night)
-    assert chosen is not None
-    model = load(settings, chosen[0])
-    rows = lake.scan(tables.SEQUENCES, night, night).select("user_id", "items").collect()
-    histories = Histories.from_arrow(rows["items"].to_arrow())
-    known = renumbered(histories, model_numbers(lake, model.item_ids))
-    return rows.select("user_id").with_columns(
-        intent_id=pl.Series(model.model.transform(known).intent)
-    )
+    item_ids = vocabulary(settings, night)
+    numbers = model_numbers(lake, item_ids)
+    histories = renumbered(trainable_histories(settings, night), numbers)
+    config = configure(settings, number_of_intents(settings, len(histories)))
+    model = ELCRec(config).fit(histories, n_items=len(item_ids))
+    rows = lake.scan(tables.SEQUENCES, night, night).select("user_id", "items", "last_ts").collect()
+    every = renumbered(Histories.from_arrow(rows["items"].to_arrow()), numbers)
+    return rows.select(
+        "user_id", "last_ts", intent_id=pl.Series(model.transform(every).intent)
+    ).filter(pl.col("intent_id") >= 0)
 
 
-def compared(before: pl.DataFrame, after: pl.DataFrame, idle: pl.Series) -> dict[str, float]:
-    """Shares of users, idle and active, who keep their label, and the ARI over both."""
-    both = before.join(after, on="user_id", suffix="_after").drop_nulls()
+def compared(before: pl.DataFrame, after: pl.DataFrame, living: set[int]) -> dict[str, float]:
+    """Count the users, with and without an event since, and those who keep their label; the ARI.
+
+    living: the intents of the night before that are not retired since.
+    """
+    both = before.join(after, on="user_id", suffix="_after")
     kept = both["intent_id"] == both["intent_id_after"]
-    without = both["user_id"].is_in(idle.implode())
+    idle = both["last_ts"] == both["last_ts_after"]
+    lives = both["intent_id"].is_in(list(living))
+    counts = {"idle": idle, "idle, intent lives": idle & lives, "active": ~idle}
     return {
-        "idle": float(kept.filter(without).mean() or np.nan),
-        "active": float(kept.filter(~without).mean() or np.nan),
         "ari": float(adjusted_rand_score(both["intent_id"], both["intent_id_after"])),
+        **{name: float(which.sum()) for name, which in counts.items()},
+        **{f"{name} kept": float((kept & which).sum()) for name, which in counts.items()},
     }
 
 
@@ -116,49 +125,67 @@ def drifting_log(folder: Path, nights: int) -> tuple[Path, pl.DataFrame, dict[st
     return made.events, truth.filter(~pl.col("user_id").is_in(lenders.implode())), when
 
 
+def labels_of(lake: Lake, night: dt.date, truth: pl.DataFrame | None = None) -> pl.DataFrame:
+    """Read a night's labels, without users who have none; with `truth` their intents as planted."""
+    labels = lake.scan(tables.INTENT_LABELS, night, night).drop_nulls("intent_id")
+    found = labels.select("user_id", "last_ts", "intent_id").collect()
+    return found if truth is None else found.join(truth, on="user_id")
+
+
 def say_what_changed(lake: Lake, truth: pl.DataFrame, when: dict[str, dt.date]) -> None:
-    """Print when the intent that appears was found, and what became of the one that vanishes."""
-    for night in (known for known in lake.nights(tables.INTENT_LABELS) if known >= when["appears"]):
-        labels = lake.scan(tables.INTENT_LABELS, night, night).drop_nulls("intent_id").collect()
-        both = labels.join(truth, on="user_id")
-        mine = both.filter(pl.col("intent") == APPEARING)
-        if mine.is_empty():
-            continue
-        label, users = mine["intent_id"].value_counts(sort=True).row(0)
-        others = both.filter(pl.col("intent_id") == label).height - users
-        if users > mine.height / 2 and users > others:
-            profile = lake.scan(tables.INTENT_PROFILES, night, night)
-            born = profile.filter(pl.col("intent_id") == label).select("born").collect().item()
+    """Print what became of the intents that drift, appear and vanish."""
+    nights = lake.nights(tables.INTENT_LABELS)
+    for name, planted, first in (
+        ("drifts", DRIFTING, nights[0]),
+        ("appears", APPEARING, when["appears"]),
+        ("vanishes", VANISHING, when["vanishes"] - dt.timedelta(days=1)),
+    ):
+        print(f"\nThe intent that {name}, from {when.get(name, first)} on:")
+        said = None
+        for night in (known for known in nights if known >= first):
+            labels = labels_of(lake, night, truth)
+            mine = labels.filter(pl.col("intent") == planted)
+            if mine.is_empty():
+                continue
+            label, users = mine["intent_id"].value_counts(sort=True).row(0)
+            others = labels.filter(pl.col("intent_id") == label).height - users
+            profiles = lake.scan(tables.INTENT_PROFILES, night, night).collect()
+            born = profiles.filter(pl.col("intent_id") == label)["born"].item()
+            its_own = users > mine.height / 2 and users > others
+            if said == (label, its_own) and night != nights[-1]:
+                continue
+            said = (label, its_own)
             print(
-                f"The intent whose first users came on {when['appears']} is found on {night}: "
-                f"id {label}, born {born}, {users} of its {mine.height} users, {others} others."
+                f"  {night}: {users} of its {mine.height} users have id {label}, born {born}, and "
+                f"{others} others{'' if its_own else ': not found'}"
             )
-            break
-    else:
-        print("The intent that appeared is not found.")
-    before = when["vanishes"] - dt.timedelta(days=1)
-    labels = lake.scan(tables.INTENT_LABELS, before, before).drop_nulls("intent_id").collect()
-    both = labels.join(truth, on="user_id").with_columns(mine=pl.col("intent") == VANISHING)
-    ids = both.group_by("intent_id").agg(pl.col("mine").mean()).filter(pl.col("mine") > 0.5)
-    profiles = lake.scan(tables.INTENT_PROFILES, first=before)
-    for label in sorted(ids["intent_id"]):
-        rows = profiles.filter(pl.col("intent_id") == label).sort("dt").collect()
-        last = rows.row(-1, named=True)
-        print(
-            f"Intent {label}, of the users who take up another from {when['vanishes']} on: "
-            f"{rows['users'][0]} users before, {last['users']} on {last['dt']}, {last['status']}."
-        )
+
+
+def say_births(lake: Lake) -> None:
+    """Print the nights on which intents were born or retired."""
+    profiles = lake.scan(tables.INTENT_PROFILES).collect().sort("dt", "intent_id")
+    first = profiles["dt"].min()
+    born = profiles.filter(pl.col("born") == pl.col("dt"), pl.col("dt") > first)
+    gone = profiles.filter(pl.col("status") == "retired")
+    for what, rows in (("Born", born), ("Retired", gone)):
+        named = [f"{row['intent_id']} on {row['dt']}" for row in rows.iter_rows(named=True)]
+        print(f"{what}: {', '.join(named) or 'none'}")
+    back = gone.join(profiles, on="intent_id", suffix="_later").filter(
+        pl.col("dt_later") > pl.col("dt")
+    )
+    print(f"Retired ids that came back: {back['intent_id'].n_unique()}")
 
 
 def main() -> None:
-    """Replay the nights and print a Markdown table of medians and worst nights."""
+    """Replay the nights and print a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--events", default=str(DATA / "ml-100k.inter"))
     parser.add_argument("--nights", type=int, default=60)
-    parser.add_argument("--from-scratch", action="store_true")
     parser.add_argument("--drift", action="store_true", help="a generated log, not --events")
+    parser.add_argument("--scratch-every", type=int, default=1, help="0: no comparison")
+    parser.add_argument("--retrain-nights", type=int, default=28)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     given = parser.parse_args()
     logging.disable(logging.INFO)
@@ -170,56 +197,98 @@ def main() -> None:
             **{
                 "source.path": str(events),
                 "lake.root": f"{root}/lake",
-                "model.from_scratch": given.from_scratch,
+                "model.retrain_nights": given.retrain_nights,
                 "model.threads": given.threads,
             }
         )
-        replay(settings, given.nights)
+        replay(settings, given.nights, given.scratch_every)
+        lake = Lake(settings.lake.root)
+        say_births(lake)
         if given.drift:
-            say_what_changed(Lake(settings.lake.root), truth, when)
+            say_what_changed(lake, truth, when)
 
 
-def replay(settings: Settings, count: int) -> None:
+def replay(settings: Settings, count: int, scratch_every: int) -> None:
     """Run the nights and print how their labels compare."""
     lake, last = Lake(settings.lake.root), latest_night(settings)
-    labels: dict[dt.date, tuple[pl.DataFrame, pl.DataFrame]] = {}
+    nights = [last - dt.timedelta(days=n) for n in reversed(range(count))]
     rows: list[dict[str, float]] = []
-    own_rows: list[dict[str, float]] = []
-    previous = None
-    for night in (last - dt.timedelta(days=n) for n in reversed(range(count))):
-        summaries = {name: run_step(name, settings, night) for name in STEPS}
-        found = lake.scan(tables.INTENT_LABELS, night, night).collect()
-        labels[night] = (
-            found.select("user_id", "intent_id", "last_ts"),
-            own_numbering(settings, night),
-        )
-        if previous is not None:
-            here, there = labels[night], labels[previous]
-            idle = here[0].join(there[0], on=["user_id", "last_ts"])["user_id"]
-            rows.append(compared(there[0], here[0].drop("last_ts"), idle))
-            own_rows.append(compared(there[1], here[1], idle))
-            born, retired = (
-                summaries["train"].get(f"intents_{what}") for what in ("born", "retired")
-            )
-            print(f"{night} {rows[-1]} born {born} retired {retired}", file=sys.stderr)
-        previous = night
-    table = Table(title=f"{len(rows)} pairs of nights", title_justify="left", box=None)
-    for column in (
-        "users who keep their label",
-        "median night",
-        "worst night",
-        "own numbering, median",
-    ):
-        table.add_column(column, justify="left" if column.startswith("users") else "right")
-    for key, title in (
+    scratch_rows: list[dict[str, float]] = []
+    quality: list[dict[str, float]] = []
+    retrained: list[str] = []
+    months: list[float] = []
+    scratch: dict[dt.date, pl.DataFrame] = {}
+    for number, night in enumerate(nights):
+        summaries: dict[str, Any] = {name: run_step(name, settings, night) for name in STEPS}
+        trained = summaries["train"]
+        quality.append(summaries["evaluate"]["metrics"][trained["model_version"]])
+        if not number:
+            continue
+        if trained["trained_on_from"] is None:
+            retrained.append(str(night))
+        profiles = lake.scan(tables.INTENT_PROFILES, night, night).collect()
+        living = set(profiles.filter(pl.col("status") != "retired")["intent_id"])
+        here = labels_of(lake, night)
+        rows.append(compared(labels_of(lake, nights[number - 1]), here, living))
+        if number >= MONTH:
+            earlier = compared(labels_of(lake, nights[number - MONTH]), here, living)
+            months.append(earlier["ari"])
+        if scratch_every and number % scratch_every == 0:
+            for one in nights[number - 1 : number + 1]:
+                if one not in scratch:
+                    scratch[one] = from_nothing(settings, one)
+            before, after = (scratch[one] for one in nights[number - 1 : number + 1])
+            scratch_rows.append(compared(before, after, set(before["intent_id"])))
+        told = {name: round(value, 4) for name, value in rows[-1].items()}
+        print(f"{night} {told} {scratch_rows[-1:]}", file=sys.stderr)
+
+    table = Table(
+        title=f"{len(rows)} pairs of nights, trained anew on {', '.join(retrained)}; beside "
+        f"it {len(scratch_rows)} pairs of models from nothing: ids not carried on, no margin",
+        title_justify="left",
+        box=None,
+    )
+    table.add_column("share of users who keep their label")
+    for column in ("all nights", "median", "worst", "from nothing", "worst"):
+        table.add_column(column, justify="right")
+    for name, title in (
         ("idle", "without new events"),
+        ("idle, intent lives", "... of intents not retired"),
         ("active", "with new events"),
-        ("ari", "adjusted Rand index of both"),
     ):
-        values, own = ([row[key] for row in side] for side in (rows, own_rows))
-        figures = (np.nanmedian(values), np.nanmin(values), np.nanmedian(own))
-        table.add_row(title, *(f"{figure:.4f}" for figure in figures))
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+        table.add_row(title, *kept_shares(rows, name), *kept_shares(scratch_rows, name)[::2])
+    aris = [[row["ari"] for row in side] for side in (rows, scratch_rows)]
+    months_or_none = [months] if months else []
+    for title, values in (
+        ("adjusted Rand index, night to night", aris),
+        (f"adjusted Rand index, over {MONTH} nights", months_or_none),
+    ):
+        if values:
+            figures = [f"{f(values[0]):.4f}" for f in (np.mean, np.median, np.min)]
+            beside = [f"{f(v):.4f}" for v in values[1:] if v for f in (np.mean, np.min)]
+            table.add_row(title, *figures, *beside)
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
+    if scratch_rows:
+        own, other = (1 - float(kept_shares(side, "active")[0]) for side in (rows, scratch_rows))
+        print(f"Churn of users with new events: {own:.4f}, from nothing {other:.4f}")
+    means = {
+        name: np.nanmean([row.get(key, np.nan) for row in quality]) for key, name in QUALITY.items()
+    }
+    print(
+        "Mean of the models: " + ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+    )
+
+
+def kept_shares(rows: list[dict[str, float]], name: str) -> list[str]:
+    """Return the share of users who keep their label: over all nights, the median, the worst."""
+    counted = [(row[f"{name} kept"], row[name]) for row in rows if row[name]]
+    if not counted:
+        return ["", "", ""]
+    kept, users = np.array(counted).T
+    return [
+        f"{value:.4f}"
+        for value in (kept.sum() / users.sum(), np.median(kept / users), (kept / users).min())
+    ]
 
 
 if __name__ == "__main__":

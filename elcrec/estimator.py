@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from elcrec.evaluation import (
     target_ranks,
 )
 from elcrec.histories import Histories, Split, leave_one_out
-from elcrec.intents import Labels, spherical_kmeans
+from elcrec.intents import Labels, group_centers, spherical_kmeans, unfitted_groups
 from elcrec.model import Network
 from elcrec.training import EpochReport, Trainer, out_of_memory
 
@@ -59,6 +59,7 @@ class ELCRec:
         n_items: int | None = None,
         *,
         initial: ELCRec | None = None,
+        groups: NDArray[np.integer] | None = None,
         checkpoint_dir: Path | None = None,
         on_epoch: Callable[[EpochReport], None] | None = None,
     ) -> ELCRec:
@@ -69,6 +70,8 @@ class ELCRec:
 
         n_items: V, by default the largest item number seen.
         initial: a fitted model to start from; its items keep their numbers, larger ones are new.
+        groups: int `[n]`, the intent each user is known to have, −1 for none: intent j starts at
+            what the users of group j have in common, in place of k-means; not with `initial`.
         checkpoint_dir: where every epoch's state goes; a fit that finds one there goes on from it
             and, on a CPU, ends with the same weights as one that was never stopped.
         on_epoch: called after every epoch.
@@ -81,7 +84,10 @@ class ELCRec:
         config = self.config
         n_items = n_items or int(histories.items.max(initial=0))
         self._check_items(histories, n_items)
-        usable = histories.take(np.flatnonzero(histories.lengths >= 3))
+        long_enough = np.flatnonzero(histories.lengths >= 3)
+        usable = histories.take(long_enough)
+        if groups is not None:
+            groups = groups[long_enough]
         if len(usable) < config.n_intents:
             raise ELCRecError(
                 f"{config.n_intents} intents need at least as many users with 3 events, "
@@ -91,7 +97,7 @@ class ELCRec:
         passes = 1
         while True:
             try:
-                self._train(usable, n_items, passes, initial, checkpoint_dir, on_epoch)
+                self._train(usable, n_items, passes, initial, groups, checkpoint_dir, on_epoch)
                 return self
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
@@ -119,6 +125,7 @@ class ELCRec:
         n_items: int,
         passes: int,
         initial: ELCRec | None,
+        groups: NDArray[np.integer] | None,
         checkpoint_dir: Path | None,
         on_epoch: Callable[[EpochReport], None] | None,
     ) -> None:
@@ -159,7 +166,7 @@ class ELCRec:
             first_epoch = found["epoch"] + 1
             log.info("training goes on after epoch %d, from its checkpoint", found["epoch"])
         elif initial is None and warmup == 0:
-            self._initialise_centers(network, trainer)
+            self._initialise_centers(network, trainer, groups)
 
         for number in range(first_epoch, config.max_epochs + 1):
             if number - 1 - max(best.epoch, warmup) >= config.patience:
@@ -167,7 +174,7 @@ class ELCRec:
             started = time.perf_counter()
             epoch_losses = trainer.epoch(number)
             if number == warmup:
-                self._initialise_centers(network, trainer)
+                self._initialise_centers(network, trainer, groups)
             metrics, state = trainer.validate()
             if number >= warmup:
                 best.offer(number, metrics["NDCG@20"], state)
@@ -201,11 +208,39 @@ class ELCRec:
         self.network, self.n_items = network.eval(), n_items
 
     @torch.no_grad()
+    def open_intents(self, histories: Histories, least_users: int) -> int:
+        """Add an intent for each group of users that fits none: how many were added.
+
+        histories: of the users who count, as far as it counts.
+        least_users: that a group needs.
+        """
+        network = self._fitted()
+        known = _without_items_beyond(histories, self.n_items)
+        known = known.take(np.flatnonzero(known.lengths))
+        if len(known) < least_users:
+            return 0
+        chosen, h = self._sampled_behaviours(network, known)
+        least = max(1, least_users * chosen.size // len(known))
+        added = unfitted_groups(h, network.centers, least)
+        if len(added):
+            k = self.config.n_intents
+            state = network.state_dict()
+            shares = state["shares"]
+            state["centers"] = torch.cat([state["centers"], added])
+            state["shares"] = torch.cat([shares, shares.new_full((len(added),), 1 / k)])
+            self.config = replace(self.config, n_intents=k + len(added))
+            wider = Network(self.config, self.n_items).to(shares.device)
+            wider.load_state_dict(state)
+            self.network = wider.eval()
+        return len(added)
+
+    @torch.no_grad()
     def transform(
         self,
         histories: Histories,
         previous: NDArray[np.integer] | None = None,
         margin: float | NDArray[np.floating] = 0.0,
+        most: NDArray[np.floating] | None = None,
     ) -> Labels:
         """The intent of every user, how sure it is, and the runner-up.
 
@@ -215,6 +250,7 @@ class ELCRec:
         previous: int `[n]`, the intent that each user had before, −1 for none. It is held until
             another is surer by more than `margin`, one for all or `[n]`; until then that one is the
             runner-up, though surer.
+        most: `[k]`, the most by which each intent has to be surer than the previous one.
         """
         margins = np.broadcast_to(np.asarray(margin, np.float32), len(histories))
         network = self._fitted()
@@ -223,7 +259,7 @@ class ELCRec:
             block = histories.slice(first, min(first + BLOCK_USERS, len(histories)))
             block = _without_items_beyond(block, self.n_items)
             held = None if previous is None else previous[first : first + len(block)]
-            parts.append(_labels(network, block, held, margins[first : first + len(block)]))
+            parts.append(_labels(network, block, held, margins[first : first + len(block)], most))
         joined = (
             [np.concatenate(columns) for columns in zip(*parts, strict=True)]
             if parts
@@ -345,8 +381,10 @@ class ELCRec:
             raise ELCRecError(f"a history holds item {largest}, but n_items is {n_items}")
 
     @torch.no_grad()
-    def _initialise_centers(self, network: Network, trainer: Trainer) -> None:
-        """Place the centres by k-means on the behaviours as they are.
+    def _initialise_centers(
+        self, network: Network, trainer: Trainer, groups: NDArray[np.integer] | None
+    ) -> None:
+        """Place the centres by known groups, or by k-means on the behaviours as they are.
 
         The paper does so on the untrained network. Training hardly ever parts two groups of users
         that start at one centre; after a warm-up epoch, and as the best of several starts, k-means
@@ -355,20 +393,29 @@ class ELCRec:
         if self.config.intent_loss == "none":
             return
         network.eval()
-        known = trainer.known
+        chosen, h = self._sampled_behaviours(network, trainer.known)
+        k, seed = self.config.n_intents, self.config.seed
+        if groups is None:
+            centers, _ = spherical_kmeans(h, k, seed=seed, starts=KMEANS_STARTS)
+        else:
+            centers = group_centers(h, groups[chosen], k, seed=seed)
+        trainer.place_centers(centers)
+
+    def _sampled_behaviours(
+        self, network: Network, known: Histories
+    ) -> tuple[NDArray[np.int64], Tensor]:
+        """Which users, and their behaviours `[m, d]`: all, or as many as tell all intents apart."""
+        chosen = np.arange(len(known))
         most = KMEANS_USERS_PER_INTENT * self.config.n_intents
-        if len(known) > most:
+        if chosen.size > most:
             rng = np.random.default_rng(self.config.seed)
-            known = known.take(np.sort(rng.choice(len(known), most, replace=False)))
+            chosen = np.sort(rng.choice(chosen, most, replace=False))
+            known = known.take(chosen)
         blocks = (
             known.slice(i, min(i + BLOCK_USERS, len(known)))
             for i in range(0, len(known), BLOCK_USERS)
         )
-        h = torch.cat([behaviours(network, block) for block in blocks])
-        centers, _ = spherical_kmeans(
-            h, self.config.n_intents, seed=self.config.seed, starts=KMEANS_STARTS
-        )
-        trainer.place_centers(centers)
+        return chosen, torch.cat([behaviours(network, block) for block in blocks])
 
 
 @dataclass
@@ -426,6 +473,7 @@ def _labels(
     histories: Histories,
     previous: NDArray[np.integer] | None,
     margins: NDArray[np.float32],
+    most: NDArray[np.floating] | None,
 ) -> tuple[NDArray[np.number], ...]:
     """(intent, confidence, runner-up, its confidence) of every user of one block."""
     n = len(histories)
@@ -447,7 +495,10 @@ def _labels(
             before = torch.from_numpy(previous[users].astype(np.int64)).to(probabilities.device)
             sure = probabilities.gather(1, before.clamp(min=0)[:, None]).squeeze(1).cpu().numpy()
             other = (previous[users] >= 0) & (previous[users] != intent[users])
-            held = users[other & (confidence[users] - sure <= margins[users])]
+            enough = margins[users]
+            if most is not None:
+                enough = np.minimum(enough, most[intent[users]])
+            held = users[other & (confidence[users] - sure <= enough)]
             runner_up[held], runner_up_confidence[held] = intent[held], confidence[held]
             intent[held] = previous[held]
             confidence[held] = sure[np.searchsorted(users, held)]

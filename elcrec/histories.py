@@ -101,6 +101,12 @@ class Histories:
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         return Histories(self.items[ragged_arange(self.offsets[1:] - lengths, lengths)], offsets)
 
+    def newest(self, count: int) -> Histories:
+        """The newest `count` items of every history, all of a shorter one."""
+        lengths = np.minimum(self.lengths, count)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return Histories(self.items[ragged_arange(self.offsets[1:] - lengths, lengths)], offsets)
+
     def last(self, back: int) -> NDArray[np.int32]:
         """Item `back` places from the end of every history (1 is the newest), int32 `[n]`."""
         if len(self) and self.lengths.min() < back:

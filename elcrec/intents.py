@@ -59,6 +59,66 @@ def spherical_kmeans(
     return centers, nearest
 
 
+def group_centers(points: Tensor, groups: NDArray[np.integer], k: int, seed: int = 0) -> Tensor:
+    """Unit centres `[k, d]` of users whose groups are known: each the mean direction of its group.
+
+    points: `[n, d]`; groups: int `[n]`, −1 for none. Where a group has no user the centre is a
+    point far from all others, as k-means++ chooses it.
+    """
+    unit = F.normalize(points, dim=-1)
+    sums = unit.new_zeros(k, unit.shape[1])
+    known = np.flatnonzero(groups >= 0)
+    of_users = torch.from_numpy(groups[known].astype(np.int64)).to(unit.device)
+    sums.index_add_(0, of_users, unit[torch.from_numpy(known).to(unit.device)])
+    filled = torch.bincount(of_users, minlength=k) > 0
+    centers = F.normalize(sums, dim=-1)
+    generator = torch.Generator().manual_seed(seed)
+    spread = _spread_points(unit, k, generator, centers[filled] if filled.any() else None)
+    centers[~filled] = spread[int(filled.sum()) :]
+    return centers
+
+
+MOST_CANDIDATES = 4_096  # of the users that fit no centre; bounds the memory
+KMEANS_ITERATIONS = 20
+# Users fit no intent when their cosine to the nearest centre is below that of the typical user by
+# so many times what parts the half from the quarter, which a new group moves little, and by this
+# much: where intents are very tight, the first alone would be next to nothing.
+UNFITTED, LEAST_GAP = 4.0, 0.25
+
+
+def unfitted_groups(points: Tensor, centers: Tensor, least_users: int) -> Tensor:
+    """Unit centres `[m, d]` for groups of users who fit each other but none of the centres.
+
+    Those are a group whom a new centre would take at least half of the way from how their nearest
+    centre fits to how that of a typical user does, when they are `least_users` or more and are on
+    average too far from all centres (`UNFITTED`, `LEAST_GAP`). Users who only fit badly are
+    scattered and make no group; those of half an intent are near enough to its centre.
+
+    points: `[n, d]`; centers: `[k, d]`.
+    """
+    unit = F.normalize(points, dim=-1)
+    _, fit = _nearest(unit, F.normalize(centers, dim=-1))
+    quarter, half = fit.quantile(0.25), fit.quantile(0.5)
+    limit = half - torch.clamp(UNFITTED * (half - quarter), min=LEAST_GAP)
+    added: list[Tensor] = []
+    while True:
+        candidates = (fit < limit).nonzero().squeeze(1)[:MOST_CANDIDATES]
+        if len(candidates) < least_users:
+            break
+        gains = (unit[candidates] @ unit[candidates].T - fit[candidates]).clamp(min=0)
+        center = unit[candidates[gains.sum(1).argmax()]]
+        enough = torch.maximum(fit, (fit + half) / 2)
+        for _ in range(KMEANS_ITERATIONS):
+            center = F.normalize(unit[unit @ center > enough].mean(0), dim=-1)
+        similarity = unit @ center
+        members = similarity > enough
+        if int(members.sum()) < least_users or fit[members].mean() >= limit:
+            break
+        added.append(center)
+        fit = torch.maximum(fit, similarity)
+    return torch.stack(added) if added else unit.new_zeros(0, unit.shape[1])
+
+
 def _kmeans_once(
     unit: Tensor, k: int, iterations: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, float]:
@@ -75,12 +135,21 @@ def _kmeans_once(
     return centers, nearest, similarity.sum().item()
 
 
-def _spread_points(unit: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """Choose k points far apart: k-means++ that takes the best of a few draws each time."""
+def _spread_points(
+    unit: Tensor, k: int, generator: torch.Generator, centers: Tensor | None = None
+) -> Tensor:
+    """Choose points far apart: k-means++ that takes the best of a few draws each time.
+
+    centers: `[c, d]`, the first of the k, to which k − c points are added.
+    """
     draws = 2 + int(math.log(k))
-    chosen = torch.randint(unit.shape[0], (1,), generator=generator).to(unit.device)
-    distance = (1 - unit @ unit[chosen[0]]).clamp(min=0)  # [n], to the nearest chosen point
-    for _ in range(k - 1):
+    if centers is None:
+        centers = unit[torch.randint(unit.shape[0], (1,), generator=generator).to(unit.device)]
+        nearest = unit @ centers[0]
+    else:
+        _, nearest = _nearest(unit, centers)
+    distance = (1 - nearest).clamp(min=0)  # [n], to the nearest centre
+    for _ in range(k - len(centers)):
         # Drawn in proportion to distance on the cumulative sum: multinomial() ends at 2²⁴ points.
         cumulative = (distance + 1e-12).double().cumsum(0)
         draw = torch.rand(draws, generator=generator, dtype=torch.float64).to(unit.device)
@@ -88,8 +157,8 @@ def _spread_points(unit: Tensor, k: int, generator: torch.Generator) -> Tensor:
         nearer = torch.minimum(distance, (1 - unit[drawn] @ unit.T).clamp(min=0))  # [draws, n]
         best = nearer.sum(1).argmin()
         distance = nearer[best]
-        chosen = torch.cat([chosen, drawn[best : best + 1]])
-    return unit[chosen]
+        centers = torch.cat([centers, unit[drawn[best : best + 1]]])
+    return centers
 
 
 def _nearest(unit: Tensor, centers: Tensor, block: int = 65_536) -> tuple[Tensor, Tensor]:

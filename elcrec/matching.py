@@ -39,6 +39,30 @@ def first_ids(k: int) -> Matching:
     return Matching(ids, np.zeros(k, bool), nobody, np.zeros((k, 0)), k)
 
 
+# Of so many users that should speak for an intent and hardly do, it is no chance.
+LEAST_EXPECTED = 10
+LEFT_BELOW = 0.2
+
+
+def deserted(
+    intents: NDArray[np.integer], speaking: NDArray[np.bool_], k: int, least_share: float
+) -> NDArray[np.bool_]:
+    """Which intents have lost their users, bool `[k]`; never all.
+
+    Those with fewer users than `least_share` of the average intent, and those whose users no longer
+    speak for them: of all users some share does, of theirs less than a fifth of that.
+
+    intents: int `[n]`, each user's, −1 for none. speaking: bool `[n]`, whether what the user did
+    lately is still of that intent.
+    """
+    sizes = np.bincount(intents[intents >= 0], minlength=k)
+    seen = np.bincount(intents[speaking & (intents >= 0)], minlength=k)
+    expected = sizes * (seen.sum() / max(sizes.sum(), 1))
+    left = (expected >= LEAST_EXPECTED) & (seen < LEFT_BELOW * expected)
+    gone: NDArray[np.bool_] = left | (sizes < least_share * sizes.mean())
+    return gone if not gone.all() else np.zeros(k, bool)
+
+
 def match_intents(
     before: NDArray[np.integer],
     after: NDArray[np.integer],
@@ -47,7 +71,7 @@ def match_intents(
     next_id: int,
     *,
     least_overlap: float,
-    same_centers: bool,
+    carried: NDArray[np.integer] | None = None,
 ) -> Matching:
     """Give the intents of a new model the ids of the earlier ones that they carry on.
 
@@ -59,8 +83,9 @@ def match_intents(
         histories; −1 is none.
     ids_before: the ids of the earlier model's centres.
     next_id: the smallest id that was never given.
-    same_centers: the new centres were trained on from the earlier ones, in their order: where
-        users do not decide, and between intents without users, the centre does.
+    carried: int `[k]`, the earlier centre that each new one started from, −1 for none: where users
+        do not decide, and between intents without users, the centre does. An earlier intent whose
+        centre no new one started from was given up, and nobody takes over its id.
     """
     k_before = ids_before.size
     known = (before >= 0) & (after >= 0)
@@ -71,11 +96,14 @@ def match_intents(
     overlap = np.divide(shared, either, out=np.zeros_like(shared), where=either > 0)
 
     likeness = overlap.copy()
-    if same_centers:
-        same = np.arange(min(k_before, k))
-        likeness[same, same] += 1e-6
+    if carried is not None:
+        started = np.flatnonzero(carried >= 0)
+        same = (carried[started], started)
+        likeness[same] += 1e-6
         # Nobody in either: the centre waits for users as it did before.
-        overlap[same, same] = np.where(either[same, same] == 0, 1.0, overlap[same, same])
+        overlap[same] = np.where(either[same] == 0, 1.0, overlap[same])
+        given_up = np.setdiff1d(np.arange(k_before), carried)
+        likeness[given_up] = overlap[given_up] = 0.0
     rows, columns = linear_sum_assignment(likeness, maximize=True)
     kept = overlap[rows, columns] >= least_overlap
     rows, columns = rows[kept], columns[kept]

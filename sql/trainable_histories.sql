@@ -1,7 +1,9 @@
 -- Makes:  the histories a model can be trained and judged on.
 -- From:   sequences (view: the partition of one night).
 -- Grain:  one user, in the order of user_id, so that the same night gives the same model.
-SELECT items
+SELECT
+    items,
+    last_ts
 FROM sequences
 WHERE len(items) >= $min_events
 ORDER BY user_id;

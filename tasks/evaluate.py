@@ -264,7 +264,7 @@ def churn(
         parts = -(-count // CHURN_USERS) or 1
         sample = labelled.filter(f"hash(user_id) % {parts} = 0")
         for batch in sample.to_arrow_reader(USERS_A_BATCH):
-            labels = label_batch(batch, model, numbers, night, version, settings.label)
+            labels = label_batch(batch, model, numbers, night, version, settings.label, previous)
             before = batch.column("previous_id").to_numpy()
             changed = labels.column("intent_id").fill_null(-1).to_numpy() != before
             idle = batch.column("idle").to_numpy(zero_copy_only=False)

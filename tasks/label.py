@@ -73,7 +73,7 @@ def label_with(
     with connect(settings) as con:
         histories = labelled_histories(con, lake, night, previous)
         labels = (
-            label_batch(batch, model, numbers, night, version, settings.label)
+            label_batch(batch, model, numbers, night, version, settings.label, previous)
             for batch in histories.to_arrow_reader(USERS_A_BATCH)
         )
         stream = pa.RecordBatchReader.from_batches(tables.INTENT_LABELS.schema, labels)
@@ -136,11 +136,14 @@ def label_batch(
     night: dt.date,
     version: str,
     hold: LabelSettings,
+    labelled: dt.date | None,
 ) -> pa.RecordBatch:
     """Label one batch of `sequences`, each with its user's previous label; rows keep their order.
 
     numbers: the model's number of each item_index (`model_numbers`).
-    hold: by how much another intent must be surer than the previous one to replace it.
+    hold: by how much another intent must be surer than the previous one to replace it. One born
+        after the night `labelled`, whose labels are the previous ones, was not there to be chosen:
+        for it the margin is nobody's larger one.
 
     Raises ModelError when the model cannot be applied or gives confidences that are no numbers.
     """
@@ -148,10 +151,12 @@ def label_batch(
         items = Histories.from_arrow(histories.column("items"))
         previous = histories.column("previous_id").fill_null(-1).to_numpy()
         idle = histories.column("idle").to_numpy(zero_copy_only=False)
+        born = [intent.born for intent in model.intents.of_centers]
         labels = model.model.transform(
             renumbered(items, numbers),
             model.intents.centers_of(previous),
             np.where(idle, hold.idle_margin, hold.margin),
+            np.array([hold.margin if labelled and day > labelled else 1.0 for day in born]),
         )
     except ELCRecError as error:
         raise ModelError(f"model {version} cannot label night {night}: {error}") from error

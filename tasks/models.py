@@ -54,6 +54,7 @@ class Identity:
     data_fingerprint: str
     n_items: int  # different items in the night's histories
     parent_version: str | None  # the last promoted model of an earlier night
+    same_settings: bool  # whether the parent was made with the same
     warm: bool  # whether training goes on from the parent
     first_free_id: int  # an intent that is new gets this id or a higher one
 
@@ -82,7 +83,7 @@ def identify(settings: Settings, night: dt.date) -> Identity:
     item_ids = vocabulary(settings, night)
     data = _data_fingerprint(settings, night, item_ids)
     made = settings_fingerprint(settings)
-    parent, warm = _parent(settings, lake, night, made)
+    parent, same_settings, warm = _parent(settings, lake, night, made)
     first_free = _first_free_id(lake, night)
     ancestry = f"{parent}{warm}{first_free or ''}"
     return Identity(
@@ -91,6 +92,7 @@ def identify(settings: Settings, night: dt.date) -> Identity:
         data_fingerprint=data,
         n_items=len(item_ids),
         parent_version=parent,
+        same_settings=same_settings,
         warm=warm,
         first_free_id=first_free,
     )
@@ -106,27 +108,31 @@ def settings_fingerprint(settings: Settings) -> str:
         "n_intents": settings.model.n_intents,
         "warm_epochs": settings.model.warm_epochs,
         "least_overlap": settings.model.least_overlap,
+        "least_share": settings.model.least_share,
+        "left_nights": settings.model.left_nights,
         "sequences": settings.sequences.rules(),
         "elcrec": elcrec.__version__,
     }
     return _digest(json.dumps(chosen, sort_keys=True))
 
 
-def _parent(settings: Settings, lake: Lake, night: dt.date, made: str) -> tuple[str | None, bool]:
-    """Return the last promoted model of an earlier night, and whether to train on from it.
+def _parent(
+    settings: Settings, lake: Lake, night: dt.date, made: str
+) -> tuple[str | None, bool, bool]:
+    """Return the last promoted model of an earlier night, if its settings are these, if to go on.
 
     Nights that train from nothing are told by their date alone, so that a backfill does as the
     nightly run did. A parent of other settings may have another shape: it lends ids, no weights.
     """
     before = promoted(lake, until=night - dt.timedelta(days=1))
     if before is None:
-        return None, False
+        return None, False, False
     version, its_night = before
     rows = registered(lake, its_night).filter(pl.col("model_version") == version)
     every = settings.model.retrain_nights
     from_nothing = settings.model.from_scratch or (every and night.toordinal() % every == 0)
-    same_shape = rows["settings_fingerprint"].item() == made
-    return version, bool(not from_nothing and same_shape)
+    same_settings = bool(rows["settings_fingerprint"].item() == made)
+    return version, same_settings, bool(not from_nothing and same_settings)
 
 
 def configure(settings: Settings, n_intents: int | None = None) -> Config:
@@ -157,20 +163,28 @@ def configure(settings: Settings, n_intents: int | None = None) -> Config:
 
 
 def trainable_histories(settings: Settings, night: dt.date) -> Histories:
-    """Read the histories of at least MIN_EVENTS items, in the order of user_id, by item_index.
+    """Read the histories of `trainable_users`."""
+    return trainable_users(settings, night)[0]
 
-    Raises ModelError when no user has as many.
+
+def trainable_users(
+    settings: Settings, night: dt.date
+) -> tuple[Histories, npt.NDArray[np.datetime64]]:
+    """Read the histories of at least MIN_EVENTS items, by item_index, and the times they end at.
+
+    In the order of user_id. Raises ModelError when no user has as many.
     """
     with connect(settings) as con:
         Lake(settings.lake.root).view(con, tables.SEQUENCES, first=night, last=night)
         found = con.sql(sql("trainable_histories"), params={"min_events": MIN_EVENTS})
-        histories = Histories.from_arrow(found.to_arrow_table().column("items"))
+        rows = found.to_arrow_table()
+    histories = Histories.from_arrow(rows.column("items"))
     if len(histories) == 0:
         raise ModelError(
             f"no user of night {night} has {MIN_EVENTS} events or more, so there is nothing to "
             "train on: wait for more events, or loosen sequences.last_events and the k-core"
         )
-    return histories
+    return histories, rows.column("last_ts").to_numpy()
 
 
 def vocabulary(settings: Settings, night: dt.date) -> pl.Series:
@@ -318,10 +332,13 @@ def load(settings: Settings, version: str) -> Loaded:
         ) from error
 
 
-def carried_over(parent: Loaded, item_ids: pl.Series, night_config: Config) -> ELCRec:
+def carried_over(
+    parent: Loaded, item_ids: pl.Series, night_config: Config, centers: npt.NDArray[np.int64]
+) -> ELCRec:
     """Return the parent with the items of another vocabulary, its own where they are the same.
 
-    Items that the parent does not know have the rows of an untrained model.
+    Items that the parent does not know have the rows of an untrained model. Of its centres it has
+    those at the places `centers`.
     """
     torch.manual_seed(night_config.seed)
     model = ELCRec(night_config)
@@ -333,6 +350,8 @@ def carried_over(parent: Loaded, item_ids: pl.Series, night_config: Config) -> E
     rows = network.items.weight.detach().clone()
     new, old = (both[name].cast(pl.Int64).to_torch().to(rows.device) for name in ("new", "old"))
     rows[new] = state["items.weight"][old]
+    kept = torch.from_numpy(centers).to(rows.device)
+    state |= {name: state[name][kept] for name in ("centers", "shares")}
     network.load_state_dict(state | {"items.weight": rows})
     model.network, model.n_items = network, len(item_ids)
     return model

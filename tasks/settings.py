@@ -122,6 +122,8 @@ class ModelSettings(Section):
     retrain_nights: int = Field(28, ge=0)
     from_scratch: bool = False
     least_overlap: float = Field(0.15, gt=0, le=1)
+    least_share: float = Field(0.1, gt=0, le=1)
+    left_nights: int = Field(14, ge=1)
     seed: int = Field(42, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(0, ge=0)
@@ -139,7 +141,7 @@ class LabelSettings(Section):
     """How a user's label follows from the model's."""
 
     margin: float = Field(0.2, ge=0, le=1)
-    idle_margin: float = Field(0.6, ge=0, le=1)
+    idle_margin: float = Field(1.0, ge=0, le=1)
 
 
 class EvaluateSettings(Section):

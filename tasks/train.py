@@ -9,13 +9,17 @@ a model takes over the ids of the intents that it carries on (`tasks.intent_ids`
 
 import datetime as dt
 import logging
+import math
 import shutil
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from elcrec import ELCRec, EpochReport, Histories
 from elcrec.errors import ELCRecError
-from elcrec.matching import first_ids, match_intents
+from elcrec.matching import deserted, first_ids, match_intents
 from tasks.errors import ModelError
 from tasks.intent_ids import Intents, named
 from tasks.lake import Lake
@@ -31,7 +35,7 @@ from tasks.models import (
     register,
     renumbered,
     save,
-    trainable_histories,
+    trainable_users,
     vocabulary,
 )
 from tasks.settings import Settings
@@ -39,6 +43,8 @@ from tasks.settings import Settings
 log = logging.getLogger(__name__)
 
 # n_intents = 0: one intent for every so many users, within limits that people can look through.
+NEWEST_EVENTS = 5  # say what a user is after lately
+LEAST_USERS = 5  # fewer make no intent, however small intents are
 USERS_AN_INTENT, FEWEST_INTENTS, MOST_INTENTS = 80, 8, 256
 
 
@@ -62,19 +68,32 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
         return summary | {"trained": False}
 
     item_ids = vocabulary(settings, night)
-    by_index = trainable_histories(settings, night)
+    by_index, last_ts = trainable_users(settings, night)
     histories = renumbered(by_index, model_numbers(lake, item_ids))
     parent = load(settings, identity.parent_version) if identity.parent_version else None
-    if parent is not None and identity.warm:
-        # As many intents as the parent: their number follows the users when training is anew.
-        config = replace(
-            configure(settings, parent.model.config.n_intents),
-            max_epochs=settings.model.warm_epochs,
-        )
-        initial = carried_over(parent, item_ids, config)
-    else:
+    since = np.datetime64(night + dt.timedelta(days=1 - settings.model.left_nights))
+    lately = np.flatnonzero(last_ts >= since)
+    initial = groups = None
+    if parent is None:
         config = configure(settings, number_of_intents(settings, len(histories)))
-        initial = None
+        before, carried = np.empty(0, np.int32), np.empty(0, np.int64)
+    else:
+        before, carried = earlier_intents(settings, night, parent, lake, by_index, lately)
+        if identity.warm:
+            config = replace(
+                configure(settings, carried.size), max_epochs=settings.model.warm_epochs
+            )
+            initial = carried_over(parent, item_ids, config, carried)
+        else:
+            if identity.same_settings:
+                k = carried.size  # what intents there are is for the users to say, not their number
+            else:
+                k = number_of_intents(settings, len(histories))
+                carried = largest(before, carried, k)
+            config = configure(settings, k)
+            place = np.full(parent.model.config.n_intents + 1, -1)  # the last is of nobody
+            place[carried] = np.arange(carried.size)
+            groups = place[before]
     log.info(
         "model %s: %d users with 3 events or more, %d events, %d items, %d intents, %s",
         identity.version,
@@ -95,10 +114,17 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
             histories,
             n_items=len(item_ids),
             initial=initial,
+            groups=groups,
             checkpoint_dir=scratch / "checkpoints",
             on_epoch=on_epoch,
         )
-        intents = name_intents(model, histories, parent, lake, by_index, night, settings, identity)
+        if parent is not None:
+            # Who has not come for long is no sign of a new intent, nor is what they did long ago.
+            known = histories.take(lately).drop_last(2).newest(NEWEST_EVENTS)
+            average = len(histories) / config.n_intents
+            least_users = max(LEAST_USERS, math.ceil(settings.model.least_share * average))
+            model.open_intents(known, least_users)
+        intents = name_intents(settings, night, model, histories, identity, parent, before, carried)
     except ELCRecError as error:
         raise ModelError(f"training on night {night} failed: {error}") from error
     finished = scratch / "model"
@@ -113,41 +139,78 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
         "trained": True,
         "trained_on_from": identity.parent_version if initial else None,
         "users": len(histories),
-        "intents": config.n_intents,
+        "intents": model.config.n_intents,
         "intents_born": sum(intent.born == night for intent in intents.of_centers),
         "intents_retired": len(intents.retired),
         "epochs": reports[-1].epoch if reports else 0,
     }
 
 
-def name_intents(
-    model: ELCRec,
-    histories: Histories,
-    parent: Loaded | None,
+def earlier_intents(
+    settings: Settings,
+    night: dt.date,
+    parent: Loaded,
     lake: Lake,
     by_index: Histories,
-    night: dt.date,
+    lately: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Label the night's users by the parent, and choose the intents of its that live on.
+
+    by_index: the night's histories; lately: who of them had an event in the last
+        `model.left_nights`.
+
+    Returns the users' intents as places of the parent's centres, int32 `[n]`, -1 for none, and the
+    places of the centres to go on from: an intent that its users have left is given up, for hardly
+    anybody's newest events are of it (`elcrec.matching.deserted`).
+    """
+    mine = renumbered(by_index, model_numbers(lake, parent.item_ids))
+    k = parent.model.config.n_intents
+    try:
+        before = parent.model.transform(mine).intent
+        newest = parent.model.transform(mine.take(lately).newest(NEWEST_EVENTS)).intent
+    except ELCRecError as error:
+        raise ModelError(f"training on night {night} failed: {error}") from error
+    speaking = np.zeros(before.size, bool)
+    speaking[lately] = newest == before[lately]
+    given_up = deserted(before, speaking, k, settings.model.least_share / 2)
+    return before, np.flatnonzero(~given_up)
+
+
+def largest(
+    before: npt.NDArray[np.int32], carried: npt.NDArray[np.int64], count: int
+) -> npt.NDArray[np.int64]:
+    """Choose the `count` centres with most users, all if there are no more, in their order."""
+    users = np.bincount(before[before >= 0], minlength=int(carried[-1]) + 1)[carried]
+    return np.sort(carried[np.argsort(-users, kind="stable")[:count]])
+
+
+def name_intents(
     settings: Settings,
+    night: dt.date,
+    model: ELCRec,
+    histories: Histories,
     identity: Identity,
+    parent: Loaded | None,
+    before: npt.NDArray[np.int32],
+    carried: npt.NDArray[np.int64],
 ) -> Intents:
     """Give the model's intents the ids of the parent's that they carry on, and new ones.
 
-    histories: the night's, in the model's numbers; by_index: the same by item_index.
+    histories: the night's, in the model's numbers; before, carried: of `earlier_intents`.
     """
     k = model.config.n_intents
     if parent is None:
         return named(first_ids(k), night, None)
-    before = parent.intents
     matching = match_intents(
-        parent.model.transform(renumbered(by_index, model_numbers(lake, parent.item_ids))).intent,
+        before,
         model.transform(histories).intent,
-        before.ids,
+        parent.intents.ids,
         k,
-        max(before.next_id, identity.first_free_id),
+        max(parent.intents.next_id, identity.first_free_id),
         least_overlap=settings.model.least_overlap,
-        same_centers=identity.warm,
+        carried=np.concatenate([carried, np.full(k - carried.size, -1)]),
     )
-    intents = named(matching, night, before)
+    intents = named(matching, night, parent.intents)
     log.info(
         "%d of %d intents carry on an earlier one, %d are new, %d retired",
         int(matching.inherited.sum()),

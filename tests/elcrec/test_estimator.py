@@ -43,6 +43,48 @@ def test_a_previous_intent_is_held_until_another_is_surer_by_the_margin(model):
     assert (some.intent == np.where(np.arange(n) % 2, free.intent, free.runner_up)).all()
 
 
+def test_an_intent_can_ask_for_less_of_a_margin_than_a_user_has(model):
+    histories = walks()
+    free = model.transform(histories)
+    most = np.where(np.arange(6) == 2, 0.0, 1.0)
+    held = model.transform(histories, free.runner_up, 1.0, most)
+    assert 0 < (free.intent == 2).sum() < len(histories)
+    assert (held.intent == np.where(free.intent == 2, 2, free.runner_up)).all()
+
+
+def strangers(users: int) -> list[np.ndarray]:
+    """Histories of items that nobody of `walks` has had."""
+    rng = np.random.default_rng(1)
+    return [41 + rng.integers(12, size=12) for _ in range(users)]
+
+
+def test_users_who_fit_no_intent_get_a_new_one_and_all_others_keep_theirs():
+    known = [*walks()]
+    before = ELCRec(tiny(max_epochs=6)).fit(Histories.from_lists(known), 60)
+    assert before.open_intents(Histories.from_lists(known), 4) == 0
+    everyone = Histories.from_lists([*known, *strangers(20)])
+    earlier = before.transform(everyone)
+    assert before.open_intents(everyone, 4) == 1
+    assert before.config.n_intents == before.network.config.n_intents == 7
+    labels = before.transform(everyone)
+    assert (labels.intent[-20:] == 6).mean() > 0.9
+    old = labels.intent < 6
+    assert old[:-20].mean() > 0.9
+    assert (labels.intent[old] == earlier.intent[old]).all()
+    again = ELCRec(before.config).fit(everyone, 60, initial=before)
+    assert again.transform(everyone).intent.max() == 6
+
+
+def test_intents_start_from_the_groups_that_users_are_known_to_have():
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 6, 150)
+    histories = Histories.from_lists([1 + 8 * g + rng.integers(8, size=12) for g in group])
+    config = tiny(max_epochs=4, learning_rate=5e-3)
+    anew = ELCRec(config).fit(histories, 48, groups=group).transform(histories).intent
+    unlike = ELCRec(config).fit(histories, 48).transform(histories).intent
+    assert (anew == group).mean() > 0.9 > 2 * (unlike == group).mean()
+
+
 def test_who_had_no_intent_before_gets_the_surest(model):
     histories = Histories.from_lists([[7, 8], [], [9]])
     free = model.transform(histories)

@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elcrec.matching import first_ids, match_intents
+from elcrec.matching import deserted, first_ids, match_intents
 
 
-def matched(before, after, *, ids=None, k=None, next_id=None, same_centers=False, least=0.2):
+def matched(before, after, *, ids=None, k=None, next_id=None, carried=None, least=0.2):
     before, after = np.array(before), np.array(after)
     ids = np.arange(before.max() + 1, dtype=np.int32) if ids is None else np.array(ids, np.int32)
     return match_intents(
@@ -16,7 +16,7 @@ def matched(before, after, *, ids=None, k=None, next_id=None, same_centers=False
         after.max() + 1 if k is None else k,
         int(ids.max()) + 1 if next_id is None else next_id,
         least_overlap=least,
-        same_centers=same_centers,
+        carried=None if carried is None else np.array(carried),
     )
 
 
@@ -59,11 +59,41 @@ def test_of_a_merger_one_id_stays_and_the_other_retires():
 
 
 def test_a_centre_without_users_keeps_its_id_only_while_it_has_none():
-    waits = matched([0, 0], [0, 0], ids=[0, 1], k=2, same_centers=True)
+    waits = matched([0, 0], [0, 0], ids=[0, 1], k=2, carried=[0, 1])
     assert waits.ids.tolist() == [0, 1]
-    lost = matched([0, 0, 1], [0, 0, 0], ids=[0, 1], k=2, same_centers=True)
+    lost = matched([0, 0, 1], [0, 0, 0], ids=[0, 1], k=2, carried=[0, 1])
     assert lost.ids.tolist() == [0, 2]
     assert lost.retired.tolist() == [1]
+
+
+def test_nobody_takes_over_the_id_of_an_intent_that_was_given_up():
+    found = matched([0] * 4 + [1] * 4, [0] * 4 + [1] * 4, ids=[5, 7], next_id=9, carried=[0, -1])
+    assert found.ids.tolist() == [5, 9]
+    assert found.retired.tolist() == [7]
+    assert found.origins.tolist() == [[1.0, 0.0], [0.0, 1.0]]
+
+
+def test_an_intent_is_deserted_when_those_who_still_come_are_after_something_else():
+    intents = np.repeat([0, 1, 2], 100)
+    speaking = np.tile(np.arange(100) < 40, 3)
+    assert not deserted(intents, speaking, 3, 0.05).any()
+    speaking[100:] &= np.tile(np.arange(100) < 4, 2)
+    speaking[200:] = np.arange(100) < 40
+    assert deserted(intents, speaking, 3, 0.05).tolist() == [False, True, False]
+
+
+def test_that_few_users_come_at_all_or_none_of_a_few_is_no_desertion():
+    intents = np.repeat([0, 1, 2], [100, 100, 10])
+    speaking = np.arange(210) % 25 == 0  # about four of a hundred
+    speaking[100:] = False
+    assert not deserted(intents, speaking, 3, 0.05).any()
+
+
+def test_an_intent_with_hardly_a_user_is_deserted_but_never_all_are():
+    intents = np.repeat([-1, 0, 1], [50, 98, 2])
+    nobody = np.zeros(intents.size, bool)
+    assert deserted(intents, nobody, 3, 0.1).tolist() == [False, True, True]
+    assert not deserted(np.full(9, -1), np.zeros(9, bool), 3, 0.1).any()
 
 
 def test_users_that_one_of_the_models_does_not_know_decide_nothing():
@@ -79,7 +109,9 @@ def test_ids_are_unique_and_new_ones_were_never_given(data):
     before = data.draw(st.lists(st.integers(-1, k_before - 1), min_size=users, max_size=users))
     after = data.draw(st.lists(st.integers(-1, k - 1), min_size=users, max_size=users))
     ids = data.draw(st.permutations(range(10)))[:k_before]
-    found = matched(before, after, ids=ids, k=k, next_id=10, same_centers=data.draw(st.booleans()))
+    started = [*range(k_before), *[-1] * k]
+    carried = data.draw(st.none() | st.permutations(started).map(lambda places: places[:k]))
+    found = matched(before, after, ids=ids, k=k, next_id=10, carried=carried)
     assert len(set(found.ids.tolist())) == k
     assert all(id_ >= 10 for id_ in found.ids[~found.inherited])
     assert set(found.retired.tolist()) == set(ids) - set(found.ids.tolist())

@@ -50,8 +50,17 @@ def small_settings(root: Path, **sections: Any) -> Settings:
     )
 
 
-def write_histories(settings: Settings, night: dt.date, histories: dict[str, list[int]]) -> None:
-    """Put histories into `sequences`, and their items into `items`."""
+def write_histories(
+    settings: Settings,
+    night: dt.date,
+    histories: dict[str, list[int]],
+    idle_since: tuple[dt.date, set[str]] | None = None,
+) -> None:
+    """Put histories into `sequences`, and their items into `items`.
+
+    idle_since: users whose last event was on this night; that of all others was on `night`.
+    """
+    since, idle = idle_since or (night, set())
     lake = Lake(settings.lake.root)
     frame = pl.DataFrame(
         {
@@ -59,7 +68,10 @@ def write_histories(settings: Settings, night: dt.date, histories: dict[str, lis
             "user_id": list(histories),
             "items": list(histories.values()),
             "n_events": [len(items) for items in histories.values()],
-            "last_ts": dt.datetime.combine(night, dt.time(12), tzinfo=dt.UTC),
+            "last_ts": [
+                dt.datetime.combine(since if user in idle else night, dt.time(12), tzinfo=dt.UTC)
+                for user in histories
+            ],
         },
         schema_overrides={
             "dt": pl.Date,

@@ -17,11 +17,12 @@ from tasks.label import label
 from tasks.lake import Lake
 from tasks.models import load, model_of_night
 from tasks.promote import promote
-from tasks.settings import Settings
+from tasks.settings import PromoteSettings, Settings
 from tasks.train import train
 from tests.tasks.nights import NIGHT, SMALL_MODEL, small_settings, table, write_histories
 
 NEXT_NIGHT = NIGHT + dt.timedelta(days=1)
+MOVES_IDLE = {"idle_margin": 0.6}  # so that users without a new event are seen to change, too
 WEAKER_MODEL = SMALL_MODEL | {"max_epochs": 1, "overrides": {"dim": 8, "layers": 1}}
 
 
@@ -78,7 +79,7 @@ def next_night(settings: Settings) -> Settings:
     last_ts = pl.col("last_ts") + pl.duration(days=came_back.cast(pl.Int64))
     rows = rows.with_columns(dt=pl.lit(NEXT_NIGHT), items=items, last_ts=last_ts)
     lake.replace(tables.SEQUENCES, rows, nights=[NEXT_NIGHT])
-    return small_settings(settings.lake.root, model=WEAKER_MODEL)
+    return small_settings(settings.lake.root, model=WEAKER_MODEL, label=MOVES_IDLE)
 
 
 def churn_of(settings: Settings, night: dt.date) -> dict[tuple[str, str], float]:
@@ -109,9 +110,8 @@ def test_the_last_promoted_model_is_measured_on_the_same_users(
     # What would change in the labels is what does when the model labels after all.
     churn = churn_of(weaker, NEXT_NIGHT)
     assert not churn_of(weaker, NIGHT)
-    promote(
-        small_settings(weaker.lake.root, model=WEAKER_MODEL, promote={"force": True}), NEXT_NIGHT
-    )
+    forced = weaker.model_copy(update={"promote": PromoteSettings(force=True)})
+    promote(forced, NEXT_NIGHT)
     label(weaker, NEXT_NIGHT)
     before, after = (table(weaker, tables.INTENT_LABELS, night) for night in (NIGHT, NEXT_NIGHT))
     both = before.join(after, on="user_id", suffix="_after").filter(

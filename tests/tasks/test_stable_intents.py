@@ -56,7 +56,7 @@ def with_next_night(settings: Settings) -> set[str]:
         # What they have had before, now and then an item that is new to everybody.
         again = histories[user][int(rng.integers(len(histories[user])))]
         histories[user] = [*histories[user], again if rng.random() > 0.1 else new_item]
-    write_histories(settings, NEXT, histories)
+    write_histories(settings, NEXT, histories, idle_since=(NIGHT, idle))
     return idle
 
 
@@ -80,6 +80,75 @@ def test_users_keep_their_intents_overnight_also_when_training_starts_anew(
     assert carried.height >= 7
     for row in carried.iter_rows(named=True):
         assert row["came_from"][0]["intent_id"] == row["intent_id"]
+
+
+def with_strangers(settings: Settings, night: dt.date, users: int) -> set[str]:
+    """Write the histories of a night: those of NIGHT, and users of items that nobody has had."""
+    rng = np.random.default_rng(1)
+    histories = dict(
+        table(settings, tables.SEQUENCES, NIGHT).select("user_id", "items").iter_rows()
+    )
+    new_items = 1 + max(item for items in histories.values() for item in items) + np.arange(12)
+    strangers = {f"x{user:02}": rng.choice(new_items, 9).tolist() for user in range(users)}
+    write_histories(settings, night, histories | strangers)
+    return set(strangers)
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_users_who_fit_no_intent_get_a_new_one_and_nobody_elses_is_taken_over(
+    night_done: Settings, anew: bool
+) -> None:
+    settings = small_settings(night_done.lake.root, model=SMALL_MODEL | {"from_scratch": anew})
+    strangers = with_strangers(settings, NEXT, 24)
+    assert run_night(settings, NEXT)["intents_born"] == 1
+    before, after = labels_of(settings, NIGHT), labels_of(settings, NEXT)
+    assert max(before.values()) == 7
+    assert np.mean([after[user] == 8 for user in sorted(strangers)]) > 0.9
+    assert share_kept(before, after, set(before)) >= 0.99
+    [born] = table(settings, tables.INTENT_PROFILES, NEXT).filter(pl.col("born") == NEXT).to_dicts()
+    assert (born["intent_id"], born["status"]) == (8, "active")
+
+
+def test_an_intent_that_its_users_have_left_is_retired_and_its_id_never_comes_back(
+    night_done: Settings,
+) -> None:
+    settings = small_settings(night_done.lake.root, model=SMALL_MODEL)
+    before = labels_of(settings, NIGHT)
+    histories = dict(
+        table(settings, tables.SEQUENCES, NIGHT).select("user_id", "items").iter_rows()
+    )
+    # All who are after intent 2 do from now on what the users of intent 5 did; some never again.
+    joined = [items for user, items in histories.items() if before[user] == 5 and len(items) > 6]
+    left = sorted(user for user in histories if before[user] == 2)
+    for number, user in enumerate(left[8:]):
+        histories[user] = [*histories[user], *joined[number % len(joined)][-6:]]
+    write_histories(settings, NEXT, histories)
+    summary = run_night(settings, NEXT)
+    assert summary["intents_retired"] == 1 and summary["intents_born"] == 0
+    [gone] = table(settings, tables.INTENT_PROFILES, NEXT).filter(status="retired").to_dicts()
+    assert (gone["intent_id"], gone["users"]) == (2, 0)
+    after = labels_of(settings, NEXT)
+    assert 2 not in after.values() and len(left) > 30
+    assert share_kept(before, after, set(before) - set(left)) >= 0.97
+    later = NEXT + dt.timedelta(days=1)
+    write_histories(settings, later, histories)
+    anew = small_settings(settings.lake.root, model=SMALL_MODEL | {"from_scratch": True})
+    assert run_night(anew, later)["intents"] == 7
+    assert 2 not in table(settings, tables.INTENT_PROFILES, later)["intent_id"]
+
+
+def test_who_has_no_new_event_keeps_an_intent_that_lives_however_the_model_changed(
+    night_done: Settings,
+) -> None:
+    settings = small_settings(
+        night_done.lake.root, model=SMALL_MODEL | {"from_scratch": True, "seed": 11}
+    )
+    idle = with_next_night(settings)
+    run_night(settings, NEXT)
+    alive = table(settings, tables.INTENT_PROFILES, NEXT).filter(pl.col("status") != "retired")
+    before, after = labels_of(settings, NIGHT), labels_of(settings, NEXT)
+    held = {user for user in idle if before[user] in set(alive["intent_id"])}
+    assert len(held) > 300 and share_kept(before, after, held) == 1
 
 
 def test_a_model_of_other_settings_lends_its_ids_but_not_its_weights(night_done: Settings) -> None:
@@ -139,7 +208,6 @@ def test_a_retired_intent_is_shown_once_with_no_users_and_a_split_names_its_orig
             2,
             4,
             least_overlap=0.9,
-            same_centers=False,
         ),
         NEXT,
         intent_ids.Intents(
