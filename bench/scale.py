@@ -72,7 +72,16 @@ def build_lake(root: Path, users: int) -> None:
     torch.manual_seed(0)
     model = ELCRec(Config(n_intents=INTENTS))
     model.network, model.n_items = Network(model.config, LABELLED_ITEMS), LABELLED_ITEMS
-    identity = models.Identity("generated", "", "", LABELLED_ITEMS, None, False, 0)
+    identity = models.Identity(
+        version="generated",
+        settings_fingerprint="",
+        data_fingerprint="",
+        n_items=LABELLED_ITEMS,
+        parent_version=None,
+        same_settings=False,
+        warm=False,
+        first_free_id=0,
+    )
     intents = named(first_ids(INTENTS), NIGHT, None)
     models.save(model, ids, intents, lake.model_dir(identity.version))
     models.register(lake, NIGHT, identity)

@@ -9,7 +9,8 @@ night's labels with the night before: of the users in both, who keeps the label.
 histories from nothing, with the same settings, in their own numbering and without a margin.
 
 The log of --drift has ten intents: of one the items are replaced by others bit by bit, one has its
-first users after a third of the nights, and the users of one take up another after half of them.
+first users after a third of the nights, and half of the users of one take up another after half of
+them, while the others stop coming.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def drifting_log(folder: Path, nights: int) -> tuple[Path, pl.DataFrame, dict[st
     """Write a log whose intents change; return it, the users' intents and the nights of change.
 
     Every second user of `JOINED` only lends events: from the night on that `VANISHING` ends, they
-    are those of a user of it.
+    are those of a user of it. The users of `VANISHING` for whom there are none stop coming.
     """
     last = dt.date(2026, 3, 31)
     made = generate(folder, **WORLD, nights=nights + NIGHTS_BEFORE, last_night=last, seed=7)
@@ -102,7 +103,7 @@ def drifting_log(folder: Path, nights: int) -> tuple[Path, pl.DataFrame, dict[st
     vanishing = truth.filter(pl.col("intent") == VANISHING)["user_id"]
     lenders = truth.filter(pl.col("intent") == JOINED)["user_id"].gather_every(2)
     count = min(len(vanishing), len(lenders))
-    vanishing, lenders = vanishing[:count], lenders[:count]
+    movers, lenders = vanishing[:count], lenders[:count]
     drifting = truth.filter(pl.col("intent") == DRIFTING)["user_id"]
     for file in made.events.glob("*/*.parquet"):
         night = dt.date.fromisoformat(file.parent.name.removeprefix("dt="))
@@ -112,7 +113,7 @@ def drifting_log(folder: Path, nights: int) -> tuple[Path, pl.DataFrame, dict[st
         gone = lenders if night < when["vanishes"] else vanishing
         rows = rows.filter(~pl.col("user_id").is_in(gone.implode()))
         rows = rows.with_columns(
-            user_id=pl.col("user_id").replace(lenders, vanishing),
+            user_id=pl.col("user_id").replace(lenders, movers),
             # An item's successor takes over for more and more of its events.
             item_id=pl.when(
                 pl.col("user_id").is_in(drifting.implode())
