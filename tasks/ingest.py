@@ -163,9 +163,9 @@ def _leave_out(con: duckdb.DuckDBPyConnection, settings: IngestSettings) -> None
         start, end = end, end + batch.num_rows
         hashes[start:end] = batch.column("row_hash").to_numpy()
         of_day += np.bincount(batch.column("user_day").to_numpy(), minlength=of_day.size)
-    ascending = pl.Series("row_hash", hashes).sort()
-    shared = ascending.filter(ascending == ascending.shift()).unique()
-    con.register("shared_hashes", shared.to_frame())
+    hashes = pl.Series(hashes).sort().to_numpy()  # by all cores, as numpy does not
+    shared = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+    con.register("shared_hashes", pl.DataFrame({"row_hash": shared}))
     busy = np.flatnonzero(of_day > min(caps.values())).astype(np.uint32)
     con.register("busy_days", pl.DataFrame({"user_day": busy}))
     con.execute(duck.sql("duplicate_rows"))
