@@ -78,7 +78,7 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
         config = configure(settings, number_of_intents(settings, len(histories)))
         before, carried = np.empty(0, np.int32), np.empty(0, np.int64)
     else:
-        before, carried = earlier_intents(settings, night, parent, lake, by_index, lately)
+        before, speaking, carried = earlier_intents(settings, night, parent, lake, by_index, lately)
         if identity.warm:
             config = replace(
                 configure(settings, carried.size), max_epochs=settings.model.warm_epochs
@@ -91,9 +91,7 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
                 k = number_of_intents(settings, len(histories))
                 carried = largest(before, carried, k)
             config = configure(settings, k)
-            place = np.full(parent.model.config.n_intents + 1, -1)  # the last is of nobody
-            place[carried] = np.arange(carried.size)
-            groups = place[before]
+            groups = seeds(before, speaking, carried)
     log.info(
         "model %s: %d users with 3 events or more, %d events, %d items, %d intents, %s",
         identity.version,
@@ -119,8 +117,11 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
             on_epoch=on_epoch,
         )
         if parent is not None:
-            # Who has not come for long is no sign of a new intent, nor is what they did long ago.
-            known = histories.take(lately).drop_last(2).newest(NEWEST_EVENTS)
+            # Who has not come for long is no sign of a new intent, nor is what they did long ago:
+            # users of an intent that is given up would be taken for a group of their own.
+            half = night - dt.timedelta(days=settings.model.left_nights // 2)
+            fresh = np.flatnonzero(last_ts >= np.datetime64(half))
+            known = histories.take(fresh).drop_last(2).newest(NEWEST_EVENTS)
             average = len(histories) / config.n_intents
             least_users = max(LEAST_USERS, math.ceil(settings.model.least_share * average))
             model.open_intents(known, least_users)
@@ -153,13 +154,14 @@ def earlier_intents(
     lake: Lake,
     by_index: Histories,
     lately: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
     """Label the night's users by the parent, and choose the intents of its that live on.
 
     by_index: the night's histories; lately: who of them had an event in the last
         `model.left_nights`.
 
-    Returns the users' intents as places of the parent's centres, int32 `[n]`, -1 for none, and the
+    Returns the users' intents as places of the parent's centres, int32 `[n]`, -1 for none; who of
+    the users came lately and is still after the same by the newest events, bool `[n]`; and the
     places of the centres to go on from: an intent that its users have left is given up, for hardly
     anybody's newest events are of it (`elcrec.matching.deserted`).
     """
@@ -173,7 +175,24 @@ def earlier_intents(
     speaking = np.zeros(before.size, bool)
     speaking[lately] = newest == before[lately]
     given_up = deserted(before, speaking, k, settings.model.least_share / 2)
-    return before, np.flatnonzero(~given_up)
+    return before, speaking, np.flatnonzero(~given_up)
+
+
+def seeds(
+    before: npt.NDArray[np.int32], speaking: npt.NDArray[np.bool_], carried: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Say whose behaviours an intent starts from when training is anew: int64 `[n]`, -1 for none.
+
+    Those who speak for it; all of its users where these are few. Who has it of old, perhaps from an
+    intent that is gone, would draw it away from those who come.
+
+    Returns the place of the user's intent in `carried`.
+    """
+    k = 1 + max(int(before.max(initial=-1)), int(carried.max(initial=-1)))
+    place = np.full(k + 1, -1)  # the last is of nobody
+    place[carried] = np.arange(carried.size)
+    many = np.bincount(before[speaking & (before >= 0)], minlength=k + 1) >= LEAST_USERS
+    return np.where(speaking | ~many[before], place[before], -1)
 
 
 def largest(

@@ -16,7 +16,7 @@ from tasks.label import label
 from tasks.models import identify, load, model_of_night
 from tasks.promote import promote
 from tasks.settings import Settings
-from tasks.train import train
+from tasks.train import seeds, train
 from tests.tasks.nights import (
     NIGHT,
     SMALL_MODEL,
@@ -135,6 +135,14 @@ def test_an_intent_that_its_users_have_left_is_retired_and_its_id_never_comes_ba
     anew = small_settings(settings.lake.root, model=SMALL_MODEL | {"from_scratch": True})
     assert run_night(anew, later)["intents"] == 7
     assert 2 not in table(settings, tables.INTENT_PROFILES, later)["intent_id"]
+
+
+def test_intents_start_anew_from_those_who_come_and_are_still_after_the_same() -> None:
+    before = np.array([0] * 8 + [1] * 3 + [2, -1], np.int32)
+    speaking = np.array([True] * 6 + [False] * 7)
+    groups = seeds(before, speaking, np.array([0, 1]))
+    # Of intent 0 enough speak, of 1 nobody does, 2 is given up, the last user has none.
+    assert groups.tolist() == [0] * 6 + [-1, -1] + [1] * 3 + [-1, -1]
 
 
 def test_who_has_no_new_event_keeps_an_intent_that_lives_however_the_model_changed(
