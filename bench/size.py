@@ -186,11 +186,11 @@ def measure(folder: Path, events: int, given: argparse.Namespace) -> list[dict[s
         ("ingest", "ingest", LAST_NIGHT, source, events, []),
         ("checks", "check-events", LAST_NIGHT, source, events, []),
         (CORE_STEP, "build-sequences", LAST_NIGHT, source, events, core),
-        ("sequences", "build-sequences", LAST_NIGHT, source, events, []),
         ("+1 %: ingest", "ingest", tomorrow, more, new, []),
-        # Added to the histories of the night before; a core has to be looked for anew.
-        ("+1 %: sequences", "build-sequences", tomorrow, more, new, []),
+        # Added to the night before, so each right after that night by the same settings.
         (f"+1 %: {CORE_STEP}", "build-sequences", tomorrow, more, new, core),
+        ("sequences", "build-sequences", LAST_NIGHT, source, events, []),
+        ("+1 %: sequences", "build-sequences", tomorrow, more, new, []),
     ]
     rows = []
     for label, step, night, path, count, changes in plan:

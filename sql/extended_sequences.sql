@@ -1,16 +1,22 @@
 -- Makes: a night's partition of sequences, from those of an earlier night and the events since.
--- From:  base, the sequences of the earlier night; added, those of the events since alone; $night,
---        $last_events.
+-- From:  base, the sequences of the earlier night; added, those of the events since alone, but of
+--        the users of anew those of all events; $night, $last_events.
 -- Grain: one user; items oldest first.
+WITH kept AS (
+    SELECT base.*
+    FROM base
+    ANTI JOIN anew ON base.user_id = anew.user_id
+)
+
 SELECT
     $night::DATE AS dt,
-    coalesce(base.user_id, added.user_id) AS user_id,
+    coalesce(kept.user_id, added.user_id) AS user_id,
     CASE
-        WHEN added.items IS NULL THEN base.items
-        ELSE list_slice(list_concat(base.items, added.items), -$last_events, -1)
+        WHEN added.items IS NULL THEN kept.items
+        ELSE list_slice(list_concat(kept.items, added.items), -$last_events, -1)
     END AS items,
-    coalesce(base.n_events, 0) + coalesce(added.n_events, 0) AS n_events,
-    coalesce(added.last_ts, base.last_ts) AS last_ts
-FROM base
-FULL JOIN added ON base.user_id = added.user_id
-ORDER BY coalesce(base.user_id, added.user_id)
+    coalesce(kept.n_events, 0) + coalesce(added.n_events, 0) AS n_events,
+    coalesce(added.last_ts, kept.last_ts) AS last_ts
+FROM kept
+FULL JOIN added ON kept.user_id = added.user_id
+ORDER BY coalesce(kept.user_id, added.user_id)

@@ -54,7 +54,15 @@ def in_order(first: Ints, second: Ints) -> bool:
     )
 
 
-def k_core(users: Ints, items: Ints, *, min_user: int, min_item: int) -> Mask:
+def k_core(
+    users: Ints,
+    items: Ints,
+    *,
+    min_user: int,
+    min_item: int,
+    core_users: Mask | None = None,
+    core_items: Mask | None = None,
+) -> Mask:
     """Find the largest part in which each user and item has enough events; bool `[n]`, True: kept.
 
     Each round looks only at what the one before took away.
@@ -67,12 +75,18 @@ def k_core(users: Ints, items: Ints, *, min_user: int, min_item: int) -> Mask:
         Numbers from 0; both are taken to leave few out.
     min_user, min_item
         Fewest events of a user and of an item.
+    core_users, core_items
+        By number, True: has enough without these events.
     """
     kept = np.ones(len(users), dtype=np.bool_)
     of_user = np.bincount(users)
     of_item = np.bincount(items)
     ends = np.cumsum(of_user)
     starts = ends - of_user
+    if core_users is not None:
+        of_user[core_users[: len(of_user)]] += min_user
+    if core_items is not None:
+        of_item[core_items[: len(of_item)]] += min_item
     rare_users = np.flatnonzero((of_user > 0) & (of_user < min_user))
     while True:
         dropped = _ranges(starts[rare_users], ends[rare_users])

@@ -100,6 +100,11 @@ class SequenceSettings(Section):
     min_item_events: int = Field(1, ge=1)
     session_minutes: float = Field(0, ge=0)
 
+    @property
+    def has_core(self) -> bool:
+        """Whether users and items with few events are left out."""
+        return self.min_user_events > 1 or self.min_item_events > 1
+
     def rules(self) -> dict[str, Any]:
         """Return what decides the histories of given events, to take fingerprints of.
 

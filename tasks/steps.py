@@ -97,8 +97,8 @@ STEPS: dict[str, Step] = {
             "build-sequences",
             "build each user's history up to the end of the night",
             "tasks.sequences:build_sequences",
-            ("events", "items", "sequences", "sequence_inputs"),
-            ("sequences", "sequence_inputs", "items"),
+            ("events", "items", "sequences", "sequence_inputs", "left_out_events"),
+            ("sequences", "sequence_inputs", "left_out_events", "items"),
         ),
         Step(
             "check-sequences",

@@ -161,9 +161,26 @@ SEQUENCE_INPUTS = Table(
         [
             DT,
             ("inputs", pa.string()),  # of the settings, the vocabulary and the files of events
-            ("files", pa.string()),  # of the files of the night's sequences
+            ("files", pa.string()),  # of the files of the night's sequences and left_out_events
+            ("core_items", pa.list_(pa.int32())),  # with enough events; null: none is asked for
         ]
     ),
+)
+
+# One event up to the end of a night that is in none of its sequences: its user or its item has too
+# few (`sequences.min_user_events`, `sequences.min_item_events`).
+LEFT_OUT_EVENTS = Table(
+    "left_out_events",
+    pa.schema(
+        [
+            DT,
+            ("user_id", pa.string()),
+            ("item_index", pa.int32()),
+            ("ts", TIME),
+            ("position", pa.int64()),  # ascends by user, and with the events of each
+        ]
+    ),
+    many_valued=("ts", "position"),
 )
 
 # One trained model.
@@ -293,6 +310,7 @@ TABLES = {
         ITEMS,
         SEQUENCES,
         SEQUENCE_INPUTS,
+        LEFT_OUT_EVENTS,
         MODELS,
         CHOICES,
         METRICS,

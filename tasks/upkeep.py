@@ -31,6 +31,7 @@ KEPT_BY = {
     tables.QUARANTINE: "quarantine_nights",
     tables.SEQUENCES: "sequences_nights",
     tables.SEQUENCE_INPUTS: "sequences_nights",
+    tables.LEFT_OUT_EVENTS: "sequences_nights",
     tables.INTENT_LABELS: "labels_nights",
     tables.INTENT_PROFILES: "labels_nights",
     tables.STEPS: "steps_nights",
@@ -108,7 +109,7 @@ def what_goes(settings: Settings) -> Plan:
 
     for table, setting in KEPT_BY.items():
         needed = set(recent)
-        if table in (tables.SEQUENCES, tables.SEQUENCE_INPUTS):
+        if setting == "sequences_nights":
             # What the promoted models were trained on, and what the next night adds its events to.
             needed |= standing_nights | _before(lake.nights(tables.SEQUENCES), recent)
         elif table is tables.INTENT_LABELS:

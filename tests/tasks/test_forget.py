@@ -44,6 +44,10 @@ def settings(tmp_path: Path) -> Settings:
             for hour, item in enumerate("abc")
             for user in (ANN, ZOE, *OTHERS)
         ]
+        rows += [  # of items that have no other event
+            {"user_id": user, "item_id": f"{day}-{number}", "ts": f"{day}T05:00:00Z"}
+            for number, user in enumerate((ANN, ZOE, *OTHERS))
+        ]
         rows += [
             {"user_id": user, "item_id": None, "ts": f"{day}T09:00:00Z"} for user in (ANN, ZOE)
         ]
@@ -57,6 +61,7 @@ def settings(tmp_path: Path) -> Settings:
         lake={"root": tmp_path / "lake"},
         source={"path": str(tmp_path / "events")},
         quality={"max_quarantined_share": 1.0},
+        sequences={"min_item_events": 2},
         duckdb={"threads": 2},
     )
 
@@ -108,7 +113,12 @@ def content(settings: Settings) -> dict[str, list[dict[str, Any]]]:
 
 
 def test_every_table_with_user_ids_is_known() -> None:
-    assert {table.name for table in USER_TABLES} == {"events", "sequences", "intent_labels"}
+    assert {table.name for table in USER_TABLES} == {
+        "events",
+        "sequences",
+        "left_out_events",
+        "intent_labels",
+    }
 
 
 def test_nothing_of_a_forgotten_person_is_left_and_all_others_stay(settings: Settings) -> None:
@@ -133,13 +143,14 @@ def test_nothing_of_a_forgotten_person_is_left_and_all_others_stay(settings: Set
         assert after[name] == kept, name
     told = report["tables"]
     assert {name: one["rows_removed"] for name, one in told.items()} == {
-        "events": 12,
+        "events": 16,
         "sequences": 4,
+        "left_out_events": 6,
         "intent_labels": 4,
         "quarantine": 6,
         "steps": 0,
     }
-    assert [one["left"] for one in told.values()] == [0] * 5
+    assert [one["left"] for one in told.values()] == [0] * 6
     assert page.read_text() == f"<p title='forgotten'>such as forgotten, {OTHERS[0]}</p>"
     assert ANN not in json.dumps(report) and "zo" not in json.dumps(report)
 
@@ -160,8 +171,8 @@ def test_later_nights_and_backfills_leave_forgotten_people_out(settings: Setting
     before = content(settings)
     summary = run_step("ingest", settings, DAYS[0])
     assert (
-        summary["rows_forgotten"] == 9
-    )  # 3 events and a rejected row each, and one that names her
+        summary["rows_forgotten"] == 11
+    )  # 4 events and a rejected row each, and one that names her
     after = content(settings)
     assert after["events"] == before["events"]
     assert [row["raw"] for row in after["quarantine"]] == [
@@ -264,7 +275,7 @@ def test_forgetting_waits_for_the_step_that_runs(settings: Settings) -> None:
     release.set()
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert json.loads(out)["tables"]["events"]["rows_removed"] == 3
+    assert json.loads(out)["tables"]["events"]["rows_removed"] == 4
     other.join()
     assert files_naming(settings.lake.root, [ANN]) == []
 
@@ -292,7 +303,7 @@ def test_forgetting_that_was_killed_is_completed_by_doing_it_again(
     forget(settings, [ANN, ZOE])
     assert files_naming(settings.lake.root, [ANN, ZOE]) == []
     assert set(table(settings, tables.EVENTS)["user_id"]) == set(OTHERS)
-    assert table(settings, tables.EVENTS).height == 18
+    assert table(settings, tables.EVENTS).height == 24
 
 
 def test_a_model_has_nothing_of_single_users(night_done: Settings) -> None:

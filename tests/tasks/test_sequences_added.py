@@ -10,9 +10,10 @@ import polars as pl
 import pytest
 
 from tasks import tables
+from tasks.errors import SettingsError
 from tasks.lake import Lake
 from tasks.sequences import build_sequences
-from tests.tasks.test_sequences import Event, day, settings_for, write_events
+from tests.tasks.test_sequences import Event, day, histories, settings_for, write_events
 
 USERS, ITEMS = 12, 20
 
@@ -35,6 +36,15 @@ def sequences(root: Path, number: int) -> pl.DataFrame:
     return Lake(root).scan(tables.SEQUENCES, day(number), day(number)).sort("user_id").collect()
 
 
+def kept_items(root: Path, number: int) -> dict[str, list[str]]:
+    return histories(root, day(number))
+
+
+def left_out(root: Path, number: int) -> pl.DataFrame:
+    rows = Lake(root).scan(tables.LEFT_OUT_EVENTS, day(number), day(number))
+    return rows.sort("position").collect()
+
+
 def build(root: Path, number: int, **settings: Any) -> dt.date | None:
     """Build a night's histories, see that they are those of all events, return their base."""
     summary = build_sequences(settings_for(root, **settings), day(number))
@@ -45,6 +55,7 @@ def build(root: Path, number: int, **settings: Any) -> dt.date | None:
     other = build_sequences(settings_for(anew, **settings), day(number))
     assert other["added_to"] is None
     assert sequences(root, number).equals(sequences(anew, number))
+    assert left_out(root, number).equals(left_out(anew, number))
     same = ["users", "events", "users_left_out", "items_known"]
     if "session_minutes" not in settings:  # of the events that were read: not the same ones
         same.append("events_left_out")
@@ -137,23 +148,73 @@ def test_a_lake_that_was_moved_goes_on(root: Path) -> None:
     assert build(moved, 4, last_events=6) == day(3)
 
 
-def test_with_a_k_core_histories_are_built_anew(root: Path) -> None:
-    for number in (3, 4):
-        assert build(root, number, min_user_events=2, min_item_events=2) is None
+CORE = {"min_user_events": 2, "min_item_events": 3}
 
 
-@pytest.mark.parametrize(("seed", "minutes"), [(0, 0), (1, 0), (2, 0), (3, 60)])
+def test_a_core_grows_from_that_of_the_night_before(tmp_path: Path) -> None:
+    root = tmp_path / "lake"
+    first = [("old", "a", 1), ("new", "a", 2), ("old", "b", 3), ("old", "c", 4), ("other", "a", 5)]
+    write_events(root, [(user, item, day(0), hour) for user, item, hour in first])
+    core = {"min_user_events": 2, "min_item_events": 2}
+    with pytest.raises(SettingsError, match="none of 3 users is left"):
+        build_sequences(settings_for(root, **core), day(0))
+    write_events(root, [("new", "c", day(1), 1), ("last", "c", day(1), 2)])
+    assert build(root, 1, **core) is None
+    assert kept_items(root, 1) == {"new": ["a", "c"], "old": ["a", "c"]}
+    # b comes in, and with it an event of `old` from between two others.
+    write_events(root, [("last", "b", day(2), 1), ("other", "b", day(2), 2)])
+    assert build(root, 2, **core) == day(1)
+    assert kept_items(root, 2) == {
+        "last": ["c", "b"],
+        "new": ["a", "c"],
+        "old": ["a", "b", "c"],
+        "other": ["a", "b"],
+    }
+    assert left_out(root, 2).is_empty()
+    assert build(root, 3, **core) == day(2)  # without an event
+    assert kept_items(root, 3) == kept_items(root, 2)
+
+
+def test_without_a_core_that_of_the_night_before_is_no_base(root: Path) -> None:
+    assert build(root, 3, **CORE) is None
+    assert not left_out(root, 3).is_empty()
+    assert build(root, 4, last_events=6) == day(2)
+    build(root, 3, last_events=6)
+    assert left_out(root, 3).is_empty()
+    build(root, 3, **CORE)
+    assert build(root, 5, **CORE) == day(3)
+
+
+def test_a_base_without_the_events_it_left_out_is_not_added_to(root: Path) -> None:
+    build(root, 3, **CORE)
+    nothing = tables.LEFT_OUT_EVENTS.schema.empty_table()
+    Lake(root).replace(tables.LEFT_OUT_EVENTS, nothing, nights=[day(3)])
+    assert build(root, 4, **CORE) is None
+
+
+@pytest.mark.parametrize(
+    ("seed", "settings"),
+    [
+        (0, {}),
+        (1, {}),
+        (2, {"session_minutes": 60}),
+        (3, {"min_user_events": 2, "min_item_events": 1}),
+        (4, {"min_user_events": 1, "min_item_events": 3}),
+        (5, {"min_user_events": 3, "min_item_events": 4}),
+        (6, {"min_user_events": 4, "min_item_events": 3}),
+        (7, {"min_user_events": 3, "min_item_events": 3, "session_minutes": 60}),
+    ],
+)
 def test_nights_in_any_order_with_late_events_between_are_those_of_all_events(
-    tmp_path: Path, seed: int, minutes: int
+    tmp_path: Path, seed: int, settings: dict[str, int]
 ) -> None:
     chance = random.Random(seed)
     root = tmp_path / "lake"
-    sessions = {"session_minutes": minutes} if minutes else {}
-    write_day(root, 0, chance)
+    write_day(root, 0, chance, rows=90)  # enough for each core
     bases = []
     for _ in range(14):
         for _ in range(chance.randrange(3)):
-            write_day(root, chance.randrange(6), chance, rows=chance.randrange(1, 30))
+            write_day(root, chance.randrange(1, 6), chance, rows=chance.randrange(1, 30))
         number = chance.randrange(6)
-        bases.append(build(root, number, last_events=5, **sessions))
+        bases.append(build(root, number, last_events=5, **settings))
     assert set(map(bool, bases)) == {True, False}
