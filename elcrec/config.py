@@ -31,7 +31,7 @@ class Config:
     # Next item (loss 1)
     next_item: Literal["softmax", "bce"] = "softmax"  # bce: one sampled negative a position (paper)
     # Of the products with all items, as torch.set_float32_matmul_precision has it: "medium" rounds
-    # factors to bfloat16 where the CPU multiplies those faster (AMX), to TF32 on a GPU.
+    # factors to bfloat16 where the CPU has instructions for it, to TF32 on a GPU.
     softmax_precision: Literal["medium", "high", "highest"] = "medium"
     # With more items than this the softmax is sampled and a step touches only the rows it needs …
     full_softmax_items: int = 50_000

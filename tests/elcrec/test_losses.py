@@ -48,7 +48,9 @@ def test_next_item_softmax_has_the_gradients_of_autograd(monkeypatch, rows):
         torch.testing.assert_close(one, other)
 
 
-def test_bfloat16_factors_move_the_softmax_and_its_gradients_little():
+def test_bfloat16_factors_move_the_softmax_and_its_gradients_little(monkeypatch):
+    capable = {"avx512_bf16": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capable)
     outputs, items = torch.randn(70, 32, requires_grad=True), torch.randn(500, 32)
     targets = torch.randint(1, 500, (70,))
     loss, rounded = (
@@ -58,6 +60,21 @@ def test_bfloat16_factors_move_the_softmax_and_its_gradients_little():
     assert rounded.item() == pytest.approx(loss.item(), rel=2e-3)
     exact, other = (torch.autograd.grad(value, outputs)[0] for value in (loss, rounded))
     assert (exact - other).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize(
+    ("device", "able", "faster"),
+    [
+        ("cpu", {"avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ("cpu", {"avx512_bf16": True, "amx_bf16": False}, True),
+        ("cpu", {"neon": True, "bf16": True}, True),
+        ("cpu", {"neon": True, "bf16": False}, False),
+        ("cuda", {}, True),
+    ],
+)
+def test_bfloat16_is_for_those_who_multiply_it_faster(monkeypatch, device, able, faster):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert losses._multiplies_bfloat16(torch.device(device)) == faster
 
 
 def test_a_precision_is_given_back_after_the_products():
