@@ -239,7 +239,7 @@ class ELCRec:
         self,
         histories: Histories,
         previous: NDArray[np.integer] | None = None,
-        margin: float | NDArray[np.floating] = 0.0,
+        margin: float | NDArray[np.floating] = 1.0,
         most: NDArray[np.floating] | None = None,
     ) -> Labels:
         """The intent of every user, how sure it is, and the runner-up.
@@ -248,9 +248,9 @@ class ELCRec:
         n_items, which the model has not learned, are left out.
 
         previous: int `[n]`, the intent that each user had before, −1 for none. It is held until
-            another is surer by more than `margin`, one for all or `[n]`; until then that one is the
-            runner-up, though surer.
-        most: `[k]`, the most by which each intent has to be surer than the previous one.
+            another is more than `margin` times as sure, one for all or `[n]`, infinite too;
+            until then that one is the runner-up, though surer.
+        most: `[k]`, the most that is asked of each intent, whatever the user's margin.
         """
         margins = np.broadcast_to(np.asarray(margin, np.float32), len(histories))
         network = self._fitted()
@@ -498,7 +498,8 @@ def _labels(
             enough = margins[users]
             if most is not None:
                 enough = np.minimum(enough, most[intent[users]])
-            held = users[other & (confidence[users] - sure <= enough)]
+            # Divided, so that an infinite margin holds an intent that is out of the question, too.
+            held = users[other & (confidence[users] / enough <= sure)]
             runner_up[held], runner_up_confidence[held] = intent[held], confidence[held]
             intent[held] = previous[held]
             confidence[held] = sure[np.searchsorted(users, held)]

@@ -1,7 +1,7 @@
 """Label every user with the promoted model, and profile the intents.
 
-A user keeps the intent of the last labelled night before this one until another is surer by a
-margin, so that labels do not flicker.
+A user keeps the intent of the last labelled night before this one until another is many times as
+sure, so that labels do not flicker.
 
 Both tables are written as whole partitions of the night, each in one transaction: a reader sees
 the state before or after. A run killed between the two is completed by running it again.
@@ -141,7 +141,7 @@ def label_batch(
     """Label one batch of `sequences`, each with its user's previous label; rows keep their order.
 
     numbers: the model's number of each item_index (`model_numbers`).
-    hold: by how much another intent must be surer than the previous one to replace it. One born
+    hold: how many times as sure as the previous one another intent must be to replace it. One born
         after the night `labelled`, whose labels are the previous ones, was not there to be chosen:
         for it the margin is nobody's larger one.
 
@@ -156,7 +156,7 @@ def label_batch(
             renumbered(items, numbers),
             model.intents.centers_of(previous),
             np.where(idle, hold.idle_margin, hold.margin),
-            np.array([hold.margin if labelled and day > labelled else 1.0 for day in born]),
+            np.array([hold.margin if labelled and day > labelled else np.inf for day in born]),
         )
     except ELCRecError as error:
         raise ModelError(f"model {version} cannot label night {night}: {error}") from error

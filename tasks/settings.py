@@ -7,6 +7,7 @@ Order of precedence, highest first: what a run passes to `load_settings`, the en
 
 import difflib
 import json
+import math
 import os
 import re
 import tomllib
@@ -145,8 +146,8 @@ class ModelSettings(Section):
 class LabelSettings(Section):
     """How a user's label follows from the model's."""
 
-    margin: float = Field(0.2, ge=0, le=1)
-    idle_margin: float = Field(1.0, ge=0, le=1)
+    margin: float = Field(20, ge=1)
+    idle_margin: float = Field(math.inf, ge=1)
 
 
 class EvaluateSettings(Section):

@@ -33,12 +33,12 @@ def test_a_previous_intent_is_held_until_another_is_surer_by_the_margin(model):
     histories = walks()
     free = model.transform(histories)
     n = len(histories)
-    held = model.transform(histories, free.runner_up, 1.0)
+    held = model.transform(histories, free.runner_up, np.inf)
     assert (held.intent == free.runner_up).all()
     assert (held.runner_up == free.intent).all()
     np.testing.assert_allclose(held.confidence, free.runner_up_confidence)
-    gap = free.confidence - free.runner_up_confidence
-    margins = np.where(np.arange(n) % 2, 0.5 * gap, 2 * gap + 1e-3)
+    odds = free.confidence / free.runner_up_confidence
+    margins = odds * np.where(np.arange(n) % 2, 0.9, 1.1)
     some = model.transform(histories, free.runner_up, margins)
     assert (some.intent == np.where(np.arange(n) % 2, free.intent, free.runner_up)).all()
 
@@ -46,8 +46,8 @@ def test_a_previous_intent_is_held_until_another_is_surer_by_the_margin(model):
 def test_an_intent_can_ask_for_less_of_a_margin_than_a_user_has(model):
     histories = walks()
     free = model.transform(histories)
-    most = np.where(np.arange(6) == 2, 0.0, 1.0)
-    held = model.transform(histories, free.runner_up, 1.0, most)
+    most = np.where(np.arange(6) == 2, 1.0, np.inf)
+    held = model.transform(histories, free.runner_up, np.inf, most)
     assert 0 < (free.intent == 2).sum() < len(histories)
     assert (held.intent == np.where(free.intent == 2, 2, free.runner_up)).all()
 
