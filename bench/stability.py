@@ -6,7 +6,7 @@
 Replays nights in order through the pipeline's own steps on a lake of its own, then compares each
 night's labels with the night before: of the users in both, who keeps the label. Beside it, on every
 --scratch-every-th of these pairs of nights, the labels of two models that are trained on the same
-histories from nothing, with the same settings, in their own numbering and without a margin.
+histories from nothing, with the same settings, in their own numbering and held against nothing.
 
 The log of --drift has ten intents: of one the items are replaced by others bit by bit, one has its
 first users after a third of the nights, and half of the users of one take up another after half of
@@ -245,7 +245,7 @@ def replay(settings: Settings, count: int, scratch_every: int) -> None:
 
     table = Table(
         title=f"{len(rows)} pairs of nights, trained anew on {', '.join(retrained)}; beside "
-        f"it {len(scratch_rows)} pairs of models from nothing: ids not carried on, no margin",
+        f"it {len(scratch_rows)} pairs of models from nothing: ids not carried on, not held",
         title_justify="left",
         box=None,
     )

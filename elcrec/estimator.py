@@ -239,7 +239,7 @@ class ELCRec:
         self,
         histories: Histories,
         previous: NDArray[np.integer] | None = None,
-        margin: float | NDArray[np.floating] = 1.0,
+        odds: float | NDArray[np.floating] = 1.0,
         most: NDArray[np.floating] | None = None,
     ) -> Labels:
         """The intent of every user, how sure it is, and the runner-up.
@@ -248,18 +248,23 @@ class ELCRec:
         n_items, which the model has not learned, are left out.
 
         previous: int `[n]`, the intent that each user had before, −1 for none. It is held until
-            another is more than `margin` times as sure, one for all or `[n]`, infinite too;
-            until then that one is the runner-up, though surer.
-        most: `[k]`, the most that is asked of each intent, whatever the user's margin.
+            another is more than `odds` times as sure; until then that one is the runner-up, though
+            surer.
+        odds: one number for all users or `[n]`, at least 1; infinite: it is held whatever happens.
+        most: `[k]`, at least 1, the most that is asked of each intent, whatever the user's odds.
+        Raises ELCRecError for odds below 1.
         """
-        margins = np.broadcast_to(np.asarray(margin, np.float32), len(histories))
+        odds = np.broadcast_to(np.asarray(odds, np.float32), len(histories))
+        for asked in (odds, np.ones(1) if most is None else most):
+            if not (asked >= 1).all():  # so that NaN fails
+                raise ELCRecError(f"odds must be at least 1, not {asked[~(asked >= 1)][0]:g}")
         network = self._fitted()
         parts = []
         for first in range(0, len(histories), BLOCK_USERS):
             block = histories.slice(first, min(first + BLOCK_USERS, len(histories)))
             block = _without_items_beyond(block, self.n_items)
             held = None if previous is None else previous[first : first + len(block)]
-            parts.append(_labels(network, block, held, margins[first : first + len(block)], most))
+            parts.append(_labels(network, block, held, odds[first : first + len(block)], most))
         joined = (
             [np.concatenate(columns) for columns in zip(*parts, strict=True)]
             if parts
@@ -472,7 +477,7 @@ def _labels(
     network: Network,
     histories: Histories,
     previous: NDArray[np.integer] | None,
-    margins: NDArray[np.float32],
+    odds: NDArray[np.float32],
     most: NDArray[np.floating] | None,
 ) -> tuple[NDArray[np.number], ...]:
     """(intent, confidence, runner-up, its confidence) of every user of one block."""
@@ -495,10 +500,10 @@ def _labels(
             before = torch.from_numpy(previous[users].astype(np.int64)).to(probabilities.device)
             sure = probabilities.gather(1, before.clamp(min=0)[:, None]).squeeze(1).cpu().numpy()
             other = (previous[users] >= 0) & (previous[users] != intent[users])
-            enough = margins[users]
+            enough = odds[users]
             if most is not None:
                 enough = np.minimum(enough, most[intent[users]])
-            # Divided, so that an infinite margin holds an intent that is out of the question, too.
+            # Divided, so that infinite odds hold an intent that is out of the question, too.
             held = users[other & (confidence[users] / enough <= sure)]
             runner_up[held], runner_up_confidence[held] = intent[held], confidence[held]
             intent[held] = previous[held]

@@ -1,11 +1,15 @@
 -- Makes: a night's partition of sequences, from those of an earlier night and the events since.
 -- From:  base, the sequences of the earlier night; added, those of the events since alone, but of
---        the users of anew those of all events; $night, $last_events.
+--        the users in brought_back those of all events; $night, $last_events.
 -- Grain: one user; items oldest first.
 WITH kept AS (
-    SELECT base.*
+    SELECT
+        base.user_id,
+        base.items,
+        base.n_events,
+        base.last_ts
     FROM base
-    ANTI JOIN anew ON base.user_id = anew.user_id
+    ANTI JOIN brought_back ON base.user_id = brought_back.user_id
 )
 
 SELECT

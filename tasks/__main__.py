@@ -283,7 +283,9 @@ def show_settings(changes: Changes = []) -> None:  # noqa: B006
     in_effect = settings_from(None, None, changes).model_dump(mode="json")
     for section, values in in_effect.items():
         for key, value in values.items():
-            typer.echo(f"{section}.{key} = {json.dumps(value)}")
+            # As TOML has it: JSON has another word for inf.
+            shown = value if isinstance(value, float) else json.dumps(value)
+            typer.echo(f"{section}.{key} = {shown}")
 
 
 def _console() -> Console:

@@ -143,7 +143,7 @@ def label_batch(
     numbers: the model's number of each item_index (`model_numbers`).
     hold: how many times as sure as the previous one another intent must be to replace it. One born
         after the night `labelled`, whose labels are the previous ones, was not there to be chosen:
-        for it the margin is nobody's larger one.
+        for it nobody's odds are larger than `odds`.
 
     Raises ModelError when the model cannot be applied or gives confidences that are no numbers.
     """
@@ -155,8 +155,8 @@ def label_batch(
         labels = model.model.transform(
             renumbered(items, numbers),
             model.intents.centers_of(previous),
-            np.where(idle, hold.idle_margin, hold.margin),
-            np.array([hold.margin if labelled and day > labelled else np.inf for day in born]),
+            np.where(idle, hold.idle_odds, hold.odds),
+            np.array([hold.odds if labelled and day > labelled else np.inf for day in born]),
         )
     except ELCRecError as error:
         raise ModelError(f"model {version} cannot label night {night}: {error}") from error

@@ -23,11 +23,12 @@ from typing import Any
 import duckdb
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 
 from tasks import duck, tables
 from tasks.core import in_order, k_core, last_of_each, once_a_session, stable_order
-from tasks.errors import NightError, SettingsError
+from tasks.errors import NightError, NotReadyError, SettingsError
 from tasks.lake import ConcurrentWriteError, Lake
 from tasks.settings import SequenceSettings, Settings
 
@@ -38,8 +39,6 @@ log = logging.getLogger(__name__)
 RULES = 1
 ROWS_A_BATCH = 500_000
 
-Column = npt.NDArray[Any]
-
 
 @dataclass(frozen=True)
 class Events:
@@ -49,16 +48,18 @@ class Events:
     microseconds since 1970.
     """
 
-    users: Column
-    items: Column
-    ts_us: Column
+    users: npt.NDArray[np.int32]
+    items: npt.NDArray[np.int32]
+    ts_us: npt.NDArray[np.int64]
 
     def take(self, which: npt.NDArray[Any]) -> "Events":
         """Return some of the events, by a mask or by their positions."""
         return Events(self.users[which], self.items[which], self.ts_us[which])
 
     def and_then(self, later: "Events") -> tuple["Events", npt.NDArray[np.bool_]]:
-        """Return each user's events and those that come after them, and which came first."""
+        """Append to each user's events those that come after them; also a mask of the former."""
+        if not len(self.users):
+            return later, np.zeros(len(later.users), dtype=np.bool_)
         users = np.concatenate([self.users, later.users])
         order = stable_order(users)
         items = np.concatenate([self.items, later.items])[order]
@@ -71,21 +72,22 @@ class Base:
     """An earlier night whose histories the events since then are added to."""
 
     night: dt.date
-    core_items: npt.NDArray[np.int32] | None  # None: the settings leave out no user or item
+    written: str  # what stands for its rows
 
 
 @dataclass(frozen=True)
 class Core:
-    """The events of a core, those it leaves out, and its items.
+    """What a night's events come to when rare users and items are left out.
 
-    With a base both are of what was left out then and of the events since. Of the users of the
-    relation `anew` it is whole histories.
+    With a base, `events` and `left_out` are of what was left out then and of the events since:
+    what is in the core since the base is in neither.
     """
 
     events: Events
     left_out: Events
-    items: npt.NDArray[np.int64]  # ascending
+    items: npt.NDArray[np.bool_]  # by index, those of the base too
     users_left_out: int
+    brought_back: npt.NDArray[np.int32]  # users of the base who get older events back, ascending
 
 
 def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
@@ -104,47 +106,48 @@ def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
     inputs = _Inputs(lake, rules, night)
     base = _base(lake, rules, inputs, night)
     with duck.connect(settings) as con:
-        since = base.night + dt.timedelta(days=1) if base else None
-        lake.view(con, tables.EVENTS, first=since, last=night)
+        _open(con, lake, base, night)
+        if base and inputs.written(base.night) != base.written:
+            raise NotReadyError(f"another run has written night {base.night}: begin once more")
         if not _count(con, "events") and not base:
             raise NightError(
                 f"there are no events up to night {night} in {lake.root}: "
                 "run the step ingest of that night first"
             )
-        before = base.night if base else dt.date.min
-        lake.view(con, tables.SEQUENCES, "base", before, before)
-        lake.view(con, tables.LEFT_OUT_EVENTS, first=before, last=before)
-        con.register("anew", pa.table({"user_id": pa.array([], pa.string())}))
         new_items = _add_new_items(con, lake)
         con.execute(duck.sql("users"))
-        read = _count(con, "events")
-        events = _events(con, rules)
-        left_out = read - len(events.users)  # again in the same session
-        core = _core(con, lake, rules, events, base, night) if rules.has_core else None
-        if core:
-            events = core.events
+        user_ids = con.table("users").order("user_number").to_arrow_table()["user_id"]
+        events = _events(con, "events", rules)
+        left_out = _count(con, "events") - len(events.users)  # again in the same session
+        core = None
+        if rules.has_core:
+            core = _core(con, rules, events, len(user_ids), _core_items(con, lake, base))
             left_out += len(core.left_out.users)
+            events = _whole_where_brought_back(con, rules, core, user_ids)
         if not len(events.users) and not base:
             raise SettingsError(
-                f"none of {_count(con, 'users')} users is left: sequences.min_user_events is "
+                f"none of {len(user_ids)} users is left: sequences.min_user_events is "
                 f"{rules.min_user_events} and sequences.min_item_events is "
                 f"{rules.min_item_events}; lower them, or wait for more events"
             )
-        rows: Any = _history_rows(con, events, rules, night)
+        rows: Any = _history_rows(events, user_ids, rules, night)
         if base:
             con.register("added", rows.read_all())
             limits = {"night": night, "last_events": rules.last_events}
             rows = con.sql(duck.sql("extended_sequences"), params=limits)
         lake.replace(tables.SEQUENCES, rows, nights=[night])
-        if core:
-            rows = _left_out_rows(con, core.left_out, night)
-            lake.replace(tables.LEFT_OUT_EVENTS, rows, nights=[night])
-        elif lake.files(tables.LEFT_OUT_EVENTS, night, night):  # by the settings of another run
-            nothing = tables.LEFT_OUT_EVENTS.schema.empty_table()
-            lake.replace(tables.LEFT_OUT_EVENTS, nothing, nights=[night])
-        inputs.record(night, core)
         lake.view(con, tables.SEQUENCES, first=night, last=night)
         kept = con.table("sequences").aggregate("count(*), sum(n_events)::BIGINT").fetchall()[0]
+        core_items = None
+        # With more left out than kept, building anew is no dearer than to add to it.
+        if core and len(core.left_out.users) <= kept[1]:
+            core_items = np.flatnonzero(core.items)
+            rows = _left_out_rows(core.left_out, user_ids, night)
+            lake.replace(tables.LEFT_OUT_EVENTS, rows, nights=[night])
+        elif lake.files(tables.LEFT_OUT_EVENTS, night, night):  # of a run by other settings
+            nothing = tables.LEFT_OUT_EVENTS.schema.empty_table()
+            lake.replace(tables.LEFT_OUT_EVENTS, nothing, nights=[night])
+        inputs.record(night, core_items)
         items = _count(con, "items")
     return {
         "users": kept[0],
@@ -155,6 +158,17 @@ def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
         "items_new": new_items,
         "added_to": base.night.isoformat() if base else None,
     }
+
+
+def _open(con: duckdb.DuckDBPyConnection, lake: Lake, base: Base | None, night: dt.date) -> None:
+    """Create the views of what is read, all of the files of now."""
+    since = base.night + dt.timedelta(days=1) if base else None
+    lake.view(con, tables.EVENTS, "all_events", last=night)
+    lake.view(con, tables.EVENTS, first=since, last=night)
+    base_night = base.night if base else dt.date.min  # of which there is nothing
+    lake.view(con, tables.SEQUENCES, "base", base_night, base_night)
+    lake.view(con, tables.LEFT_OUT_EVENTS, first=base_night, last=base_night)
+    con.register("brought_back", pa.table({"user_id": pa.array([], pa.string())}))
 
 
 class _Inputs:
@@ -176,20 +190,22 @@ class _Inputs:
         )
 
     def written(self, night: dt.date) -> str:
-        """Return what stands for what has been written of a night."""
-        files = [
-            self.lake.files(table, night, night)
-            for table in (tables.SEQUENCES, tables.LEFT_OUT_EVENTS)
-        ]
-        return _fingerprint(_names([*files[0], *files[1]]))
+        """Return what stands for the rows that have been written of a night."""
+        return _fingerprint(
+            [
+                name
+                for table in (tables.SEQUENCES, tables.LEFT_OUT_EVENTS)
+                for name in _names(self.lake.files(table, night, night))
+            ]
+        )
 
-    def record(self, night: dt.date, core: Core | None) -> None:
+    def record(self, night: dt.date, core_items: npt.NDArray[np.int64] | None) -> None:
         """Note that the night's histories, which have just been written, are made from these."""
         row = {
             "dt": night,
             "inputs": self.fingerprint(night),
             "files": self.written(night),
-            "core_items": core.items if core else None,
+            "core_items": core_items,
         }
         rows = pa.Table.from_pylist([row], schema=tables.SEQUENCE_INPUTS.schema)
         self.lake.replace(tables.SEQUENCE_INPUTS, rows, nights=[night])
@@ -197,15 +213,19 @@ class _Inputs:
 
 def _base(lake: Lake, settings: SequenceSettings, inputs: _Inputs, night: dt.date) -> Base | None:
     """Return the newest earlier night whose histories need the events since and nothing else."""
-    earlier = lake.scan(tables.SEQUENCE_INPUTS, last=night - dt.timedelta(days=1)).collect()
-    for row in earlier.sort("dt", descending=True).iter_rows(named=True):
-        day, core_items = row["dt"], row["core_items"]
-        if settings.has_core == (core_items is not None) and (row["inputs"], row["files"]) == (
-            inputs.fingerprint(day),
-            inputs.written(day),
-        ):
+    earlier = lake.scan(tables.SEQUENCE_INPUTS, last=night - dt.timedelta(days=1))
+    # What was left out is not always kept, and was not before a core was added to.
+    with_core = pl.col("core_items").is_not_null() == settings.has_core
+    for day, made_from, written in (
+        earlier.filter(with_core)
+        .select("dt", "inputs", "files")
+        .collect()
+        .sort("dt", descending=True)
+        .iter_rows()
+    ):
+        if made_from == inputs.fingerprint(day) and written == inputs.written(day):
             log.info("histories of night %s are those of %s and the events since", night, day)
-            return Base(day, np.array(core_items, np.int32) if settings.has_core else None)
+            return Base(day, written)
     log.info(
         "histories of night %s are built from all events: no earlier night's were built with the "
         "settings and from the events of now",
@@ -241,9 +261,9 @@ def _add_new_items(con: duckdb.DuckDBPyConnection, lake: Lake) -> int:
         return int(new_items.num_rows)
 
 
-def _events(con: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> Events:
-    """Read the view `events`, user by user, without what came again in the same session."""
-    users, items, ts_us = _events_in_time(con, _count(con, "events"))
+def _events(con: duckdb.DuckDBPyConnection, relation: str, settings: SequenceSettings) -> Events:
+    """Read a view of events, user by user, without what came again in the same session."""
+    users, items, ts_us = _events_in_time(con, relation)
     order = stable_order(users)
     of_user = np.bincount(users)
     # One after the other, for each takes the place of one as large.
@@ -254,65 +274,89 @@ def _events(con: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> Event
     events = Events(users, items, ts_us)
     if settings.session_minutes:
         minutes = settings.session_minutes
-        events = events.take(once_a_session(users, events.items, events.ts_us, minutes=minutes))
+        events = events.take(once_a_session(users, items, ts_us, minutes=minutes))
     return events
+
+
+def _core_items(
+    con: duckdb.DuckDBPyConnection, lake: Lake, base: Base | None
+) -> npt.NDArray[np.bool_]:
+    """Mark the items that are in the core of the base, by index."""
+    [(last_item,)] = con.table("items").aggregate("max(item_index)").fetchall()
+    marks = np.zeros(last_item + 1, dtype=np.bool_)
+    if base:
+        inputs = lake.scan(tables.SEQUENCE_INPUTS, base.night, base.night)
+        marks[inputs.select(pl.col("core_items").explode()).collect().to_series().to_numpy()] = True
+    return marks
 
 
 def _core(
     con: duckdb.DuckDBPyConnection,
-    lake: Lake,
     settings: SequenceSettings,
     events: Events,
-    base: Base | None,
-    night: dt.date,
+    users: int,
+    core_items: npt.NDArray[np.bool_],
 ) -> Core:
-    """Look for the users and items with enough events, from those of the base on."""
-    user_ids = _user_ids(con)
-    [(last_item,)] = con.table("items").aggregate("max(item_index)").fetchall()
-    in_core = np.zeros(len(user_ids), dtype=np.bool_)
-    core_items = np.zeros(last_item + 1, dtype=np.bool_)
-    was_left_out = np.zeros(len(events.users), dtype=np.bool_)
-    if base and base.core_items is not None:
-        core_items[base.core_items] = True
-        in_core[con.execute(duck.sql("users_of_base")).fetchnumpy()["user_number"]] = True
-        found = con.execute(duck.sql("coded_left_out_events")).fetchnumpy()
-        before = Events(found["user_number"], found["item_index"], found["ts_us"])
-        events, was_left_out = before.and_then(events)
+    """Find the users and items with enough events, from those of the base on.
+
+    users: how many there are in the table `users`.
+    """
+    found = con.execute(duck.sql("coded_left_out_events")).fetchnumpy()
+    left_before = Events(found["user_number"], found["item_index"], found["ts_us"])
+    events, was_left_out = left_before.and_then(events)
+    of_base = np.zeros(users, dtype=np.bool_)
+    of_base[con.execute(duck.sql("users_of_base")).fetchnumpy()["user_number"]] = True
     kept = k_core(
         events.users,
         events.items,
         min_user=settings.min_user_events,
         min_item=settings.min_item_events,
-        core_users=in_core,
+        core_users=of_base,
         core_items=core_items,
     )
-    left_out, older = events.take(~kept), kept & was_left_out & in_core[events.users]
-    anew = np.unique(events.users[older])
+    left_out = events.take(~kept)
+    brought_back = np.unique(events.users[kept & was_left_out & of_base[events.users]])
     events = events.take(kept)
+    core_users = of_base
+    core_users[events.users] = True
     core_items[events.items] = True
-    in_core[events.users] = True
-    if len(anew):
-        # An item that has joined brings back older events of users who were in the core already:
-        # where in their histories, only all of their events can say.
-        lake.view(con, tables.EVENTS, "all_events", last=night)
-        con.register("anew", pa.table({"user_id": user_ids.take(pa.array(anew))}))
-        con.execute(duck.sql("events_of_users_anew"))
-        whole = _events(con, settings)
-        events = events.take(~np.isin(events.users, anew))
-        events, _ = events.and_then(whole.take(core_items[whole.items]))
     return Core(
         events=events,
         left_out=left_out,
-        items=np.flatnonzero(core_items),
-        users_left_out=len(np.unique(left_out.users[~in_core[left_out.users]])),
+        items=core_items,
+        users_left_out=len(np.unique(left_out.users[~core_users[left_out.users]])),
+        brought_back=brought_back,
     )
 
 
+def _whole_where_brought_back(
+    con: duckdb.DuckDBPyConnection,
+    settings: SequenceSettings,
+    core: Core,
+    user_ids: pa.ChunkedArray,
+) -> Events:
+    """Return the core's events, of users whose older events it brings back all they have in it.
+
+    Where in a history such an event belongs, only all of its events can say.
+    """
+    users = core.brought_back
+    if not len(users):
+        return core.events
+    con.register("brought_back", pa.table({"user_id": user_ids.take(pa.array(users))}))
+    con.execute(duck.sql("events_of_brought_back"))
+    whole = _events(con, "events_of_brought_back", settings)
+    others = core.events.take(~np.isin(core.events.users, users))
+    events, _ = others.and_then(whole.take(core.items[whole.items]))
+    return events
+
+
 def _events_in_time(
-    con: duckdb.DuckDBPyConnection, events: int
+    con: duckdb.DuckDBPyConnection, relation: str
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """Read user, item and time of each event, in the order of a history."""
+    con.table(relation).create_view("read_events")
     con.execute(duck.sql("event_sources"))
+    events = _count(con, relation)
     user, item = np.empty(events, np.int32), np.empty(events, np.int32)
     ts_us, read = np.empty(events, np.int64), np.empty(events, np.int64)
     columns: dict[str, npt.NDArray[Any]]
@@ -322,7 +366,11 @@ def _events_in_time(
         start, end = end, end + batch.num_rows
         for name, column in columns.items():
             column[start:end] = batch.column(name).to_numpy()
-    assert end == events, f"{end} of {events} events have a user, an item and a source"
+    if end != events:
+        raise NotReadyError(
+            f"{events - end} of {events} events are of items that came to the events of nights "
+            "before while they were read: begin once more"
+        )
     if not in_order(ts_us, read):
         order = stable_order(ts_us)
         # As a rule rows of the same time come as they were read.
@@ -334,7 +382,7 @@ def _events_in_time(
 
 
 def _history_rows(
-    con: duckdb.DuckDBPyConnection, events: Events, settings: SequenceSettings, night: dt.date
+    events: Events, user_ids: pa.ChunkedArray, settings: SequenceSettings, night: dt.date
 ) -> pa.RecordBatchReader:
     """Stream the last events of each user as rows of `sequences`."""
     of_user = np.bincount(events.users)
@@ -344,7 +392,6 @@ def _history_rows(
     items = events.items[last_of_each(n_events, settings.last_events)]
     lengths = np.minimum(n_events, settings.last_events)
     ends = np.cumsum(lengths)
-    user_ids = _user_ids(con)
 
     def columns(batch: slice) -> dict[str, Any]:
         offsets = np.concatenate([[0], np.cumsum(lengths[batch])])
@@ -361,18 +408,16 @@ def _history_rows(
 
 
 def _left_out_rows(
-    con: duckdb.DuckDBPyConnection, events: Events, night: dt.date
+    events: Events, user_ids: pa.ChunkedArray, night: dt.date
 ) -> pa.RecordBatchReader:
     """Stream events as rows of `left_out_events`."""
-    user_ids = _user_ids(con)
-    positions = np.arange(len(events.users))
 
     def columns(batch: slice) -> dict[str, Any]:
         return {
             "user_id": user_ids.take(pa.array(events.users[batch])).combine_chunks(),
             "item_index": pa.array(events.items[batch]),
             "ts": pa.array(events.ts_us[batch]).cast(tables.TIME),
-            "position": pa.array(positions[batch]),
+            "position": pa.array(np.arange(batch.start, batch.stop)),
         }
 
     return _stream(tables.LEFT_OUT_EVENTS, night, len(events.users), columns)
@@ -390,11 +435,6 @@ def _stream(
             yield pa.RecordBatch.from_pydict({"dt": nights, **columns(batch)}, schema=table.schema)
 
     return pa.RecordBatchReader.from_batches(table.schema, batches())
-
-
-def _user_ids(con: duckdb.DuckDBPyConnection) -> pa.ChunkedArray:
-    """Return the id of each number of the table `users`."""
-    return con.sql("SELECT user_id FROM users ORDER BY user_number").to_arrow_table()["user_id"]
 
 
 def _count(con: duckdb.DuckDBPyConnection, relation: str) -> int:

@@ -146,8 +146,8 @@ class ModelSettings(Section):
 class LabelSettings(Section):
     """How a user's label follows from the model's."""
 
-    margin: float = Field(20, ge=1)
-    idle_margin: float = Field(math.inf, ge=1)
+    odds: float = Field(20, ge=1)
+    idle_odds: float = Field(math.inf, ge=1)
 
 
 class EvaluateSettings(Section):
@@ -225,6 +225,7 @@ class RetentionSettings(Section):
     events_nights: int = Field(0, ge=0)
     quarantine_nights: int = Field(0, ge=0)
     sequences_nights: int = Field(30, ge=0)
+    left_out_nights: int = Field(7, ge=0)
     labels_nights: int = Field(0, ge=0)
     steps_nights: int = Field(0, ge=0)
     models_nights: int = Field(30, ge=0)

@@ -162,13 +162,13 @@ SEQUENCE_INPUTS = Table(
             DT,
             ("inputs", pa.string()),  # of the settings, the vocabulary and the files of events
             ("files", pa.string()),  # of the files of the night's sequences and left_out_events
-            ("core_items", pa.list_(pa.int32())),  # with enough events; null: none is asked for
+            ("core_items", pa.list_(pa.int32())),  # with enough; null: no left_out_events are kept
         ]
     ),
 )
 
-# One event up to the end of a night that is in none of its sequences: its user or its item has too
-# few (`sequences.min_user_events`, `sequences.min_item_events`).
+# One event up to the end of a night that its sequences leave out as of a user or an item that has
+# too few (`sequences.min_user_events`, `sequences.min_item_events`). Not kept where they are most.
 LEFT_OUT_EVENTS = Table(
     "left_out_events",
     pa.schema(

@@ -31,7 +31,7 @@ KEPT_BY = {
     tables.QUARANTINE: "quarantine_nights",
     tables.SEQUENCES: "sequences_nights",
     tables.SEQUENCE_INPUTS: "sequences_nights",
-    tables.LEFT_OUT_EVENTS: "sequences_nights",
+    tables.LEFT_OUT_EVENTS: "left_out_nights",
     tables.INTENT_LABELS: "labels_nights",
     tables.INTENT_PROFILES: "labels_nights",
     tables.STEPS: "steps_nights",
@@ -109,11 +109,11 @@ def what_goes(settings: Settings) -> Plan:
 
     for table, setting in KEPT_BY.items():
         needed = set(recent)
-        if setting == "sequences_nights":
+        if table in (tables.SEQUENCES, tables.SEQUENCE_INPUTS):
             # What the promoted models were trained on, and what the next night adds its events to.
             needed |= standing_nights | _before(lake.nights(tables.SEQUENCES), recent)
-        elif table is tables.INTENT_LABELS:
-            # What the next night holds its labels against.
+        elif table in (tables.LEFT_OUT_EVENTS, tables.INTENT_LABELS):
+            # What the next night adds its events to, and what it holds its labels against.
             needed |= _before(lake.nights(table), recent)
         if going := old(lake.nights(table), getattr(keep, setting), needed):
             plan.nights[table] = going

@@ -29,7 +29,7 @@ def test_one_known_item_is_enough_for_a_label_and_none_gets_none(model):
     assert labels.intent[3] == labels.intent[0]
 
 
-def test_a_previous_intent_is_held_until_another_is_surer_by_the_margin(model):
+def test_a_previous_intent_is_held_until_the_odds_for_another_are_high_enough(model):
     histories = walks()
     free = model.transform(histories)
     n = len(histories)
@@ -37,13 +37,34 @@ def test_a_previous_intent_is_held_until_another_is_surer_by_the_margin(model):
     assert (held.intent == free.runner_up).all()
     assert (held.runner_up == free.intent).all()
     np.testing.assert_allclose(held.confidence, free.runner_up_confidence)
-    odds = free.confidence / free.runner_up_confidence
-    margins = odds * np.where(np.arange(n) % 2, 0.9, 1.1)
-    some = model.transform(histories, free.runner_up, margins)
-    assert (some.intent == np.where(np.arange(n) % 2, free.intent, free.runner_up)).all()
+    found = free.confidence / free.runner_up_confidence
+    enough = (np.arange(n) % 2 == 1) & (found > 1.2)
+    some = model.transform(histories, free.runner_up, found * np.where(enough, 0.9, 1.1))
+    assert enough.any()
+    assert (some.intent == np.where(enough, free.intent, free.runner_up)).all()
+    assert (model.transform(histories, free.runner_up).intent == free.intent).all()
 
 
-def test_an_intent_can_ask_for_less_of_a_margin_than_a_user_has(model):
+def test_infinite_odds_hold_an_intent_that_is_out_of_the_question(model, monkeypatch):
+    certain = torch.eye(6)[[3]]
+    monkeypatch.setattr(model.network, "intent_probabilities", lambda h: certain.expand(len(h), 6))
+    histories = walks()
+    previous = np.full(len(histories), 1)
+    assert (model.transform(histories, previous, np.inf).intent == 1).all()
+    assert (model.transform(histories, previous, 1e30).intent == 3).all()
+
+
+@pytest.mark.parametrize("odds", [0.0, 0.99, float("nan")])
+def test_odds_below_one_are_refused(model, odds):
+    histories = walks()
+    previous = np.zeros(len(histories), int)
+    with pytest.raises(ELCRecError, match=f"odds must be at least 1, not {odds:g}"):
+        model.transform(histories, previous, odds)
+    with pytest.raises(ELCRecError, match=f"odds must be at least 1, not {odds:g}"):
+        model.transform(histories, previous, np.inf, np.full(6, odds))
+
+
+def test_an_intent_can_ask_for_lower_odds_than_a_user_has(model):
     histories = walks()
     free = model.transform(histories)
     most = np.where(np.arange(6) == 2, 1.0, np.inf)

@@ -1,5 +1,6 @@
 """Each loss against values worked out by hand or by the plainest possible code."""
 
+import contextlib
 import math
 
 import pytest
@@ -60,6 +61,18 @@ def test_bfloat16_factors_move_the_softmax_and_its_gradients_little(monkeypatch)
     assert rounded.item() == pytest.approx(loss.item(), rel=2e-3)
     exact, other = (torch.autograd.grad(value, outputs)[0] for value in (loss, rounded))
     assert (exact - other).norm() < 0.02 * exact.norm()
+
+
+def test_a_cpu_without_them_multiplies_what_it_is_given(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    monkeypatch.setattr(losses, "matmul_precision", lambda wanted: contextlib.nullcontext())
+    outputs, items = torch.randn(70, 32, requires_grad=True), torch.randn(500, 32)
+    targets = torch.randint(1, 500, (70,))
+    exact, other = (
+        torch.autograd.grad(losses.next_item_softmax(outputs, items, targets, name), outputs)[0]
+        for name in ("highest", "medium")
+    )
+    assert torch.equal(exact, other)
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,31 @@ def test_the_core_is_what_remains_when_rare_ones_are_dropped_again_and_again(
     assert kept.tolist() == left.tolist()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_core_grows_from_an_earlier_one_and_the_events_outside_of_it(seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    users = (60 * chance.random(400) ** 2).astype(np.int32)
+    items = (50 * chance.random(400) ** 2).astype(np.int32)
+    first = np.flatnonzero(chance.random(400) < 0.7)
+    first = first[np.argsort(users[first], kind="stable")]
+    by_user = np.argsort(users, kind="stable")
+    before = first[k_core(users[first], items[first], min_user=3, min_item=4)]
+    whole = by_user[k_core(users[by_user], items[by_user], min_user=3, min_item=4)]
+    outside = by_user[~np.isin(by_user, before)]
+    core_users, core_items = np.zeros(60, bool), np.zeros(50, bool)
+    core_users[users[before]], core_items[items[before]] = True, True
+    joined = k_core(
+        users[outside],
+        items[outside],
+        min_user=3,
+        min_item=4,
+        core_users=core_users,
+        core_items=core_items,
+    )
+    assert 0 < len(before) < len(whole) < 400
+    assert set(before) | set(outside[joined]) == set(whole)
+
+
 def test_the_last_of_each_run_are_marked() -> None:
     marks = last_of_each(np.array([3, 1, 5, 2]), 2)
     assert marks.astype(int).tolist() == [0, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1]

@@ -6,16 +6,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import polars as pl
 import pytest
 
 from tasks import tables
-from tasks.errors import SettingsError
+from tasks.errors import NotReadyError, SettingsError
 from tasks.lake import Lake
 from tasks.sequences import build_sequences
 from tests.tasks.test_sequences import Event, day, histories, settings_for, write_events
 
 USERS, ITEMS = 12, 20
+CORE = {"min_user_events": 2, "min_item_events": 3}
 
 
 def write_day(root: Path, number: int, chance: random.Random, rows: int = 25) -> None:
@@ -124,31 +126,31 @@ def test_a_vocabulary_that_was_made_anew_makes_the_histories_anew(root: Path) ->
     assert build(root, 4, last_events=6) is None
 
 
+@pytest.mark.parametrize("cut", [tables.LEFT_OUT_EVENTS, tables.SEQUENCE_INPUTS])
 def test_a_night_whose_run_was_cut_short_is_not_added_to(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, cut: tables.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace = Lake.replace
 
     def crash(self: Lake, table: tables.Table, *args: Any, **kwargs: Any) -> None:
-        if table is tables.SEQUENCE_INPUTS:
+        if table is cut:
             raise KeyboardInterrupt
         replace(self, table, *args, **kwargs)
 
+    for number in (2, 3):
+        build(root, number, **CORE)
     write_day(root, 3, random.Random(7))
     with monkeypatch.context() as broken:
         broken.setattr(Lake, "replace", crash)
         with pytest.raises(KeyboardInterrupt):
-            build_sequences(settings_for(root, last_events=6), day(3))
-    assert build(root, 4, last_events=6) == day(2)
+            build_sequences(settings_for(root, **CORE), day(3))
+    assert build(root, 4, **CORE) == day(2)
 
 
 def test_a_lake_that_was_moved_goes_on(root: Path) -> None:
     moved = root.with_name("moved")
     root.rename(moved)
     assert build(moved, 4, last_events=6) == day(3)
-
-
-CORE = {"min_user_events": 2, "min_item_events": 3}
 
 
 def test_a_core_grows_from_that_of_the_night_before(tmp_path: Path) -> None:
@@ -183,6 +185,57 @@ def test_without_a_core_that_of_the_night_before_is_no_base(root: Path) -> None:
     assert left_out(root, 3).is_empty()
     build(root, 3, **CORE)
     assert build(root, 5, **CORE) == day(3)
+
+
+def test_a_core_of_a_version_that_kept_no_events_left_out_is_no_base(root: Path) -> None:
+    build(root, 3, **CORE)
+    inputs = Lake(root).scan(tables.SEQUENCE_INPUTS, day(3), day(3)).collect()
+    older = inputs.with_columns(core_items=pl.lit(None, inputs.schema["core_items"]))
+    Lake(root).replace(tables.SEQUENCE_INPUTS, older, nights=[day(3)])
+    assert build(root, 4, **CORE) is None
+
+
+def test_where_more_is_left_out_than_kept_it_is_not_kept_for_the_next_night(tmp_path: Path) -> None:
+    root = tmp_path / "lake"
+    often = [(user, item, day(0), 1) for user in "xy" for item in "ab"]
+    core = {"min_user_events": 2, "min_item_events": 2}
+    for others, base in ((4, day(0)), (5, None)):
+        once = [(f"u{number}", f"i{number}", day(0), 2) for number in range(others)]
+        write_events(root, often + once)
+        write_events(root, [("x", "a", day(1), 1)])
+        summary = build_sequences(settings_for(root, **core), day(0))
+        assert (summary["events"], summary["events_left_out"]) == (4, others)
+        assert left_out(root, 0).is_empty() == (base is None)
+        assert build(root, 1, **core) == base
+
+
+def test_a_base_that_another_run_writes_meanwhile_is_asked_for_once_more(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = Lake.view
+
+    def write_first(self: Lake, con: Any, table: tables.Table, *args: Any, **kwargs: Any) -> None:
+        if table is tables.SEQUENCES and args[:1] == ("base",):
+            self.replace(tables.SEQUENCES, sequences(root, 3).head(3), nights=[day(3)])
+        view(self, con, table, *args, **kwargs)
+
+    monkeypatch.setattr(Lake, "view", write_first)
+    with pytest.raises(NotReadyError, match="another run has written night 2026-11-13"):
+        build_sequences(settings_for(root, last_events=6), day(4))
+
+
+def test_events_that_come_while_they_are_read_are_read_once_more(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_early(con: duckdb.DuckDBPyConnection, lake: Lake) -> int:
+        lake.view(con, tables.ITEMS)
+        write_events(root, [("u1", "new tonight", day(4), 1)])
+        lake.view(con, tables.EVENTS, first=day(4), last=day(4))
+        return 0
+
+    monkeypatch.setattr("tasks.sequences._add_new_items", too_early)
+    with pytest.raises(NotReadyError, match="while they were read"):
+        build_sequences(settings_for(root, last_events=6), day(4))
 
 
 def test_a_base_without_the_events_it_left_out_is_not_added_to(root: Path) -> None:

@@ -182,20 +182,20 @@ def test_every_so_many_nights_training_starts_anew(
     assert identity.warm != anew
 
 
-def test_a_label_changes_only_when_another_intent_is_surer_by_the_margin(
+def test_a_label_changes_only_when_another_intent_is_many_times_as_sure(
     night_done: Settings,
 ) -> None:
     changed = []
-    for margin in (1, 3, math.inf):
+    for odds in (1, 3, math.inf):
         settings = small_settings(
-            night_done.lake.root, model=SMALL_MODEL, label={"margin": margin, "idle_margin": margin}
+            night_done.lake.root, model=SMALL_MODEL, label={"odds": odds, "idle_odds": odds}
         )
         with_next_night(settings)
         run_night(settings, NEXT)
         before, after = labels_of(settings, NIGHT), labels_of(settings, NEXT)
         changed.append(1 - share_kept(before, after, set(before)))
     assert changed[0] >= changed[1] >= changed[2]
-    # A margin that nothing exceeds: only who had a retired intent changes.
+    # Odds that nothing exceeds: only who had a retired intent changes.
     retired = table(settings, tables.INTENT_PROFILES, NEXT).filter(pl.col("status") == "retired")
     assert changed[2] == 0 or retired.height
 

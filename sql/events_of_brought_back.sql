@@ -1,0 +1,12 @@
+-- Makes: the table events_of_brought_back, all events of some users.
+-- From:  all_events, those up to the end of the night; brought_back, the users.
+-- Grain: one event.
+CREATE OR REPLACE TEMP TABLE events_of_brought_back AS
+SELECT
+    all_events.user_id,
+    all_events.item_id,
+    all_events.ts,
+    all_events.source,
+    all_events.row_number
+FROM all_events
+SEMI JOIN brought_back ON all_events.user_id = brought_back.user_id
