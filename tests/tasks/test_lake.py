@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
@@ -108,6 +109,17 @@ def test_one_step_of_a_night_is_replaced_without_the_others(lake: Lake) -> None:
         lake.replace(STEPS, row(step, seconds), nights=[DAYS[0]], within={"step": step})
     found = lake.scan(STEPS).select("step", "seconds").sort("step").collect()
     assert list(found.iter_rows()) == [("label", 1.0), ("train", 2.0)]
+
+
+@pytest.mark.parametrize("which", TABLES.values(), ids=lambda which: which.name)
+def test_files_are_compressed(lake: Lake, which: tables.Table) -> None:
+    row = dict.fromkeys(which.schema.names) | {name: "x" for name in which.partition_by}
+    if "dt" in row:
+        row["dt"] = DAYS[0]
+    lake.append(which, pa.Table.from_pylist([row], schema=which.schema))
+    [file] = lake.files(which)
+    group = pq.read_metadata(file).row_group(0)
+    assert {group.column(i).compression for i in range(group.num_columns)} == {"ZSTD"}
 
 
 def test_append_adds_rows(lake: Lake) -> None:
