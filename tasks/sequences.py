@@ -99,6 +99,8 @@ def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
         There are no events up to the end of the night.
     SettingsError
         The smallest numbers of events leave no user.
+    NotReadyError
+        Another run has written what is read here, meanwhile.
     """
     lake, rules = Lake(settings.lake.root), settings.sequences
     # Before any event is read: if another run replaces events meanwhile, what is recorded below
@@ -106,7 +108,7 @@ def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
     inputs = _Inputs(lake, rules, night)
     base = _base(lake, rules, inputs, night)
     with duck.connect(settings) as con:
-        _open(con, lake, base, night)
+        _open_views(con, lake, base, night)
         if base and inputs.written(base.night) != base.written:
             raise NotReadyError(f"another run has written night {base.night}: begin once more")
         if not _count(con, "events") and not base:
@@ -160,7 +162,9 @@ def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
     }
 
 
-def _open(con: duckdb.DuckDBPyConnection, lake: Lake, base: Base | None, night: dt.date) -> None:
+def _open_views(
+    con: duckdb.DuckDBPyConnection, lake: Lake, base: Base | None, night: dt.date
+) -> None:
     """Create the views of what is read, all of the files of now."""
     since = base.night + dt.timedelta(days=1) if base else None
     lake.view(con, tables.EVENTS, "all_events", last=night)
