@@ -166,10 +166,11 @@ def _open_views(
     con: duckdb.DuckDBPyConnection, lake: Lake, base: Base | None, night: dt.date
 ) -> None:
     """Create the views of what is read, all of the files of now."""
-    since = base.night + dt.timedelta(days=1) if base else None
-    lake.view(con, tables.EVENTS, "all_events", last=night)
-    lake.view(con, tables.EVENTS, first=since, last=night)
     base_night = base.night if base else dt.date.min  # of which there is nothing
+    lake.view(con, tables.EVENTS, "all_events", last=night)
+    later = duckdb.ColumnExpression("dt") > duckdb.ConstantExpression(base_night)
+    events = con.table("all_events")
+    (events.filter(later) if base else events).create_view("events")
     lake.view(con, tables.SEQUENCES, "base", base_night, base_night)
     lake.view(con, tables.LEFT_OUT_EVENTS, first=base_night, last=base_night)
     con.register("brought_back", pa.table({"user_id": pa.array([], pa.string())}))
