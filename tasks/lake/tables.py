@@ -163,6 +163,10 @@ SEQUENCE_INPUTS = Table(
             ("inputs", pa.string()),  # of the settings, the vocabulary and the files of events
             ("files", pa.string()),  # of the files of the night's sequences and left_out_events
             ("core_items", pa.list_(pa.int32())),  # with enough; null: no left_out_events are kept
+            # Of the histories themselves, and of which files it was taken: it holds for these.
+            ("data_fingerprint", pa.string()),
+            ("data_items", pa.int32()),
+            ("data_files", pa.string()),
         ]
     ),
 )
