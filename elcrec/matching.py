@@ -32,11 +32,11 @@ class Matching:
     next_id: int
 
 
-def first_ids(k: int) -> Matching:
-    """The ids of a model that has none before it: 0 … k − 1."""
-    ids = np.arange(k, dtype=np.int32)
+def first_ids(k: int, next_id: int = 0) -> Matching:
+    """The ids of a model that has none before it: `k` from the smallest that was never given."""
+    ids = np.arange(next_id, next_id + k, dtype=np.int32)
     nobody = np.empty(0, np.int32)
-    return Matching(ids, np.zeros(k, bool), nobody, np.zeros((k, 0)), k)
+    return Matching(ids, np.zeros(k, bool), nobody, np.zeros((k, 0)), next_id + k)
 
 
 # Of so many users that should speak for an intent and hardly do, it is no chance.

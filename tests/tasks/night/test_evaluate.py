@@ -17,6 +17,7 @@ from tasks.night.evaluate import evaluate, judge_by_time
 from tasks.night.label import label
 from tasks.night.promote import promote
 from tasks.night.train import train
+from tasks.registry.figures import BASELINES
 from tasks.registry.identity import model_of_night
 from tasks.registry.weights import load
 from tasks.settings import PromoteSettings, Settings
@@ -27,9 +28,9 @@ MOVES_IDLE = {"idle_odds": 4}  # so that users without a new event are seen to c
 WEAKER_MODEL = SMALL_MODEL | {"max_epochs": 1, "overrides": {"dim": 8, "layers": 1}}
 
 
-def figures(settings: Settings, night: dt.date) -> dict[tuple[str, str], float]:
+def figures(settings: Settings, night: dt.date, users: str = "all") -> dict[tuple[str, str], float]:
     rows = table(settings, tables.METRICS, night)
-    rows = rows.filter(pl.col("split") == "test", pl.col("slice") == "all")
+    rows = rows.filter(pl.col("split") == "test", pl.col("slice") == users)
     return {(v, m): x for v, m, x in rows.select("model_version", "metric", "value").iter_rows()}
 
 
@@ -47,8 +48,12 @@ def test_the_model_beats_popularity_and_its_labels_are_worth_something(
 ) -> None:
     measured, version = figures(night_done, NIGHT), model_of_night(night_done, NIGHT).version
     names = {f"{m}@{k}" for m in ("HR", "NDCG") for k in (5, 10, 20)}
-    assert {m for v, m in measured if v == "popularity"} == names
+    for baseline in BASELINES:
+        assert {m for v, m in measured if v == baseline} == names | {"users"}
     assert {m for v, m in measured if v == version} == names | {
+        "users",
+        "repeat_share",
+        "same_again_share",
         "n_intents",
         "perplexity",
         "utilisation",
@@ -96,14 +101,16 @@ def test_the_last_promoted_model_is_measured_on_the_same_users(
     new = train(weaker, NEXT_NIGHT)["model_version"]
     evaluate(weaker, NEXT_NIGHT)
     measured = figures(weaker, NEXT_NIGHT)
-    assert {v for v, _ in measured} == {last, new, "popularity"}
+    assert {v for v, _ in measured} == {last, new, *BASELINES}
     # 50 targets are an item the old model has never seen: it may find none of them.
     assert measured[last, "HR@20"] < figures(weaker, NIGHT)[last, "HR@20"]
     rows = table(weaker, tables.METRICS, NEXT_NIGHT).filter(pl.col("slice") == f"against {last}")
     assert set(rows["model_version"]) == {new}
     changes = dict(rows.select("metric", "value").iter_rows())
+    on_new_items = figures(weaker, NEXT_NIGHT, "new items")
+    assert changes["users"] == on_new_items[new, "users"] < measured[new, "users"]
     for metric in ("NDCG@20", "intent_lift@20"):
-        estimate = measured[new, metric] / measured[last, metric] - 1
+        estimate = on_new_items[new, metric] / on_new_items[last, metric] - 1
         assert changes[f"{metric} change"] == pytest.approx(estimate, abs=1e-6)
         assert changes[f"{metric} change low"] < estimate < changes[f"{metric} change high"] < 0
     assert promote(weaker, NEXT_NIGHT)["labels_with"] == last
@@ -188,11 +195,12 @@ def test_by_time_equals_a_plain_computation_user_by_user(night_done: Settings) -
     judged = [user for user in tonight if user in before]
     for user in judged:
         target, history = tonight[user][0], before[user]
+        history = [] if target in history else history  # a repeat is ranked among all items
         ranks["popularity"].append(rank_of(counts, target, history))
         if target not in number_of:
             ranks[version].append(math.inf)
             continue
-        own = Histories.from_lists([[number_of[item] for item in history]])
+        own = Histories.from_lists([[number_of[item] for item in before[user]]])
         ranked, scores = model.model.recommend(own, len(index_of), exclude_seen=False)
         by_item = dict(zip(ranked[0].tolist(), scores[0].tolist(), strict=True))
         known = [number_of[item] for item in history]
@@ -231,7 +239,7 @@ def test_a_promoted_model_that_is_gone_stops_the_comparison_unless_forced(
     assert table(weaker, tables.METRICS, NEXT_NIGHT).is_empty()
     forced = small_settings(weaker.lake.root, model=WEAKER_MODEL, promote={"force": True})
     evaluate(forced, NEXT_NIGHT)
-    assert {v for v, _ in figures(forced, NEXT_NIGHT)} == {new, "popularity"}
+    assert {v for v, _ in figures(forced, NEXT_NIGHT)} == {new, *BASELINES}
     assert promote(forced, NEXT_NIGHT)["labels_with"] == new
 
 
