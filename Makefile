@@ -16,12 +16,12 @@ PYTHONS := python3.11 python3.12 python3.13
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 STAMP := $(VENV)/.installed
-RUFF_ROOMS := dags local tasks elcrec tests bench docker
+RUFF_ROOMS := dags local tasks elcrec tests bench docker docs
 
 # Said by the person who calls make; exported so that a value with blanks or quotes reaches the program as it is.
 export EVENTS NIGHT LAKE PORT PYTHON
 
-.PHONY: help install same-python lock servers run up test lint format bench clean
+.PHONY: help install same-python lock servers run up test lint format rooms bench clean
 
 help: ## What there is
 	@echo "Usage: make <target> [NAME=value ...]"
@@ -121,6 +121,9 @@ format: $(STAMP) ## Let ruff and sqlfluff write the format that lint asks for
 	@$(RUN) ruff check --fix-only $(RUFF_ROOMS)
 	$(RUN) ruff format $(RUFF_ROOMS)
 	$(RUN) sqlfluff fix --quiet sql
+
+rooms: $(STAMP) ## Draw the rooms and their imports into docs/architecture.md
+	@$(VENV)/bin/python docs/rooms.py
 
 bench: $(STAMP) ## Wall time and peak memory of each step on Beauty          [EVENTS=]
 	@$(VENV)/bin/python bench/steps.py
