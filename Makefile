@@ -13,7 +13,7 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 STAMP := $(VENV)/.installed
-RUFF_ROOMS := dags tasks elcrec tests bench docker
+RUFF_ROOMS := dags local tasks elcrec tests bench docker
 
 # Said by the person who calls make; exported so that a value with blanks or quotes reaches the program as it is.
 export EVENTS NIGHT LAKE PORT
@@ -64,10 +64,10 @@ servers: ## PostgreSQL and Redis for the tests: as root on Debian they are insta
 	fi
 
 run: $(STAMP) ## One night of the DAG through Airflow, then what came out   [EVENTS= NIGHT= LAKE=]
-	@$(RUN) tasks.local run
+	@$(RUN) local run
 
 up: $(STAMP) ## Airflow with its web page on 127.0.0.1, until Ctrl-C        [EVENTS= LAKE= PORT=]
-	@$(RUN) tasks.local up
+	@$(RUN) local up
 
 test: $(STAMP) servers ## All tests
 	@$(RUN) pytest --numprocesses auto --dist loadfile

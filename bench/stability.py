@@ -31,14 +31,15 @@ from rich.table import Table
 from sklearn.metrics import adjusted_rand_score
 
 from elcrec import ELCRec, Histories
-from tasks import tables
-from tasks.generator import generate
-from tasks.ingest import latest_night
-from tasks.lake import Lake
-from tasks.models import configure, model_numbers, renumbered, trainable_histories, vocabulary
+from local.generator import generate
+from tasks.lake import Lake, tables
+from tasks.night.ingest import latest_night
+from tasks.night.train import number_of_intents
+from tasks.registry.histories import trainable_histories
+from tasks.registry.identity import configure
+from tasks.registry.vocabulary import model_numbers, renumbered, vocabulary
 from tasks.settings import Settings, load_settings
 from tasks.steps import run_step
-from tasks.train import number_of_intents
 
 REPO = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("ELCREC_DATA") or REPO.parent / "shared" / "data")

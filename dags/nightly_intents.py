@@ -17,18 +17,11 @@ from typing import Any
 
 from airflow.sdk import CronDataIntervalTimetable, TaskGroup, chain, dag, task
 
-from dags.wiring import (
-    DEFAULT_ARGS,
-    LABELS,
-    LAKE,
-    InTurn,
-    announce,
-    deadline,
-    field,
-    in_airflow,
-    settings_of,
-)
-from tasks.placement import placed
+from dags.alerts import deadline
+from dags.form import LAKE, field, settings_of
+from dags.placement import placed
+from dags.sensor import InTurn
+from dags.wiring import DEFAULT_ARGS, LABELS, announce, in_airflow
 from tasks.settings import load_settings
 from tasks.steps import AFTER_LABEL, STEPS, run_step
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from tasks import steps, tables
+from tasks import steps
 from tasks.errors import LakeError, NightError, SourceError
-from tasks.lake import Lake
+from tasks.lake import Lake, tables
 from tasks.settings import REPO, Settings, load_settings
 from tasks.steps import STEPS, Step, check_night, run_step
 
