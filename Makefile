@@ -111,8 +111,8 @@ lint: $(STAMP) ## ruff, mypy, directions of imports, dependencies, sqlfluff, had
 	$(RUN) ruff format --check $(RUFF_ROOMS)
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports --no-cache --no-logo
-	$(VENV)/bin/deptry . --extend-exclude bench
-	$(VENV)/bin/deptry tests bench --exclude '^$$' --ignore DEP002,DEP004
+	$(VENV)/bin/deptry . --extend-exclude 'bench|docs'
+	$(VENV)/bin/deptry tests bench docs --exclude '^$$' --ignore DEP002,DEP004
 	$(RUN) sqlfluff lint sql
 	$(VENV)/bin/hadolint docker/Dockerfile
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose*.yaml

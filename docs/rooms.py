@@ -14,6 +14,10 @@ import grimp
 
 REPO = Path(__file__).resolve().parents[1]
 PAGE = REPO / "docs" / "architecture.md"
+CAPTION = (
+    "Each box is a room with its modules, each arrow an import. An import that a longer chain of\n"
+    "arrows implies has no arrow of its own."
+)
 BEGIN, END = "<!-- rooms: begin -->", "<!-- rooms: end -->"
 
 
@@ -78,7 +82,9 @@ def drawing() -> str:
         if not (REPO / path).is_dir():
             path += ".py"
         lines.append(f'  {_node(room)}["<b>{"<br/>".join([f"{path}</b>", *_wrapped(modules)])}"]')
-    lines += [f"  {_node(room)} --> {_node(to)}" for room in rooms for to in rooms if to in arrows[room]]
+    lines += [
+        f"  {_node(room)} --> {_node(to)}" for room in rooms for to in rooms if to in arrows[room]
+    ]
     return "\n".join([*lines, "```"])
 
 
@@ -105,7 +111,7 @@ def with_drawing(page: str) -> str:
     _, ended, after = rest.partition(END)
     if not (found and ended):
         raise ValueError(f"{PAGE.name} has no {BEGIN} followed by {END}: add both lines")
-    return f"{before}{BEGIN}\n{drawing()}\n{END}{after}"
+    return f"{before}{BEGIN}\n{CAPTION}\n\n{drawing()}\n{END}{after}"
 
 
 if __name__ == "__main__":
