@@ -78,10 +78,12 @@ def drawing() -> str:
     lines = ["```mermaid", "flowchart TD"]
     for room in rooms:
         path = room.replace(".", "/")
-        modules = sorted(child.rpartition(".")[2] for child in graph.find_children(room))
-        if not (REPO / path).is_dir():
-            path += ".py"
-        lines.append(f'  {_node(room)}["<b>{"<br/>".join([f"{path}</b>", *_wrapped(modules)])}"]')
+        if (REPO / path).is_dir():
+            modules = sorted(child.rpartition(".")[2] for child in graph.find_children(room))
+            label = f"<b>{path}</b><br/>{', '.join(modules)}"
+        else:
+            label = f"<b>{path}.py</b>"
+        lines.append(f'  {_node(room)}["{label}"]')
     lines += [
         f"  {_node(room)} --> {_node(to)}" for room in rooms for to in rooms if to in arrows[room]
     ]
@@ -90,16 +92,6 @@ def drawing() -> str:
 
 def _node(room: str) -> str:
     return room.replace(".", "_")
-
-
-def _wrapped(words: list[str], width: int = 48) -> list[str]:
-    lines: list[str] = []
-    for word in words:
-        if lines and len(lines[-1]) + len(word) + 2 <= width:
-            lines[-1] += f", {word}"
-        else:
-            lines.append(word)
-    return lines
 
 
 def with_drawing(page: str) -> str:
