@@ -57,20 +57,30 @@ def settings() -> str:
         "`.venv/bin/python -m tasks settings` prints the values in effect.",
     ]
     for section, groups in _commented((REPO / "settings.toml").read_text("utf-8")).items():
-        lines += ["", f"## {section}", ""]
         annotation = Settings.model_fields[section].annotation
         assert isinstance(annotation, type) and issubclass(annotation, Section)
-        lines += [inspect.getdoc(annotation) or "", ""]
-        lines += ["| setting | default | values | meaning |", "| --- | --- | --- | --- |"]
+        of_section, rows = [], []
         for keys, comment in groups:
             fields = [annotation.model_fields[key] for key in keys]
+            # Two blanks: a line of the file that has nothing behind its #.
+            about, _, meaning = comment.rpartition("  ")
+            if about:
+                of_section.append(_plain(about))
             cells = (
                 _stacked(f"`{key}`" for key in keys),
                 _stacked(f"`{_as_toml(field.default)}`" for field in fields),
                 _stacked(_values(field) for field in fields),
-                comment,
+                _plain(meaning),
             )
-            lines.append(_row(*cells))
+            rows.append(_row(*cells))
+        lines += [
+            "",
+            f"## {section}",
+            "",
+            " ".join(of_section) or inspect.getdoc(annotation) or "",
+            "",
+        ]
+        lines += ["| setting | default | values | meaning |", "| --- | --- | --- | --- |", *rows]
     return _page(lines)
 
 
@@ -211,6 +221,13 @@ def _page(lines: list[str]) -> str:
 
 def _row(*cells: str) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _plain(text: str) -> str:
+    """Keep Markdown from reading what a comment says as markup; what it quotes stays code."""
+    parts = text.split("`")
+    parts[::2] = [re.sub(r"([<*_\[\]])", r"\\\1", part) for part in parts[::2]]
+    return "`".join(parts)
 
 
 def _stacked(values: Iterable[str]) -> str:

@@ -235,6 +235,9 @@ SEQUENCE_INPUTS = Table(
             ("inputs", pa.string()),
             ("files", pa.string()),
             ("core_items", pa.list_(pa.int32())),
+            ("data_fingerprint", pa.string()),
+            ("data_items", pa.int32()),
+            ("data_files", pa.string()),
         ]
     ),
     row="What one night's histories were made from, so that the next night may add to them.",
@@ -245,6 +248,9 @@ SEQUENCE_INPUTS = Table(
         "core_items": (
             "item_index of the items with enough events; null if left_out_events are not kept."
         ),
+        "data_fingerprint": "Fingerprint of the histories themselves; a model is named after it.",
+        "data_items": "Number of different items in the histories.",
+        "data_files": "Fingerprint of the files that data_fingerprint was taken of.",
     },
 )
 
