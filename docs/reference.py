@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from tasks.__main__ import app
 from tasks.lake.tables import TABLES
 from tasks.settings import ENV_PREFIX, REPO, QualitySettings, Section, Settings
-from tasks.steps import STEPS
+from tasks.steps import STEPS, Step
 
 FOLDER = REPO / "docs" / "reference"
 SUITES = REPO / "tasks" / "night" / "suites"
@@ -35,6 +35,8 @@ CHECKS = {
     "checked_labels": ("`check-labels`", "rows"),
     "checked_label_totals": ("`check-labels`", "all labels"),
 }
+# Tables that no step writes: who does.
+WRITERS = {"steps": "every step", "forgotten": "`forget`", "taken_out": "`upkeep`"}
 SEVERITIES = {"critical": "stop", "warning": "warn"}
 
 
@@ -99,8 +101,8 @@ def tables() -> str:
         *(_row(f"[`{name}`](#{name})", table.row) for name, table in TABLES.items()),
     ]
     for name, table in TABLES.items():
-        written = [f"`{step.name}`" for step in STEPS.values() if name in step.writes]
-        read = [f"`{step.name}`" for step in STEPS.values() if name in step.reads]
+        written = [_step(step) for step in STEPS.values() if name in step.writes]
+        read = [_step(step) for step in STEPS.values() if name in step.reads]
         lines += [
             "",
             f"## {name}",
@@ -108,7 +110,7 @@ def tables() -> str:
             table.row,
             "",
             f"Partitions: {', '.join(f'`{column}`' for column in table.partition_by) or 'none'}. "
-            f"Written by: {', '.join(written) or 'no step'}. "
+            f"Written by: {', '.join(written) or WRITERS.get(name, 'no step')}. "
             f"Read by: {', '.join(read) or 'no step'}.",
             "",
             "| column | type | meaning |",
@@ -154,7 +156,7 @@ def commands() -> str:
         tables_of = (
             ", ".join(f"`{name}`" for name in names) for names in (step.reads, step.writes)
         )
-        lines.append(_row(f"`{step.name}`", f"{step.does[0].upper()}{step.does[1:]}.", *tables_of))
+        lines.append(_row(_step(step), f"{step.does[0].upper()}{step.does[1:]}.", *tables_of))
     root = typer.main.get_command(app)
     assert isinstance(root, typer.core.TyperGroup)
     having: dict[str, list[str]] = {}  # the steps that have an option
@@ -317,6 +319,12 @@ def _option(option: Any) -> str:
     else:
         default = f"`{option.default}`" if option.default not in (None, "", [], (), False) else ""
     return _row(name, default, _one_line(getattr(option, "help", None)))
+
+
+def _step(step: Step) -> str:
+    """Write the name of a step as a link to its module."""
+    module, _, _ = step.target.partition(":")
+    return f"[{step.name}](../../{module.replace('.', '/')}.py)"
 
 
 def _one_line(text: str | None) -> str:
