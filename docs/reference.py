@@ -228,7 +228,7 @@ def _row(*cells: str) -> str:
 def _plain(text: str) -> str:
     """Keep Markdown from reading what a comment says as markup; what it quotes stays code."""
     parts = text.split("`")
-    parts[::2] = [re.sub(r"([<*_\[\]])", r"\\\1", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"([<*\[\]])", r"\\\1", part) for part in parts[::2]]
     return "`".join(parts)
 
 
@@ -308,7 +308,8 @@ def _type(kind: pa.DataType) -> str:
     if pa.types.is_struct(kind):
         fields = (kind.field(i) for i in range(kind.num_fields))
         return f"({', '.join(f'`{field.name}` {_type(field.type)}' for field in fields)})"
-    return {"date32[day]": "date"}.get(str(kind), str(kind))
+    shown = {"date32[day]": "date", "float": "float32", "double": "float64"}
+    return shown.get(str(kind), str(kind))
 
 
 def _option(option: Any) -> str:
