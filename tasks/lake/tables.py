@@ -285,6 +285,26 @@ STEPS = Table(
     partition_by=("dt", "step"),
 )
 
+# One expectation of one check of one night, as its last run found it.
+CHECK_RESULTS = Table(
+    "check_results",
+    pa.schema(
+        [
+            DT,
+            ("step", pa.string()),  # check-events, check-sequences or check-labels
+            ("suite", pa.string()),
+            ("column_name", pa.string()),  # of what the suite looks at; null: its rows
+            ("expectation", pa.string()),
+            ("severity", pa.string()),  # critical: not met, it stops the night; warning
+            ("met", pa.bool_()),
+            ("value", pa.float64()),  # the figure observed; null: none, or not to be told yet
+            ("observed", pa.string()),  # in its place; may name an example of a row
+            ("expected", pa.string()),  # the limit; null: there is only one right value
+        ]
+    ),
+    partition_by=("dt", "step"),
+)
+
 # One person whose events are left out from the moment they were forgotten. The id itself is not
 # kept; `salt` is the same in all rows of a lake.
 FORGOTTEN = Table(
@@ -317,6 +337,7 @@ TABLES = {
         INTENT_LABELS,
         INTENT_PROFILES,
         STEPS,
+        CHECK_RESULTS,
         FORGOTTEN,
     )
 }
