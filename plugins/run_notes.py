@@ -4,13 +4,19 @@ import datetime as dt
 from typing import Any
 
 from airflow.listeners import hookimpl
+from airflow.models.xcom import XComModel
 from airflow.plugins_manager import AirflowPlugin
+from sqlalchemy import select
+from sqlalchemy.orm import object_session
 
 ON_SCHEDULE = ("scheduled", "backfill")
 
 
-def note_of(dag_run: Any) -> str | None:
-    """Say what a run works on; None: it is no run of ours, or its night is not settled yet."""
+def note_of(dag_run: Any, session: Any) -> str | None:
+    """Say what a run works on; None: it is no run of ours, or its night is not settled yet.
+
+    session: of Airflow's database, to look for the night that the run has settled itself.
+    """
     conf = dag_run.conf or {}
     if dag_run.dag_id == "relabel" and conf.get("version"):
         return f"Nights {conf.get('from')} to {conf.get('to')}, labelled by {conf['version']}"
@@ -18,20 +24,13 @@ def note_of(dag_run: Any) -> str | None:
         return None
     if dag_run.run_type in ON_SCHEDULE and dag_run.data_interval_start:
         return f"Night {dag_run.data_interval_start.date()}"
-    night = conf.get("night") or _settled(dag_run)
+    night = conf.get("night") or _settled(dag_run, session)
     return f"Night {night}" if night else None
 
 
-def _settled(dag_run: Any) -> str | None:
+def _settled(dag_run: Any, session: Any) -> str | None:
     """Return what the first task of the run has settled, if it has done so."""
-    from airflow.models.xcom import XComModel
-    from sqlalchemy import select
-    from sqlalchemy.orm import object_session
-
-    session = object_session(dag_run)
-    if session is None:
-        return None
-    settled = session.execute(
+    found = session.execute(
         select(XComModel.value).where(
             XComModel.dag_id == dag_run.dag_id,
             XComModel.run_id == dag_run.run_id,
@@ -39,10 +38,8 @@ def _settled(dag_run: Any) -> str | None:
             XComModel.key == "return_value",
         )
     ).first()
-    if settled is None:
-        return None
-    night = str(XComModel.deserialize_value(settled))
-    return night if _is_date(night) else None
+    night = XComModel.deserialize_value(found) if found else None
+    return night if isinstance(night, str) and _is_date(night) else None
 
 
 def _is_date(text: str) -> bool:
@@ -55,8 +52,9 @@ def _is_date(text: str) -> bool:
 
 def add_note(dag_run: Any) -> None:
     """Give a run its note, unless a person has written one."""
-    note = note_of(dag_run)
-    if note and not dag_run.note:
+    if dag_run.note:
+        return
+    if note := note_of(dag_run, object_session(dag_run)):
         dag_run.note = note
 
 
