@@ -16,7 +16,7 @@ PYTHONS := python3.11 python3.12 python3.13
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 STAMP := $(VENV)/.installed
-RUFF_ROOMS := dags local tasks elcrec tests bench docker docs
+RUFF_ROOMS := dags plugins local tasks elcrec tests bench docker docs
 
 # Said by the person who calls make; exported so that a value with blanks or quotes reaches the program as it is.
 export EVENTS NIGHT LAKE PORT PYTHON
