@@ -280,9 +280,63 @@ STEPS = Table(
             ("seconds", pa.float64()),
             ("peak_mb", pa.float64()),
             ("summary", pa.string()),  # JSON
+            # What it stood on when it began; null: it ran before this was recorded.
+            (
+                "inputs",
+                pa.list_(
+                    pa.struct(
+                        [
+                            ("input", pa.string()),  # what it is: `tasks.registry.inputs`
+                            ("night", pa.date32()),  # of its partition or model
+                            ("files", pa.string()),  # stands for the names of the files
+                            ("digest", pa.string()),  # of the rows; or a version, a number
+                        ]
+                    )
+                ),
+            ),
         ]
     ),
     partition_by=("dt", "step"),
+)
+
+# One partition that upkeep has taken out, and what stands for the rows that it had: what was made
+# from it is not stale because it is gone.
+TAKEN_OUT = Table(
+    "taken_out",
+    pa.schema(
+        [
+            DT,
+            ("input", pa.string()),  # as in steps.inputs
+            ("digest", pa.string()),
+            ("taken_out_at", TIME),
+        ]
+    ),
+    partition_by=(),
+)
+
+# One published state of one night's labels. A night that is published again with the same labels
+# has no new one.
+LABEL_REVISIONS = Table(
+    "label_revisions",
+    pa.schema(
+        [
+            DT,
+            ("revision", pa.int32()),  # 1, 2, ... of the night
+            ("published_at", TIME),
+            ("run", pa.string()),  # Airflow's run id, or "command line"
+            ("why", pa.string()),  # a word of tasks.registry.revisions.WHY
+            ("because", pa.string()),  # the same in a sentence with names and dates
+            ("model_version", pa.string()),  # null: the night has labels of several models
+            ("labels", pa.int64()),
+            # Against the revision before; null: its labels are not in the lake any more.
+            ("changed", pa.int64()),  # users with another intent
+            ("added", pa.int64()),  # users who had no label
+            ("removed", pa.int64()),  # users who have none any more
+            ("digest", pa.string()),  # of all columns of the labels
+            ("files", pa.list_(pa.string())),  # of the partition of intent_labels, for comparing
+            ("stood_on", pa.string()),  # JSON: what the labels were made from
+        ]
+    ),
 )
 
 # One person whose events are left out from the moment they were forgotten. The id itself is not
@@ -317,6 +371,8 @@ TABLES = {
         INTENT_LABELS,
         INTENT_PROFILES,
         STEPS,
+        TAKEN_OUT,
+        LABEL_REVISIONS,
         FORGOTTEN,
     )
 }
