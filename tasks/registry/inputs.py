@@ -121,7 +121,7 @@ class Fingerprints:
                 yield _model(name, promoted(lake, until=night))
             elif name == FORGOTTEN:
                 hashes = sorted(lake.scan(tables.FORGOTTEN).collect()["user_hash"])
-                yield Input(name, None, None, _short(hashes))
+                yield Input(name, None, None, short(hashes))
 
     def rows(
         self, name: str, first: dt.date | None = None, last: dt.date | None = None
@@ -191,7 +191,7 @@ def files_by_night(lake: Lake, table: Table) -> dict[dt.date, str]:
     for file in lake.files(table):
         folder, name = file.split("/")[-2:]
         names.setdefault(dt.date.fromisoformat(folder.removeprefix("dt=")), []).append(name)
-    return {night: _short(sorted(found)) for night, found in names.items()}
+    return {night: short(sorted(found)) for night, found in names.items()}
 
 
 def as_rows(inputs: Iterable[Input]) -> list[dict[str, Any]]:
@@ -249,5 +249,6 @@ def _recorded(lake: Lake, first: dt.date | None, last: dt.date | None) -> pl.Dat
     return rows.explode("inputs").drop_nulls().unnest("inputs").collect()
 
 
-def _short(names: list[str]) -> str:
+def short(names: list[str]) -> str:
+    """Return what stands for a list of texts: 16 hexadecimal digits."""
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
