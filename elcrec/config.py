@@ -44,7 +44,9 @@ class Config:
     n_intents: int = 256  # k
     intent_loss: Literal["attraction", "elcm", "none"] = "attraction"  # elcm: the paper's loss 2
     intent_loss_weight: float = 0.1  # α
-    warmup_epochs: int = 1  # on the next item alone, before k-means places the intents
+    warmup_epochs: int = 1  # without the clustering loss, before k-means places the intents
+    # What the warm-up learns: the next item alone, or the contrasts too, both on real events alone.
+    warmup_losses: Literal["next_item", "contrasts"] = "next_item"
     intent_temperature: float = 0.03  # τ of the soft assignment
     intent_balance: float = 0.5  # 0: intents may grow as they like … 1: all alike in training
     pooling: Literal["blend", "outputs", "padded_outputs"] = "blend"  # see Network.behaviours
@@ -186,7 +188,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "next_item": "bce",
         "intent_loss": "elcm",
         "intent_loss_weight": 10.0,
-        "warmup_epochs": 0,
+        "warmup_epochs": 100,
+        "warmup_losses": "contrasts",
         "pooling": "padded_outputs",
         "center_gradient": "renormalised",
         "held_out_negatives": False,

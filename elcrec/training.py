@@ -181,14 +181,14 @@ class Trainer:
     def losses(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> dict[str, Tensor]:
         """Every loss of the config on the windows `chosen`, weighted, by name.
 
-        While warming up the next item's alone.
+        While warming up those that the config names for it, without padding.
         """
         config, network = self.config, self.network
         starts, inputs = self.windows.starts[chosen], self.windows.lengths[chosen] - 1
         rows = ragged_arange(starts, inputs)
         items = self.known.items[rows]
         lengths = inputs
-        if config.pooling == "padded_outputs":
+        if self.padding:
             batch_items, batch_lengths = padded(items, lengths, config.max_length)
             batch = pack(batch_items, batch_lengths, config.max_length, self.device)
         else:
@@ -201,7 +201,7 @@ class Trainer:
         within = ragged_arange(np.zeros_like(inputs), inputs)
         predicted = within >= np.repeat(skipped, inputs)
         parts = {"next_item": self._next_item(batch, outputs, rows, lengths, predicted, rng)}
-        if self.warming_up:
+        if self.warming_up and config.warmup_losses == "next_item":
             return parts
         behaviours = network.behaviours(batch, outputs, embedded)  # [B, d]
         views: Packed | None = None
@@ -216,7 +216,7 @@ class Trainer:
             # After the contrast of sequences, which the published code gives what a step left.
             with torch.no_grad():
                 network.centers.copy_(F.normalize(network.centers, dim=-1))
-        if config.intent_loss != "none":
+        if config.intent_loss != "none" and not self.warming_up:
             parts["clustering"] = config.intent_loss_weight * self.clustering(behaviours)
         if config.intent_contrast_weight:
             assert views is not None
@@ -225,6 +225,11 @@ class Trainer:
                 views, of_views, intents
             )
         return parts
+
+    @property
+    def padding(self) -> bool:
+        """Whether a batch has item 0 wherever a history has no event."""
+        return self.config.pooling == "padded_outputs" and not self.warming_up
 
     @torch.no_grad()
     def place_centers(self, centers: Tensor) -> None:
@@ -260,7 +265,7 @@ class Trainer:
         differ in their dropout alone.
         """
         both = [random_view(items, lengths, self.config, rng) for _ in range(2)]
-        if self.config.pooling == "padded_outputs":
+        if self.padding:
             both = [padded_view(view, self.config.max_length) for view in both]
         views = pack(
             np.concatenate([v.items for v in both]),

@@ -31,6 +31,8 @@ def tiny(preset: str = "default", **changes) -> Config:
         "batch_users": 16,
         "threads": 1,
     }
+    if preset == "paper":
+        settings["warmup_epochs"] = 0
     return Config.preset(preset, **settings | changes)
 
 
