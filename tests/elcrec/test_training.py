@@ -257,6 +257,25 @@ def test_intents_are_placed_after_a_warm_up_on_the_next_item_alone():
     assert set(model.history[1].losses) == {"next_item", "clustering"}
 
 
+def test_a_warm_up_with_contrasts_has_all_losses_but_clustering_and_no_padding(monkeypatch):
+    config = tiny("paper", warmup_epochs=1, max_epochs=2)
+    sequences: list[int] = []
+    whole = Network.forward
+
+    def counted(network, batch, rows=None):
+        if network.training:
+            sequences.append(int((batch.items == 0).sum()))
+        return whole(network, batch, rows)
+
+    monkeypatch.setattr(Network, "forward", counted)
+    model = ELCRec(config).fit(walks(), 40)
+    contrasts = {"next_item", "sequence_contrast", "intent_contrast"}
+    assert set(model.history[0].losses) == contrasts
+    assert set(model.history[1].losses) == contrasts | {"clustering"}
+    of_warm_up, of_rest = np.array_split(np.array(sequences), 2)
+    assert not of_warm_up.any() and of_rest.all()
+
+
 def test_a_model_that_ends_with_its_warm_up_has_placed_intents():
     alone = ELCRec(tiny(warmup_epochs=3, max_epochs=1)).fit(walks(), 40)
     assert len(set(alone.transform(walks()).intent)) == alone.config.n_intents
