@@ -26,8 +26,7 @@ from rich.table import Table
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
-from tasks import tables  # noqa: E402 - found by the line above
-from tasks.lake import Lake  # noqa: E402
+from tasks.lake import Lake, tables  # noqa: E402
 from tests.servers import postgres  # noqa: E402
 
 NIGHT = dt.date(2026, 11, 20)

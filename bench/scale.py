@@ -30,10 +30,10 @@ from elcrec import Config, ELCRec, Histories
 from elcrec.matching import first_ids
 from elcrec.model import Network
 from elcrec.training import Trainer
-from tasks import models, tables
-from tasks.duck import connect
-from tasks.intent_ids import named
-from tasks.lake import Lake
+from tasks.lake import Lake, tables
+from tasks.lake.duck import connect
+from tasks.registry import models
+from tasks.registry.intent_ids import named
 from tasks.settings import load_settings
 
 REPO = Path(__file__).resolve().parent.parent

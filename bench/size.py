@@ -29,8 +29,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from tasks import duck, tables
-from tasks.lake import Lake
+from tasks.lake import Lake, duck, tables
 from tasks.settings import load_settings
 
 REPO = Path(__file__).resolve().parent.parent

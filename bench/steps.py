@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks.errors import PipelineError
-from tasks.ingest import latest_night
+from tasks.night.ingest import latest_night
 from tasks.settings import load_settings
 from tasks.steps import STEPS
 

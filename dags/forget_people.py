@@ -17,14 +17,15 @@ from typing import Any
 
 from airflow.sdk import dag, task
 
-from dags.wiring import DEFAULT_ARGS, LAKE, field, in_airflow, settings_of
+from dags.form import LAKE, field, settings_of
+from dags.wiring import DEFAULT_ARGS, in_airflow
 
 
 @task(doc_md="Removes the people of the form from the lake and searches it for what is left.")
 def forget(params: Any = None) -> dict[str, Any]:
     """Do what `python -m tasks forget` does."""
-    from tasks.forget import forget as remove
-    from tasks.forget import read_users
+    from tasks.chores.forget import forget as remove
+    from tasks.chores.forget import read_users
 
     with in_airflow():
         file = params["users_file"]

@@ -17,18 +17,11 @@ from typing import Any
 
 from airflow.sdk import CronDataIntervalTimetable, TaskGroup, chain, dag, task
 
-from dags.wiring import (
-    DEFAULT_ARGS,
-    LABELS,
-    LAKE,
-    InTurn,
-    announce,
-    deadline,
-    field,
-    in_airflow,
-    settings_of,
-)
-from tasks.placement import placed
+from dags.alerts import deadline
+from dags.form import LAKE, field, settings_of
+from dags.placement import placed
+from dags.sensor import InTurn
+from dags.wiring import DEFAULT_ARGS, LABELS, announce, in_airflow
 from tasks.settings import load_settings
 from tasks.steps import AFTER_LABEL, STEPS, run_step
 
@@ -50,7 +43,7 @@ PARAMS = {  # a name with a dot is a setting, changed for this run only when the
     **LAKE,
     "model.n_intents": field("Intents", "integer", "How many; 0: from the users.", minimum=0),
     "model.max_epochs": field("Epochs", "integer", "Train no longer than this.", minimum=1),
-    "model.from_scratch": field("From scratch", "boolean", "Train from nothing."),
+    "model.from_scratch": field("From scratch", "boolean", "Train from scratch."),
     "promote.force": field("Force promotion", "boolean", "Promote whatever the rules say."),
     "promote.version": field("Roll back to", "string", "Model that labels from this night on."),
 }

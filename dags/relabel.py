@@ -13,7 +13,8 @@ from typing import Any
 
 from airflow.sdk import Param, chain, dag, task, task_group
 
-from dags.wiring import DEFAULT_ARGS, LABELS, LAKE, announce, in_airflow, settings_of
+from dags.form import LAKE, settings_of
+from dags.wiring import DEFAULT_ARGS, LABELS, announce, in_airflow
 from tasks.settings import load_settings
 from tasks.steps import AFTER_LABEL, STEPS, run_step
 
@@ -30,7 +31,7 @@ PARAMS = {
 @task(doc_md="Holds the form against the lake, before anything is written, and lists the nights.")
 def choose_nights(params: Any = None) -> list[str]:
     """List the nights of the range."""
-    from tasks.relabel import nights_to_relabel
+    from tasks.chores.relabel import nights_to_relabel
 
     first, last = (date.fromisoformat(params[end]) for end in ("from", "to"))
     others = {"other_settings": params["other_settings"]}
@@ -43,7 +44,7 @@ def step(name: str, night: Any) -> Any:
     """Make the task of one step of a night; `label` takes the model that the form names."""
 
     def run(night: str, params: Any = None, outlet_events: Any = None) -> dict[str, Any]:
-        from tasks.relabel import relabel_night
+        from tasks.chores.relabel import relabel_night
 
         with in_airflow():
             which = settings_of(params), date.fromisoformat(night)

@@ -15,7 +15,8 @@ from typing import Any
 
 from airflow.sdk import Param, dag, task
 
-from dags.wiring import DEFAULT_ARGS, LAKE, in_airflow, settings_of
+from dags.form import LAKE, settings_of
+from dags.wiring import DEFAULT_ARGS, in_airflow
 from tasks.settings import load_settings
 
 AIRFLOW = load_settings().airflow
@@ -24,7 +25,7 @@ AIRFLOW = load_settings().airflow
 @task(doc_md="Takes out what the settings under `retention` do not keep; returns what that is.")
 def take_out(params: Any = None) -> dict[str, Any]:
     """Do what `python -m tasks upkeep` does."""
-    from tasks.upkeep import upkeep as run
+    from tasks.chores.upkeep import upkeep as run
 
     with in_airflow():
         return run(settings_of(params), dry_run=params["dry_run"])

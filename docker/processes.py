@@ -25,8 +25,8 @@ from typing import Any
 
 import yaml
 
+from local.services import start, stop
 from tasks.errors import PipelineError
-from tasks.local import start, stop
 
 REPO = Path(__file__).resolve().parent.parent
 COMPOSE = REPO / "docker" / "compose.yaml"

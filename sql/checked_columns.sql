@@ -1,5 +1,5 @@
 -- Makes: the view checked_columns, what the suite of that name looks at.
--- From:  table_columns, the columns as the lake has them and as tasks/tables.py does.
+-- From:  table_columns, the columns as the lake has them and as tasks/lake/tables.py does.
 -- Grain: one column of a table. Null says that they agree.
 CREATE OR REPLACE VIEW checked_columns AS
 SELECT

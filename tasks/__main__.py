@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -138,7 +139,7 @@ def run_all(
     quiet: Quiet = False,
 ) -> None:
     """All steps of a night in order, without Airflow, then the report."""
-    from tasks import report
+    from tasks.chores import report
 
     _log(quiet)
     settings, date = settings_from(events, lake, changes), night_from(night)
@@ -160,7 +161,7 @@ def relabel(
     quiet: Quiet = False,
 ) -> None:
     """Label a range of past nights with one model, without training, and check the labels."""
-    from tasks.relabel import relabel as label_again
+    from tasks.chores.relabel import relabel as label_again
 
     _log(quiet)
     nights = date_from("--from", first), date_from("--to", last)
@@ -181,7 +182,7 @@ def report(
     changes: Changes = [],  # noqa: B006
 ) -> None:
     """Print what a night left behind: intents, evaluation, data quality, time, and where it is."""
-    from tasks import report as reports
+    from tasks.chores import report as reports
 
     settings = settings_from(None, lake, changes)
     date = night_from(night) if night else reports.latest_night(settings)
@@ -201,7 +202,8 @@ def generate(
     seed: Annotated[int, typer.Option(min=0)] = 42,
 ) -> None:
     """Write realistic events whose users have known intents, to try the pipeline and to test it."""
-    from tasks.generator import generate as write
+    # By its path: `local` stands above this module.
+    write = import_module("local.generator").generate
 
     written = write(
         out,
@@ -231,8 +233,8 @@ def forget(
     quiet: Quiet = False,
 ) -> None:
     """Remove people from every table, and leave them out of every night from now on."""
-    from tasks.forget import forget as remove
-    from tasks.forget import read_users
+    from tasks.chores.forget import forget as remove
+    from tasks.chores.forget import read_users
 
     _log(quiet)
     users = [*user, *(read_users(users_file) if users_file else [])]
@@ -250,7 +252,7 @@ def rollback(
     quiet: Quiet = False,
 ) -> None:
     """Let an earlier model label from a night on, until a later night's model is promoted."""
-    from tasks.promote import roll_back
+    from tasks.registry.choices import roll_back
 
     _log(quiet)
     settings, date = settings_from(None, lake, changes), night_from(night)
@@ -270,7 +272,7 @@ def upkeep(
     quiet: Quiet = False,
 ) -> None:
     """Take out of the lake what the settings under retention do not keep."""
-    from tasks.upkeep import upkeep as take_out
+    from tasks.chores.upkeep import upkeep as take_out
 
     _log(quiet)
     went = take_out(settings_from(None, lake, changes), dry_run=dry_run)

@@ -19,9 +19,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks import tables
 from tasks.errors import NightError
-from tasks.lake import Lake
+from tasks.lake import Lake, tables
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -80,72 +79,72 @@ STEPS: dict[str, Step] = {
     for step in (
         Step(
             "ingest",
-            "read the night's rows of the source into events and quarantine",
-            "tasks.ingest:ingest",
+            "read the source's rows of the night into the tables events and quarantine",
+            "tasks.night.ingest:ingest",
             ("source", "forgotten", "source_versions", "events", "quarantine", "ingests"),
             ("events", "quarantine", "ingests", "source_versions"),
             across=True,  # late events go to the nights before
         ),
         Step(
             "check-events",
-            "hold the night's events to their expectations",
-            "tasks.quality:check_events",
+            "check the night's events",
+            "tasks.night.quality:check_events",
             ("events", "ingests", "night_stats", "sequences", "items"),
             ("night_stats",),
         ),
         Step(
             "build-sequences",
             "build each user's history up to the end of the night",
-            "tasks.sequences:build_sequences",
+            "tasks.night.sequences:build_sequences",
             ("events", "items", "sequences", "sequence_inputs", "left_out_events"),
             ("sequences", "sequence_inputs", "left_out_events", "items"),
         ),
         Step(
             "check-sequences",
-            "hold the histories to their expectations",
-            "tasks.quality:check_sequences",
+            "check the histories",
+            "tasks.night.quality:check_sequences",
             ("sequences", "items"),
             (),
         ),
         Step(
             "train",
             "train ELCRec on the histories",
-            "tasks.train:train",
+            "tasks.night.train:train",
             ("sequences", "items", "models", "choices"),
             ("models",),
         ),
         Step(
             "evaluate",
-            "measure the model on held-out events, next to popularity and the last promoted one",
-            "tasks.evaluate:evaluate",
+            "measure the model on held-out events, beside popularity and the last promoted model",
+            "tasks.night.evaluate:evaluate",
             ("sequences", "items", "models", "choices", "intent_labels", "events"),
             ("metrics",),
         ),
         Step(
             "promote",
-            "let the model label users, or keep the one before",
-            "tasks.promote:promote",
+            "promote the new model, or keep the promoted one",
+            "tasks.night.promote:promote",
             ("metrics", "sequences", "items", "models", "choices"),
             ("models", "choices"),
         ),
         Step(
             "label",
             "label every user and profile every intent",
-            "tasks.label:label",
+            "tasks.night.label:label",
             ("sequences", "items", "models", "choices", "intent_labels"),
             ("intent_labels", "intent_profiles"),
         ),
         Step(
             "check-labels",
-            "hold the labels to their expectations",
-            "tasks.quality:check_labels",
+            "check the labels",
+            "tasks.night.quality:check_labels",
             ("intent_labels", "intent_profiles", "sequences"),
             (),
         ),
         Step(
             "publish",
-            "give the labels to their readers, as the settings under publish say",
-            "tasks.publish:publish",
+            "write the labels to the targets that the settings under publish name",
+            "tasks.night.publish:publish",
             ("intent_labels",),
             (),
         ),

@@ -34,9 +34,8 @@ sys.path.insert(0, str(REPO))
 
 import polars as pl  # noqa: E402
 
-from tasks import tables  # noqa: E402
-from tasks.generator import generate  # noqa: E402
-from tasks.lake import Lake  # noqa: E402
+from local.generator import generate  # noqa: E402
+from tasks.lake import Lake, tables  # noqa: E402
 from tasks.settings import load_settings  # noqa: E402
 from tasks.steps import STEPS, run_step  # noqa: E402
 

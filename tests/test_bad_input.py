@@ -22,12 +22,11 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from tasks import tables
 from tasks.errors import NotReadyError, PipelineError
-from tasks.lake import Lake
+from tasks.lake import Lake, tables
+from tasks.lake.tables import TABLES
 from tasks.settings import REPO, load_settings
 from tasks.steps import run_step
-from tasks.tables import TABLES
 
 BEFORE, NIGHT = dt.date(2026, 11, 1), dt.date(2026, 11, 2)
 HEADER = "user_id,item_id,ts,event_type\n"

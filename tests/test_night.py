@@ -19,11 +19,11 @@ import psutil
 import pytest
 from rich.console import Console
 
-from tasks import report, tables
+from local.generator import generate
 from tasks.__main__ import main
+from tasks.chores import report
 from tasks.errors import LakeError
-from tasks.generator import generate
-from tasks.lake import Lake
+from tasks.lake import Lake, tables
 from tasks.settings import Settings, load_settings
 from tasks.steps import STEPS, run_step
 
@@ -90,7 +90,7 @@ def through_airflow(
 ) -> tuple[subprocess.CompletedProcess[str], frozenset[str]]:
     """Do what `make run` does, with a home and a lake of its own; watch where it listens."""
     asked = ["--events", str(events), "--night", str(night), "--lake", str(lake)]
-    command = [sys.executable, "-m", "tasks.local", "run", *asked, "--home", str(home)]
+    command = [sys.executable, "-m", "local", "run", *asked, "--home", str(home)]
     listened: set[str] = set()
     with subprocess.Popen(
         command,
@@ -229,7 +229,7 @@ def test_a_run_killed_in_label_and_started_again_leaves_one_partition(
     before = snapshot(done.settings)
     code = f"""
 import datetime, os, signal
-import tasks.label as step
+import tasks.night.label as step
 from tasks.settings import load_settings
 from tasks.steps import run_step
 

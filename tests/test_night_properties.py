@@ -16,8 +16,7 @@ import polars as pl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tasks import tables
-from tasks.lake import Lake
+from tasks.lake import Lake, tables
 from tasks.settings import Settings, load_settings
 from tasks.steps import run_step
 

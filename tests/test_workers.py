@@ -18,10 +18,9 @@ import httpx
 import psutil
 import pytest
 
-from tasks import tables
-from tasks.generator import generate
-from tasks.lake import Lake
-from tasks.local import start, stop
+from local.generator import generate
+from local.services import start, stop
+from tasks.lake import Lake, tables
 from tests.servers import free_port, postgres_server, redis
 from tests.test_deployment import module
 

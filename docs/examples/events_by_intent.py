@@ -31,8 +31,7 @@ def join(partition_key: str | None = None) -> int:
     """Write a row for each intent and type of event; return how many."""
     import polars as pl
 
-    from tasks import tables
-    from tasks.lake import Lake
+    from tasks.lake import Lake, tables
     from tasks.settings import load_settings
 
     assert partition_key  # every run of this schedule has one

@@ -43,15 +43,14 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, DeltaProtocolError, TableNotFoundError
 from pyarrow.fs import FileType
 
-from tasks import tables
-from tasks.duck import identifier
 from tasks.errors import SourceError
-from tasks.lake import Lake
+from tasks.lake import Lake, tables
+from tasks.lake.duck import identifier
 from tasks.settings import Settings, SourceSettings
 from tasks.sources import Versions
 from tasks.sources.places import Address
 from tasks.sources.rows import as_json, chosen, numbered_by_content, source_rows
-from tasks.units import END_OF_TIME, START_OF_TIME, US_PER_UNIT
+from tasks.sources.units import END_OF_TIME, START_OF_TIME, US_PER_UNIT
 
 log = logging.getLogger(__name__)
 

@@ -20,12 +20,13 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from tasks import duck
-from tasks.duck import identifier, literal
 from tasks.errors import NightError, NotReadyError, SourceError
+from tasks.lake import duck
+from tasks.lake.duck import identifier, literal
 from tasks.settings import Settings, SourceSettings
 from tasks.sources.places import Place, place_of
 from tasks.sources.rows import as_json, needed, source_rows
+from tasks.sources.units import SYNTHETIC_EPOCH
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +47,6 @@ NEEDED = ("user_columns", "item_columns", "time_columns")
 
 Lines = npt.NDArray[np.int64]  # line numbers, rising
 NO_LINES: Lines = np.array([], np.int64)
-
-# Position p (from 0) of a history without a clock becomes this moment plus p minutes.
-SYNTHETIC_EPOCH = "2000-01-01 00:00:00+00"
 
 
 class Files:

@@ -31,11 +31,11 @@ import pyarrow as pa
 
 from tasks import postgres
 from tasks.connections import postgres_uri
-from tasks.duck import identifier, literal
 from tasks.errors import NotReadyError, SourceError
+from tasks.lake.duck import identifier, literal
 from tasks.settings import Settings, SourceSettings
 from tasks.sources.rows import as_json, chosen, numbered_by_content, source_rows
-from tasks.units import END_OF_TIME, START_OF_TIME, US_PER_UNIT, unit_of
+from tasks.sources.units import END_OF_TIME, START_OF_TIME, US_PER_UNIT, unit_of
 
 log = logging.getLogger(__name__)
 

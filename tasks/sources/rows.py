@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from tasks.duck import literal
 from tasks.errors import SourceError
+from tasks.lake.duck import literal
 from tasks.settings import SourceSettings
-from tasks.units import END_OF_TIME
+from tasks.sources.units import END_OF_TIME
 
 LAST_US = int(END_OF_TIME.timestamp()) * 1_000_000 - 1
 

@@ -21,10 +21,10 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from tasks import contract, duck
 from tasks.errors import PublishError
-from tasks.lake import hold_lock
+from tasks.lake import duck, hold_lock
 from tasks.settings import Settings
+from tasks.targets import contract
 
 FILES = "dt=*/*.parquet"
 OURS = re.compile(r"intent_labels-[0-9a-f]{16}\.parquet")

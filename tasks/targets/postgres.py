@@ -15,11 +15,12 @@ from typing import Any
 import adbc_driver_postgresql.dbapi as adbc
 import duckdb
 
-from tasks import contract, postgres
+from tasks import postgres
 from tasks.connections import postgres_uri
-from tasks.duck import identifier, literal
 from tasks.errors import NotReadyError, PublishError
+from tasks.lake.duck import identifier, literal
 from tasks.settings import Settings
+from tasks.targets import contract
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tasks import local, tables
-from tasks.generator import generate
-from tasks.lake import Lake
+from local.client import DAG_ID, TRIES, Airflow
+from local.generator import generate
+from local.services import airflow, environment, free_port
+from tasks.lake import Lake, tables
+from tasks.lake.tables import Table
 from tasks.settings import REPO
-from tasks.tables import Table
 from tests.servers import webhook
 
 EXAMPLE = REPO / "docs" / "examples" / "events_by_intent.py"
@@ -41,17 +42,17 @@ PRELOAD = """
 import sys
 if "scheduler" in sys.argv:
     import great_expectations, polars, deltalake, duckdb, torch
-    import tasks.evaluate, tasks.ingest, tasks.label, tasks.promote, tasks.quality
-    import tasks.sequences, tasks.train
+    import tasks.night.evaluate, tasks.night.ingest, tasks.night.label, tasks.night.promote
+    import tasks.night.quality, tasks.night.sequences, tasks.night.train
 """
 
 
 class Nights:
     """A running Airflow whose nights write one lake."""
 
-    def __init__(self, running: local.Airflow, settings: dict[str, Any]) -> None:
+    def __init__(self, running: Airflow, settings: dict[str, Any]) -> None:
         self.running = running
-        self.env = local.environment(running.home, int(running.url.rpartition(":")[2]), settings)
+        self.env = environment(running.home, int(running.url.rpartition(":")[2]), settings)
         self.lake = Lake(settings["lake.root"])
 
     def airflow(self, *arguments: str) -> str:
@@ -65,25 +66,25 @@ class Nights:
 
     def call(self, method: str, path: str, dag: str, body: Any = None) -> dict[str, Any]:
         """Call the REST API below a DAG."""
-        return self.running._ask(method, f"/api/v2/dags/{dag}{path}", body, local.TRIES)
+        return self.running._ask(method, f"/api/v2/dags/{dag}{path}", body, TRIES)
 
     def backfill(self, first: dt.date, last: dt.date, *more: str) -> list[str]:
         """Create a backfill, wait until it is done, and return the states of its runs."""
         self.until_no_backfill_is_open()
         dates = ["--from-date", str(first), "--to-date", str(last)]
         # Two writers of large transactions are too many for SQLite: the scheduler has to pause.
-        self.call("PATCH", "", local.DAG_ID, {"is_paused": True})
-        self.airflow("backfill", "create", "--dag-id", local.DAG_ID, *dates, *more)
-        self.call("PATCH", "", local.DAG_ID, {"is_paused": False})
+        self.call("PATCH", "", DAG_ID, {"is_paused": True})
+        self.airflow("backfill", "create", "--dag-id", DAG_ID, *dates, *more)
+        self.call("PATCH", "", DAG_ID, {"is_paused": False})
         which = f"logical_date_gte={first}T00:00:00Z&logical_date_lte={last}T00:00:00Z"
-        return self.ended(local.DAG_ID, (last - first).days + 1, which)
+        return self.ended(DAG_ID, (last - first).days + 1, which)
 
     def until_no_backfill_is_open(self) -> None:
         """Airflow looks every half minute whether one is complete, and takes one at a time."""
-        path = f"/api/v2/backfills?dag_id={local.DAG_ID}"
+        path = f"/api/v2/backfills?dag_id={DAG_ID}"
         deadline = time.monotonic() + WITHIN
         while True:
-            backfills = self.running._ask("GET", path, None, local.TRIES)["backfills"]
+            backfills = self.running._ask("GET", path, None, TRIES)["backfills"]
             if all(backfill["completed_at"] for backfill in backfills):
                 return
             assert time.monotonic() < deadline
@@ -136,21 +137,21 @@ def nights(
     dags.mkdir()
     for file in (*(REPO / "dags").glob("*.py"), EXAMPLE):
         (dags / file.name).symlink_to(file)
-    real = local.environment
+    real = environment
     with_example = {"AIRFLOW__CORE__DAGS_FOLDER": str(dags)}
     patch = pytest.MonkeyPatch()
     patch.setenv("AIRFLOW_CONN_ON_CALL", json.dumps({"conn_type": "http", "host": told[0]}))
-    patch.setattr(local, "environment", lambda *given: real(*given) | with_example)
+    patch.setattr("local.services.environment", lambda *given: real(*given) | with_example)
     (folder / "home" / "plugins").mkdir(parents=True)
     (folder / "home" / "plugins" / "preload.py").write_text(PRELOAD)
     services = {"api-server": ["api-server"], "scheduler": ["scheduler", "--skip-serve-logs"]}
-    with local.airflow(folder / "home", local._free_port(), services, settings) as running:
+    with airflow(folder / "home", free_port(), services, settings) as running:
         # Unpaused, the DAG would run yesterday's night by its schedule.
         with closing(sqlite3.connect(running.home / "airflow.db", timeout=30)) as database:
             database.execute("UPDATE dag SET next_dagrun_create_after = '2999-01-01'")
             database.commit()
         nights = Nights(running, settings)
-        for dag in (local.DAG_ID, "relabel", EXAMPLE.stem):
+        for dag in (DAG_ID, "relabel", EXAMPLE.stem):
             nights.call("PATCH", "", dag, {"is_paused": False})
         yield nights
     patch.undo()
@@ -210,8 +211,8 @@ def test_a_night_before_the_first_event_fails_with_a_sentence_that_is_told(
 ) -> None:
     conf = {"night": "2025-12-24"}
     body = {"dag_run_id": "too-early", "logical_date": None, "conf": conf}
-    nights.call("POST", "/dagRuns", local.DAG_ID, body)
-    assert "failed" in nights.ended(local.DAG_ID, len(NIGHTS) + 1)
+    nights.call("POST", "/dagRuns", DAG_ID, body)
+    assert "failed" in nights.ended(DAG_ID, len(NIGHTS) + 1)
     [failure] = [body for body in told[1] if body["event"] == "task_failed"]
     assert "has no folder from dt=2025-12-20 to 2025-12-25" in failure["text"]
     assert (failure["run"], failure["task"]) == ("too-early", "ingest")

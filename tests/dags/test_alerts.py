@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tasks.alerts import of_summary
+from dags.notices import of_summary
 from tasks.settings import load_settings
 from tests.servers import webhook
 
@@ -58,7 +58,7 @@ def mailed() -> Iterator[tuple[int, list[Any]]]:
 def wiring(monkeypatch: pytest.MonkeyPatch, **alerts: Any) -> dict[str, Any]:
     for name, value in alerts.items():
         monkeypatch.setenv(f"ELCREC_ALERTS__{name.upper()}", value)
-    return runpy.run_path(str(REPO / "dags" / "wiring.py"))
+    return runpy.run_path(str(REPO / "dags" / "alerts.py"))
 
 
 def to_webhook(monkeypatch: pytest.MonkeyPatch, url: str, **alerts: Any) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def test_a_failed_task_posts_its_sentence_as_it_is(
 ) -> None:
     url, bodies = posted
     wired = to_webhook(monkeypatch, f"{url}/hooks/T0/secret")
-    wired["DEFAULT_ARGS"]["on_failure_callback"](context(error=EVIL))
+    wired["CALLBACKS"]["on_failure_callback"](context(error=EVIL))
     assert bodies == [
         {
             "event": "task_failed",
@@ -141,7 +141,7 @@ def test_what_is_amiss_in_a_task_that_succeeded_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     url, bodies = posted
-    to_webhook(monkeypatch, url)["DEFAULT_ARGS"]["on_success_callback"](context(summary))
+    to_webhook(monkeypatch, url)["CALLBACKS"]["on_success_callback"](context(summary))
     assert [body["event"] for body in bodies] == [event] * bool(event)
     assert not bodies or says in bodies[0]["text"]
 
@@ -222,7 +222,7 @@ def test_the_deadline_is_so_long_after_the_run_was_due(monkeypatch: pytest.Monke
 
 def test_nobody_is_told_unless_settings_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not {"on_failure_callback", "on_success_callback"} & set(
-        wiring(monkeypatch)["DEFAULT_ARGS"]
+        wiring(monkeypatch)["CALLBACKS"]
     )
 
 

@@ -14,15 +14,15 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException
 
-from tasks import tables
 from tasks.connections import postgres_uri
 from tasks.errors import SourceError
-from tasks.lake import Lake
+from tasks.lake import Lake, tables
 from tasks.settings import load_settings
 from tasks.steps import STEPS, run_step
 
 REPO = Path(__file__).resolve().parents[2]
-FILES = sorted(set((REPO / "dags").glob("*.py")) - {REPO / "dags" / "wiring.py"})
+NO_DAGS = (REPO / "dags" / ".airflowignore").read_text().split()
+FILES = sorted(file for file in (REPO / "dags").glob("*.py") if file.name not in NO_DAGS)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.generator import generate
+from local.generator import generate
 from tasks.settings import Settings
 from tests.tasks.nights import NIGHT, histories_of, small_settings, write_histories
 
@@ -19,10 +19,10 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Run the model steps once on generated events: a lake that tests copy, and the truth."""
-    from tasks.evaluate import evaluate
-    from tasks.label import label
-    from tasks.promote import promote
-    from tasks.train import train
+    from tasks.night.evaluate import evaluate
+    from tasks.night.label import label
+    from tasks.night.promote import promote
+    from tasks.night.train import train
 
     folder = tmp_path_factory.mktemp("trained")
     generated = generate(

@@ -4,8 +4,7 @@ import datetime as dt
 
 import polars as pl
 
-from tasks import tables
-from tasks.lake import Lake
+from tasks.lake import Lake, tables
 from tasks.settings import Settings
 
 

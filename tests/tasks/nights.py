@@ -9,8 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from tasks import tables
-from tasks.lake import Lake
+from tasks.lake import Lake, tables
 from tasks.settings import Settings, load_settings
 
 NIGHT = dt.date(2026, 11, 20)

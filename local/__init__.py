@@ -1,0 +1,1 @@
+"""Airflow on this machine: `make run` and `make up`, and the generator of events."""

@@ -1,0 +1,462 @@
+"""Reading and writing the Delta tables of the lake.
+
+A partition is replaced whole or not at all, in one transaction; a reader sees the version before
+or the version after, never half. What deletes files that a reader may have open (`purge`,
+`vacuum`) is done while no step runs: steps hold the lake's lock together, those hold it alone.
+Two steps of one night take turns.
+
+A table from before one of its columns reads as if it had it (`Table.before`); the next write adds
+the column to the table, and leaves its files as they are.
+"""
+
+import contextlib
+import datetime as dt
+import errno
+import fcntl
+import glob
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+from deltalake import (
+    ColumnProperties,
+    CommitProperties,
+    DeltaTable,
+    Field,
+    Schema,
+    WriterProperties,
+    write_deltalake,
+)
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from tasks.errors import LakeError
+from tasks.lake.duck import identifier, literal
+from tasks.lake.tables import Table
+
+log = logging.getLogger(__name__)
+
+LOCK = ".lock"
+LOCKS = ".locks"  # a file for each of what only one run does at a time
+CAME_LATER = "elcrec.cameLater"  # in the metadata of a column that files from before it lack
+LOG = "_delta_log"  # in a table's folder: one file a version, and checkpoints
+
+# A place that a person has to open up or correct; of others, such as a full disk, a retry may help.
+NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
+
+Nights = list[dt.date] | tuple[dt.date, dt.date]
+
+
+class ConcurrentWriteError(Exception):
+    """Another run has written to the table since the version that was read."""
+
+
+class Lake:
+    """The tables under one folder, each a Delta table in a folder of its own name."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    @classmethod
+    def there(cls, root: Path | str) -> "Lake":
+        """Return the lake of a folder that is there; LakeError when it is not."""
+        lake = cls(root)
+        if not lake.root.is_dir():
+            raise LakeError(f"there is no lake at {lake.root}: correct lake.root (--lake)")
+        return lake
+
+    def path(self, table: Table) -> Path:
+        """Return the folder of a table."""
+        return self.root / table.name
+
+    def model_dir(self, version: str) -> Path:
+        """Return the folder of a model's weights and settings."""
+        return self.root / "model_files" / version
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Hold the lake together with other steps; wait while someone has it alone."""
+        with self._locked(LOCK, fcntl.LOCK_SH, "what deletes from the lake has ended"):
+            yield
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the lake alone; wait until the steps that run now have ended."""
+        with self._locked(LOCK, fcntl.LOCK_EX, "the steps that run on the lake have ended"):
+            yield
+
+    @contextlib.contextmanager
+    def turn(self, of: str) -> Iterator[None]:
+        """Be the only one who does what `of` names; wait until another who does it has ended."""
+        with self._locked(f"{LOCKS}/{of}", fcntl.LOCK_EX, f"another run has ended its {of}"):
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self, name: str, kind: int, until: str) -> Iterator[None]:
+        # A lock of the operating system: it ends with the process, however that ends.
+        path = self.root / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("w")
+        except OSError as error:
+            if error.errno not in NOT_OURS:
+                raise
+            raise LakeError(
+                f"the lake at {self.root} cannot be written to ({error.strerror}: "
+                f"{error.filename}): correct lake.root (--lake), or let the account that runs the "
+                "nights write there"
+            ) from error
+        with file:
+            hold_lock(file.fileno(), kind, self.root, until)
+            yield
+
+    def replace(
+        self,
+        table: Table,
+        data: Any,
+        *,
+        nights: Nights,
+        within: Mapping[str, str] | None = None,
+    ) -> None:
+        """Make `data` the whole content of the partitions of these nights, in one transaction.
+
+        Parameters
+        ----------
+        data
+            Anything that streams Arrow (pyarrow, polars, a DuckDB relation) with the table's
+            columns in any order; it is not held in memory. Without rows the partitions end empty.
+        nights
+            A list of nights, or a pair (first, last), both included.
+        within
+            Narrows the replacement to these values of further partition columns.
+        """
+        where = [_nights_predicate(nights)]
+        where += [f"{column} = {literal(value)}" for column, value in (within or {}).items()]
+        self._write(table, data, mode="overwrite", predicate=" AND ".join(where))
+
+    def append(self, table: Table, data: Any, *, after: int | None = None) -> None:
+        """Add rows to an append-only table, in one transaction.
+
+        Parameters
+        ----------
+        data
+            As for `replace`.
+        after
+            The version that the rows were computed from: they become the next one, or none.
+
+        Raises
+        ------
+        ConcurrentWriteError
+            The table is at a later version than `after`; nothing was written.
+        """
+        if after is None:
+            self._write(table, data, mode="append")
+            return
+        try:
+            self._write(
+                table,
+                data,
+                version=after,
+                mode="append",
+                # Tried again, Delta would put the rows after those of the other run.
+                commit_properties=CommitProperties(max_commit_retries=0),
+            )
+        except CommitFailedError:
+            if self.version(table) == after:
+                raise
+            raise ConcurrentWriteError(table.name) from None
+
+    def version(self, table: Table) -> int:
+        """Return the table's current version, for a write after it; it is made if needed."""
+        return int((self._widened(table) or self._create(table)).version())
+
+    def identity(self, table: Table) -> str:
+        """Return the id that the table was given when it was made; it is made if needed."""
+        return str((self._open(table) or self._create(table)).metadata().id)
+
+    def columns(self, table: Table) -> dict[str, str]:
+        """Return the columns that the table has, and their types in Delta's words."""
+        delta = self._open(table)
+        return _types(delta.schema()) if delta else {}
+
+    def nights(self, table: Table) -> list[dt.date]:
+        """Return the nights that the table has a partition of, oldest first."""
+        delta = self._open(table)
+        found = {partition["dt"] for partition in delta.partitions()} if delta else set()
+        return sorted(dt.date.fromisoformat(night) for night in found)
+
+    def files(
+        self, table: Table, first: dt.date | None = None, last: dt.date | None = None
+    ) -> list[str]:
+        """Return the Parquet files of the current version for nights first..last (both included).
+
+        The partition columns are in the names of the files' folders, not in the files.
+        """
+        delta = self._open(table)
+        return _files(delta, first, last) if delta else []
+
+    def scan(
+        self, table: Table, first: dt.date | None = None, last: dt.date | None = None
+    ) -> pl.LazyFrame:
+        """Return the rows of nights first..last (both included); no rows if there is no table."""
+        empty = pl.from_arrow(table.schema.empty_table())
+        assert isinstance(empty, pl.DataFrame)
+        delta = self._open(table)
+        files = _files(delta, first, last) if delta else []
+        if not delta or not files:
+            return empty.lazy()
+        partitions = {column: empty.schema[column] for column in table.partition_by}
+        later = _came_later(delta, table)
+        in_files = {name: kind for name, kind in empty.schema.items() if name not in partitions}
+        rows = pl.scan_parquet(
+            files,
+            glob=False,
+            hive_partitioning=bool(partitions),
+            hive_schema=partitions or None,
+            schema=in_files if later else None,
+            missing_columns="insert" if later else "raise",
+        )
+        filled = [
+            pl.coalesce(name, pl.sql_expr(table.before[name])).cast(empty.schema[name]).alias(name)
+            for name in later & set(table.before)
+        ]
+        return rows.with_columns(filled).select(table.schema.names)
+
+    def view(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        table: Table,
+        name: str | None = None,
+        first: dt.date | None = None,
+        last: dt.date | None = None,
+    ) -> None:
+        """Create a view of nights first..last (both included) in a DuckDB connection.
+
+        It reads the files that the table has now, whatever is written to the table afterwards.
+        """
+        types = {field.name: _duckdb_type(field.type) for field in table.schema}
+        nulls = ", ".join(f"NULL::{kind} AS {column}" for column, kind in types.items())
+        body = f"SELECT {nulls} WHERE false"
+        delta = self._open(table)
+        files = _files(delta, first, last) if delta else []
+        if delta and files:
+            hive = {column: types[column] for column in table.partition_by}
+            hive_types = ", ".join(f"{literal(column)}: {kind}" for column, kind in hive.items())
+            options = (
+                f", hive_partitioning = true, hive_types = {{{hive_types}}}"
+                if hive
+                else ", hive_partitioning = false"
+            )
+            names = ", ".join(literal(glob.escape(file)) for file in files)
+            rows = f"read_parquet([{names}]{options})"
+            columns = dict(zip(types, types, strict=True))
+            if later := _came_later(delta, table):
+                by_name = f"SELECT * FROM read_parquet([{names}]{options}, union_by_name = true)"
+                rows = f"({body} UNION ALL BY NAME {by_name})"  # it may be that no file has them
+                for column in later & set(table.before):
+                    columns[column] = f"coalesce({column}, {table.before[column]}) AS {column}"
+            body = f"SELECT {', '.join(columns.values())} FROM {rows}"
+        con.execute(f"CREATE OR REPLACE VIEW {identifier(name or table.name)} AS {body}")
+
+    def vacuum(self, table: Table, hours: int, *, dry_run: bool = False) -> list[Path]:
+        """Delete data files that no version of the last hours has; return them, or only list them.
+
+        Files that a write left behind when it was killed go too. Held by `alone`, 0 is safe.
+        """
+        delta = self._open(table)
+        if delta is None:
+            return []
+        # It names files that have gone before, too.
+        stale = delta.vacuum(retention_hours=hours, enforce_retention_duration=False, full=True)
+        found = [file for name in stale if (file := self.path(table) / unquote(name)).exists()]
+        if found and not dry_run:
+            delta.vacuum(
+                retention_hours=hours, dry_run=False, enforce_retention_duration=False, full=True
+            )
+        return sorted(found)
+
+    def purge(self, table: Table) -> int:
+        """Delete every version but the current one, data and log; return how many files went.
+
+        The log of a version holds the smallest and largest values of the files it added. To be
+        held by `alone`.
+        """
+        gone = len(self.vacuum(table, 0))
+        delta = self._open(table)
+        if delta is None:
+            return 0
+        delta.create_checkpoint()
+        for file in (self.path(table) / LOG).iterdir():
+            version = re.match(r"\d{20}(?=\.)", file.name)
+            if version and int(version[0]) < delta.version():
+                file.unlink()
+                gone += 1
+        return gone
+
+    def _open(self, table: Table) -> DeltaTable | None:
+        try:
+            return DeltaTable(self.path(table))
+        except TableNotFoundError:
+            return None
+        except DeltaError as error:
+            raise LakeError(
+                f"table {table.name} at {self.path(table)} cannot be read ({error}): restore its "
+                "folder from a backup, or move it away and backfill"
+            ) from error
+
+    def _write(self, table: Table, data: Any, version: int | None = None, **how: Any) -> None:
+        delta = self._widened(table) or self._create(table)
+        if version is not None:
+            delta.load_as_version(version)
+        failures: list[Exception] = []
+        try:
+            write_deltalake(
+                delta,
+                _conform(data, table.schema, failures),
+                writer_properties=_writer_properties(table),
+                **how,
+            )
+        except Exception:
+            # Delta reports that its input failed, but not how; who computes the rows does.
+            if failures:
+                raise failures[0] from None
+            raise
+
+    def _widened(self, table: Table) -> DeltaTable | None:
+        """Open a table to write to it; one from before some of its columns gets these first.
+
+        Raises LakeError for a column that is not known here, or of another type.
+        """
+        delta = self._open(table)
+        if delta is None:
+            return None
+        expected, found = column_types(table.schema), _types(delta.schema())
+        for column, kind in found.items():
+            if kind != expected.get(column):
+                unlike = (
+                    f"not {expected[column]}" if column in expected else "which is unknown here"
+                )
+                raise LakeError(
+                    f"table {table.name} at {self.path(table)} has a column {column} of type "
+                    f"{kind}, {unlike}: the lake is of another version: use that version, or move "
+                    "the lake away and backfill"
+                )
+        if added := [
+            Field(field.name, field.type, nullable=True, metadata={CAME_LATER: True})
+            for field in Schema.from_arrow(table.schema).fields
+            if field.name not in found
+        ]:
+            names = ", ".join(field.name for field in added)
+            log.info("table %s at %s gets its new columns: %s", table.name, self.path(table), names)
+            delta.alter.add_columns(added)
+        return delta
+
+    def _create(self, table: Table) -> DeltaTable:
+        self.path(table).mkdir(parents=True, exist_ok=True)
+        return DeltaTable.create(
+            self.path(table),
+            schema=table.schema,
+            mode="ignore",
+            partition_by=list(table.partition_by) or None,
+        )
+
+
+def _files(delta: DeltaTable, first: dt.date | None, last: dt.date | None) -> list[str]:
+    bounds = [("dt", ">=", first), ("dt", "<=", last)]
+    limits = [(column, op, value) for column, op, value in bounds if value is not None]
+    uris = delta.file_uris(file_pruning_predicate=limits) if limits else delta.file_uris()
+    return sorted(unquote(uri) for uri in uris)
+
+
+def _came_later(delta: DeltaTable, table: Table) -> set[str]:
+    """Return the columns that some files may lack, for they are from before them."""
+    whole = {field.name for field in delta.schema().fields if CAME_LATER not in field.metadata}
+    return set(table.schema.names) - whole
+
+
+def hold_lock(handle: int, kind: int, where: Path, until: str) -> None:
+    """Lock an open file, of the kind that `fcntl.flock` names, until it is closed.
+
+    where, until: what the log says while another has it.
+    """
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.info("%s: waiting until %s", where, until)
+        fcntl.flock(handle, kind)
+
+
+def _writer_properties(table: Table) -> WriterProperties:
+    plain = ColumnProperties(dictionary_enabled=False)
+    # Properties that say nothing of it compress nothing. ZSTD makes events 2.6 times smaller at no
+    # more time to write them.
+    return WriterProperties(
+        compression="ZSTD", column_properties=dict.fromkeys(table.many_valued, plain)
+    )
+
+
+def _conform(data: Any, schema: pa.Schema, failures: list[Exception]) -> pa.RecordBatchReader:
+    """Stream `data` with the columns of `schema`, in its order and types; note what fails."""
+    # A reader of pyarrow's own is read as it is: through another stream its errors lose their type.
+    is_reader = isinstance(data, pa.RecordBatchReader)
+    reader = data if is_reader else pa.RecordBatchReader.from_stream(data)
+    if set(reader.schema.names) != set(schema.names):
+        raise ValueError(f"columns are {reader.schema.names}, the table has {schema.names}")
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in reader:
+                columns = [batch.column(field.name).cast(field.type) for field in schema]
+                yield pa.RecordBatch.from_arrays(columns, schema=schema)
+        except Exception as error:
+            failures.append(error)
+            raise
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def column_types(schema: pa.Schema) -> dict[str, str]:
+    """Return the columns of a schema as `Lake.columns` does."""
+    return _types(Schema.from_arrow(schema))
+
+
+def _types(schema: Schema) -> dict[str, str]:
+    return {field.name: field.type.to_json().strip('"') for field in schema.fields}
+
+
+def _nights_predicate(nights: Nights) -> str:
+    if isinstance(nights, tuple):
+        first, last = nights
+        return f"dt >= '{first.isoformat()}' AND dt <= '{last.isoformat()}'"
+    return f"dt IN ({_listed(nights)})"
+
+
+def _listed(nights: Iterable[dt.date]) -> str:
+    return ", ".join(f"'{night.isoformat()}'" for night in nights)
+
+
+def _duckdb_type(kind: pa.DataType) -> str:
+    """Name an Arrow type in DuckDB's SQL."""
+    if pa.types.is_list(kind):
+        return _duckdb_type(kind.value_type) + "[]"
+    if pa.types.is_struct(kind):
+        fields = [
+            f"{kind.field(i).name} {_duckdb_type(kind.field(i).type)}"
+            for i in range(kind.num_fields)
+        ]
+        return f"STRUCT({', '.join(fields)})"
+    return {
+        pa.string(): "VARCHAR",
+        pa.int32(): "INTEGER",
+        pa.int64(): "BIGINT",
+        pa.float32(): "FLOAT",
+        pa.float64(): "DOUBLE",
+        pa.bool_(): "BOOLEAN",
+        pa.date32(): "DATE",
+        pa.timestamp("us", tz="UTC"): "TIMESTAMPTZ",
+    }[kind]

@@ -1,0 +1,50 @@
+"""Give the labels of a night to their readers: to each target of the settings under `publish`.
+
+The Delta table `intent_labels` is there already; with no other target, the labels are validated
+against the contract with their readers and that is all.
+"""
+
+import datetime as dt
+import logging
+from typing import Any
+
+from tasks.errors import LakeError
+from tasks.lake import Lake, tables
+from tasks.lake.duck import connect
+from tasks.settings import Settings
+from tasks.targets import contract, targets_of
+
+log = logging.getLogger(__name__)
+
+
+def publish(settings: Settings, night: dt.date) -> dict[str, Any]:
+    """Publish the labels of one night; each target has them whole or stays as it was.
+
+    Raises
+    ------
+    LakeError
+        The night has no labels.
+    PublishError
+        The labels break the contract, or something of others is in the way of a target.
+    SettingsError
+        A connection that the settings name is missing.
+    """
+    targets = list(targets_of(settings))
+    lake = Lake(settings.lake.root)
+    with connect(settings) as con:
+        lake.view(con, tables.INTENT_LABELS, first=night, last=night)
+        labels = contract.validate(con, night)
+        if not labels:
+            raise LakeError(
+                f"table intent_labels has no rows for night {night}: run label for it first"
+            )
+        for target in targets:
+            target.check()
+        for target in targets:
+            target.publish(con, night)
+            log.info("%d labels of night %s are in %s", labels, night, target)
+    return {
+        "labels": labels,
+        "contract_version": contract.VERSION,
+        "targets": ["Delta table intent_labels", *map(str, targets)],
+    }

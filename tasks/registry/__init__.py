@@ -1,0 +1,1 @@
+"""The registry of models: versions and promotion, vocabulary, weights, intent ids."""

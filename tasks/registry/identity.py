@@ -1,0 +1,162 @@
+"""The name of a night's model, before and after it is trained.
+
+A version is named after its night, its settings and its data, so a rerun finds or overwrites its
+own model and a change of either makes another.
+"""
+
+import datetime as dt
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+import elcrec
+from elcrec import Config
+from elcrec.errors import ELCRecError
+from elcrec.estimator import WHERE_IT_RUNS
+from tasks.errors import ModelError, SettingsError
+from tasks.lake import Lake, tables
+from tasks.registry.histories import fingerprint
+from tasks.registry.versions import first_free_id, promoted, registered
+from tasks.settings import Settings
+
+# Where a night departs from the library's preset: one a day has no time for the last digit.
+NIGHTLY = {"default": {"max_epochs": 10, "patience": 5}}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a night's model is made of, and the name that follows from it."""
+
+    version: str
+    settings_fingerprint: str
+    data_fingerprint: str
+    n_items: int  # different items in the night's histories
+    parent_version: str | None  # the last promoted model of an earlier night
+    same_settings: bool  # whether the parent was made with the same
+    warm: bool  # whether training goes on from the parent
+    first_free_id: int  # smallest id a new intent may get
+
+
+def identify(settings: Settings, night: dt.date) -> Identity:
+    """Name the model that these settings train on the night's histories, trained or not.
+
+    Raises LakeError when the night has no histories.
+    """
+    lake = Lake(settings.lake.root)
+    data = fingerprint(settings, night)
+    made = settings_fingerprint(settings)
+    parent, same_settings, warm = _parent(settings, lake, night, made)
+    first_free = first_free_id(lake, night)
+    ancestry = f"{parent}{warm}{first_free or ''}"
+    return Identity(
+        version=f"{night:%Y%m%d}-{_digest(made + data.digest + ancestry)[:8]}",
+        settings_fingerprint=made,
+        data_fingerprint=data.digest,
+        n_items=data.n_items,
+        parent_version=parent,
+        same_settings=same_settings,
+        warm=warm,
+        first_free_id=first_free,
+    )
+
+
+def settings_fingerprint(settings: Settings) -> str:
+    """Hash every setting that decides which model is trained on given histories."""
+    # The whole config, so that another default of the library makes another model too; but where
+    # and how fast a model is computed does not change which model it is.
+    config = configure(settings, settings.model.n_intents or None).to_dict()
+    chosen = {
+        "config": {name: value for name, value in config.items() if name not in WHERE_IT_RUNS},
+        "n_intents": settings.model.n_intents,
+        "warm_epochs": settings.model.warm_epochs,
+        "least_overlap": settings.model.least_overlap,
+        "least_share": settings.model.least_share,
+        "left_nights": settings.model.left_nights,
+        "sequences": settings.sequences.rules(),
+        "elcrec": elcrec.__version__,
+    }
+    return _digest(json.dumps(chosen, sort_keys=True))
+
+
+def _parent(
+    settings: Settings, lake: Lake, night: dt.date, made: str
+) -> tuple[str | None, bool, bool]:
+    """Return the last promoted model of an earlier night, if its settings are these, if to go on.
+
+    Nights that train from scratch are told by their date alone, so that a backfill does as the
+    nightly run did. A parent of other settings may have another shape: it lends ids, no weights.
+    """
+    before = promoted(lake, until=night - dt.timedelta(days=1))
+    if before is None:
+        return None, False, False
+    version, its_night = before
+    rows = registered(lake, its_night).filter(pl.col("model_version") == version)
+    every = settings.model.retrain_nights
+    from_nothing = settings.model.from_scratch or (every and night.toordinal() % every == 0)
+    same_settings = bool(rows["settings_fingerprint"].item() == made)
+    return version, same_settings, bool(not from_nothing and same_settings)
+
+
+def configure(settings: Settings, n_intents: int | None = None) -> Config:
+    """Make the model's config out of the settings; without `n_intents` with the preset's own.
+
+    Raises SettingsError for a setting or override that the model does not know or take.
+    """
+    chosen = settings.model
+    values: dict[str, Any] = {
+        "seed": chosen.seed,
+        "device": chosen.device,
+        "threads": chosen.threads,
+        "max_length": chosen.max_length,
+    }
+    values |= NIGHTLY.get(chosen.preset, {})
+    asked = {
+        "max_epochs": chosen.max_epochs,
+        "patience": chosen.patience,
+        "n_intents": n_intents,
+    }
+    values |= {name: value for name, value in asked.items() if value}
+    values |= chosen.overrides
+    try:
+        config = Config.preset(chosen.preset, chosen.dataset or None, **values)
+        return config.ablation(chosen.ablation)
+    except (ELCRecError, TypeError) as error:
+        raise SettingsError(f"model.overrides or another setting of model: {error}") from error
+
+
+def register(lake: Lake, night: dt.date, identity: Identity) -> None:
+    """Add a model to those of its night, not promoted; one that is there already stays as it is."""
+    rows = registered(lake, night)
+    if identity.version in rows["model_version"]:
+        return
+    added = pl.DataFrame(
+        {
+            "dt": night,
+            "model_version": identity.version,
+            "path": str(lake.model_dir(identity.version).relative_to(lake.root)),
+            "promoted": False,
+            "parent_version": identity.parent_version,
+            "settings_fingerprint": identity.settings_fingerprint,
+            "data_fingerprint": identity.data_fingerprint,
+        },
+        schema=rows.schema,
+    )
+    lake.replace(tables.MODELS, pl.concat([rows, added]), nights=[night])
+
+
+def model_of_night(settings: Settings, night: dt.date) -> Identity:
+    """Return the model that `train` registered for this night, these settings and this data."""
+    identity = identify(settings, night)
+    if identity.version not in registered(Lake(settings.lake.root), night)["model_version"]:
+        raise ModelError(
+            f"model {identity.version} (night {night}, present settings and data) is not trained: "
+            f"run train --night {night} first"
+        )
+    return identity
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,47 @@
+"""Which models there are, and which one labels a night.
+
+Which model labels a night is a question of dates alone: the newest promoted one of that night or
+before it, whatever was trained since. A person may choose another, any of that night or before
+(`tasks.registry.choices`).
+"""
+
+import datetime as dt
+
+import polars as pl
+
+from tasks.lake import Lake, tables
+
+
+def registered(lake: Lake, night: dt.date) -> pl.DataFrame:
+    """Return the models of one night."""
+    return lake.scan(tables.MODELS, first=night, last=night).collect().sort("model_version")
+
+
+def promoted(lake: Lake, *, until: dt.date) -> tuple[str, dt.date] | None:
+    """Return the model that labels a night: its version and its own night.
+
+    It is the newest promoted one of `until` or before it, or the one that a person has chosen for
+    that night or a later one up to `until`.
+    """
+    models = lake.scan(tables.MODELS, last=until).select("model_version", "dt", "promoted")
+    by_rules = models.filter("promoted").select(
+        "model_version", "dt", since=pl.col("dt"), chosen=pl.lit(False)
+    )
+    choices = lake.scan(tables.CHOICES, last=until).select("model_version", since="dt")
+    by_hand = choices.join(models, on="model_version").select(
+        "model_version", "dt", "since", chosen=pl.lit(True)
+    )
+    newest = (
+        pl.concat([by_rules, by_hand]).sort("since", "chosen", "model_version").tail(1).collect()
+    )
+    return newest.select("model_version", "dt").row(0) if newest.height else None
+
+
+def first_free_id(lake: Lake, night: dt.date) -> int:
+    """Return the smallest id a new intent may get, as far as the parent model may not know it.
+
+    A model that goes on from one that was chosen by hand does not have the ids of those after it.
+    """
+    until = night - dt.timedelta(days=1)
+    choices = lake.scan(tables.CHOICES, last=until).select(pl.col("next_intent_id").max())
+    return int(choices.collect().item() or 0)

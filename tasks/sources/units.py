@@ -1,0 +1,57 @@
+"""Units of times that are numbers: how many microseconds, and which one numbers look like."""
+
+import datetime as dt
+
+from tasks.errors import SourceError
+
+# A time outside of these is a wrong unit or a slip.
+START_OF_TIME = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+END_OF_TIME = dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
+
+US_PER_UNIT = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0, "ns": 0.001, "iso": 0.0}
+
+# Position p (from 0) of a history without a clock becomes this moment plus p minutes.
+SYNTHETIC_EPOCH = "2000-01-01 00:00:00+00"
+
+# A number of this size, up to 1000 times 7.26e9, is a time between 1973 and 2199 in one unit only.
+SMALLEST_TIME = {"s": 1e8, "ms": 1e11, "us": 1e14, "ns": 1e17}
+LARGEST_SECONDS = 7_258_118_400  # 2200-01-01
+
+
+def unit_of(source: object, wanted: str, middle: float) -> str:
+    """Decide in which unit times around `middle` are written: by size, or as the setting says.
+
+    Parameters
+    ----------
+    source
+        Whose times they are, for messages.
+    wanted
+        The setting `source.time_unit`.
+
+    Raises
+    ------
+    SourceError
+        The size fits no unit, or contradicts the setting.
+    """
+    looks = next(
+        (
+            unit
+            for unit, smallest in SMALLEST_TIME.items()
+            if smallest <= middle < LARGEST_SECONDS * 1e6 / US_PER_UNIT[unit]
+        ),
+        None,
+    )
+    if wanted == "auto":
+        if looks is None:
+            raise SourceError(
+                f"the times of {source} are around {middle:.0f}, which is a date after 1973 in no "
+                'unit: set source.time_unit to "s", "ms", "us" or "ns", or name another column '
+                "in source.time_columns"
+            )
+        return looks
+    if looks is not None and looks != wanted:
+        raise SourceError(
+            f"the times of {source} are around {middle:.0f}, which looks like {looks}, "
+            f'but source.time_unit is "{wanted}": correct it, or set it to "auto"'
+        )
+    return wanted

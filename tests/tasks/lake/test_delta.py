@@ -1,0 +1,306 @@
+"""The lake: whole partitions in one transaction, and readers that see one version."""
+
+import datetime as dt
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable, write_deltalake
+
+from tasks.errors import LakeError
+from tasks.lake import ConcurrentWriteError, Lake, column_types, tables
+from tasks.lake.duck import connect
+from tasks.lake.tables import ITEMS, METRICS, STEPS, TABLES
+from tasks.settings import load_settings
+from tasks.steps import run_step
+
+DAYS = [dt.date(2026, 11, day) for day in range(1, 6)]
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path / "my lake's (folder) ü*")
+
+
+def metrics(*rows: tuple[dt.date, float]) -> pa.Table:
+    return pa.Table.from_pylist(
+        [{"dt": day, "metric": "HR@5", "value": value} for day, value in rows],
+        schema=METRICS.schema,
+    )
+
+
+def content(lake: Lake, **bounds: dt.date) -> list[tuple[dt.date, float]]:
+    rows = lake.scan(METRICS, **bounds).select("dt", "value").sort("dt", "value").collect()
+    return list(rows.iter_rows())
+
+
+def test_replace_touches_only_the_nights_it_names(lake: Lake) -> None:
+    lake.replace(METRICS, metrics(*((day, 1.0) for day in DAYS)), nights=(DAYS[0], DAYS[-1]))
+    lake.replace(METRICS, metrics((DAYS[1], 2.0), (DAYS[3], 2.0)), nights=[DAYS[1], DAYS[3]])
+    assert [value for _, value in content(lake)] == [1.0, 2.0, 1.0, 2.0, 1.0]
+
+
+def test_replace_by_a_range_empties_the_nights_that_have_no_rows_any_more(lake: Lake) -> None:
+    lake.replace(METRICS, metrics(*((day, 1.0) for day in DAYS)), nights=DAYS)
+    lake.replace(METRICS, metrics((DAYS[2], 2.0)), nights=(dt.date.min, DAYS[3]))
+    assert content(lake) == [(DAYS[2], 2.0), (DAYS[4], 1.0)]
+    assert lake.nights(METRICS) == [DAYS[2], DAYS[4]]
+
+
+def test_replace_with_no_rows_leaves_the_night_empty(lake: Lake) -> None:
+    lake.replace(METRICS, metrics((DAYS[0], 1.0), (DAYS[1], 1.0)), nights=DAYS)
+    lake.replace(METRICS, METRICS.schema.empty_table(), nights=[DAYS[0]])
+    assert content(lake) == [(DAYS[1], 1.0)]
+
+
+def test_rows_of_another_night_are_refused_and_nothing_is_written(lake: Lake) -> None:
+    lake.replace(METRICS, metrics((DAYS[0], 1.0)), nights=[DAYS[0]])
+    with pytest.raises(Exception, match=r"(?i)invalid data"):
+        lake.replace(METRICS, metrics((DAYS[0], 2.0), (DAYS[1], 2.0)), nights=[DAYS[0]])
+    assert content(lake) == [(DAYS[0], 1.0)]
+
+
+def test_a_stream_that_fails_leaves_the_old_partition_and_its_own_error(lake: Lake) -> None:
+    lake.replace(METRICS, metrics((DAYS[0], 1.0)), nights=[DAYS[0]])
+
+    def failing() -> Iterator[pa.RecordBatch]:
+        yield from metrics((DAYS[0], 2.0)).to_batches()
+        raise ZeroDivisionError("in the middle")
+
+    reader = pa.RecordBatchReader.from_batches(METRICS.schema, failing())
+    with pytest.raises(Exception, match="in the middle"):
+        lake.replace(METRICS, reader, nights=[DAYS[0]])
+    assert content(lake) == [(DAYS[0], 1.0)]
+
+
+def test_a_reader_goes_on_seeing_the_version_it_opened(lake: Lake) -> None:
+    lake.replace(METRICS, metrics((DAYS[0], 1.0)), nights=[DAYS[0]])
+    before = lake.scan(METRICS)
+    con = connect(load_settings())
+    lake.view(con, METRICS)
+    lake.replace(METRICS, metrics((DAYS[0], 2.0)), nights=[DAYS[0]])
+    assert before.collect()["value"].to_list() == [1.0]
+    assert con.execute("SELECT value FROM metrics").fetchall() == [(1.0,)]
+    assert content(lake) == [(DAYS[0], 2.0)]
+
+
+def test_bounds_of_a_read_include_both_ends(lake: Lake) -> None:
+    lake.replace(METRICS, metrics(*((day, 1.0) for day in DAYS)), nights=DAYS)
+    assert [day for day, _ in content(lake, first=DAYS[1], last=DAYS[3])] == DAYS[1:4]
+    con = connect(load_settings())
+    lake.view(con, METRICS, "early ones", last=DAYS[1])
+    seen = con.execute('SELECT dt FROM "early ones" ORDER BY dt').fetchall()
+    assert seen == [(DAYS[0],), (DAYS[1],)]
+
+
+def test_one_step_of_a_night_is_replaced_without_the_others(lake: Lake) -> None:
+    def row(step: str, seconds: float) -> pa.Table:
+        return pa.Table.from_pylist(
+            [{"dt": DAYS[0], "step": step, "seconds": seconds}], schema=STEPS.schema
+        )
+
+    for step, seconds in (("train", 1.0), ("label", 1.0), ("train", 2.0)):
+        lake.replace(STEPS, row(step, seconds), nights=[DAYS[0]], within={"step": step})
+    found = lake.scan(STEPS).select("step", "seconds").sort("step").collect()
+    assert list(found.iter_rows()) == [("label", 1.0), ("train", 2.0)]
+
+
+@pytest.mark.parametrize("which", TABLES.values(), ids=lambda which: which.name)
+def test_files_are_compressed(lake: Lake, which: tables.Table) -> None:
+    row = dict.fromkeys(which.schema.names) | dict.fromkeys(which.partition_by, "x")
+    if "dt" in row:
+        row["dt"] = DAYS[0]
+    lake.append(which, pa.Table.from_pylist([row], schema=which.schema))
+    [file] = lake.files(which)
+    group = pq.read_metadata(file).row_group(0)
+    assert {group.column(i).compression for i in range(group.num_columns)} == {"ZSTD"}
+
+
+def test_append_adds_rows(lake: Lake) -> None:
+    for index, item in enumerate("ab", start=1):
+        row = {"item_id": item, "item_index": index, "first_seen": DAYS[0]}
+        lake.append(ITEMS, pa.Table.from_pylist([row], schema=ITEMS.schema))
+    assert lake.scan(ITEMS).sort("item_index").collect()["item_id"].to_list() == ["a", "b"]
+
+
+def test_rows_computed_from_a_version_that_is_no_longer_the_last_are_refused(lake: Lake) -> None:
+    rows = [
+        pa.Table.from_pylist(
+            [{"item_id": item, "item_index": 1, "first_seen": DAYS[0]}], schema=ITEMS.schema
+        )
+        for item in "ab"
+    ]
+    read = [lake.version(ITEMS), lake.version(ITEMS)]
+    lake.append(ITEMS, rows[0], after=read[0])
+    with pytest.raises(ConcurrentWriteError):
+        lake.append(ITEMS, rows[1], after=read[1])
+    assert lake.scan(ITEMS).collect()["item_id"].to_list() == ["a"]
+    lake.append(ITEMS, rows[1], after=lake.version(ITEMS))
+    assert lake.scan(ITEMS).collect().height == 2
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+@pytest.mark.parametrize("there", [False, True], ids=["missing", "empty"])
+def test_a_table_without_rows_reads_with_its_columns(
+    lake: Lake, table: tables.Table, there: bool
+) -> None:
+    if there:
+        lake.append(table, table.schema.empty_table())
+    columns = pl.DataFrame(table.schema.empty_table()).schema
+    assert lake.scan(table).collect().schema == columns
+    con = connect(load_settings())
+    lake.view(con, table)
+    assert [column[0] for column in con.execute(f"FROM {table.name}").description] == [*columns]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pl.DataFrame(metrics((DAYS[0], 1.0))).select(pl.all().reverse()),
+        metrics((DAYS[0], 1.0)).select(METRICS.schema.names[::-1]),
+        metrics((DAYS[0], 1.0)).to_reader(),
+    ],
+    ids=["polars", "columns in another order", "reader"],
+)
+def test_any_arrow_stream_can_be_written(lake: Lake, data: Any) -> None:
+    lake.replace(METRICS, data, nights=[DAYS[0]])
+    assert content(lake) == [(DAYS[0], 1.0)]
+
+
+def test_data_with_other_columns_is_refused(lake: Lake) -> None:
+    with pytest.raises(ValueError, match="the table has"):
+        lake.replace(METRICS, pa.table({"dt": DAYS}), nights=DAYS)
+
+
+def test_a_damaged_table_is_named(lake: Lake) -> None:
+    lake.replace(METRICS, metrics((DAYS[0], 1.0)), nights=[DAYS[0]])
+    for entry in (lake.path(METRICS) / "_delta_log").glob("*.json"):
+        entry.write_text("{")
+    with pytest.raises(LakeError, match="metrics"):
+        lake.nights(METRICS)
+
+
+OLD = {  # tables as they were before some of their columns, and what these hold in old rows
+    "ingests": {"rows_late": 0, "rows_repeat": 0, "rows_busy": 0, "rows_filtered": 0},
+    "events": {"ingested": DAYS[0], "weight": None},
+    "intent_profiles": {"came_from": None, "top_items": None},
+    "items": {"first_seen": None},
+}
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_a_table_from_before_some_of_its_columns_reads_as_if_it_had_them_and_gets_them(
+    lake: Lake, name: str
+) -> None:
+    table, con = TABLES[name], connect(load_settings())
+
+    def row(value: int, day: dt.date) -> pa.Table:
+        """Fill in whatever column is no date, list or null with the value."""
+        usual = {
+            "string": str(value),
+            "bool": True,
+            "timestamp[us, tz=UTC]": dt.datetime(2026, 1, 1),
+        }
+        cells = {
+            field.name: day
+            if pa.types.is_date(field.type)
+            else None
+            if pa.types.is_nested(field.type)
+            else usual.get(str(field.type), value)
+            for field in table.schema
+        }
+        return pa.Table.from_pylist([cells], schema=table.schema)
+
+    def put(rows: pa.Table, day: dt.date) -> None:
+        if table.partition_by:
+            lake.replace(table, rows, nights=[day])
+        else:
+            lake.append(table, rows, after=lake.version(table))
+
+    def read() -> list[dict[str, Any]]:
+        lake.view(con, table)
+        by_polars = lake.scan(table).collect()
+        by_duckdb = con.table(table.name).pl()
+        assert by_polars.schema == pl.DataFrame(table.schema.empty_table()).schema
+        rows = by_polars.sort(pl.all().exclude("top_items", "came_from")).to_dicts()
+        assert sorted(map(str, by_duckdb.to_dicts())) == sorted(map(str, rows))
+        return rows
+
+    first = row(1, DAYS[0])
+    write_deltalake(
+        lake.path(table), first.drop(list(OLD[name])), partition_by=list(table.partition_by) or None
+    )
+    old = first.to_pylist()[0] | OLD[name]
+    assert read() == [old]
+    assert DeltaTable(lake.path(table)).version() == 0  # who reads writes nothing
+    second = row(2, DAYS[1])
+    put(second, DAYS[1])
+    assert read() == [old, *second.to_pylist()]
+    assert lake.columns(table) == column_types(table.schema)
+    third = row(3, DAYS[2])
+    put(third, DAYS[2])
+    assert read() == [old, *second.to_pylist(), *third.to_pylist()]
+    if table.partition_by:
+        assert lake.scan(table, DAYS[0], DAYS[0]).collect().to_dicts() == [old]
+        lake.view(con, table, first=DAYS[0], last=DAYS[0])  # no file has the columns
+        assert con.table(table.name).pl().to_dicts() == [old]
+
+
+def test_a_night_on_a_lake_from_before_some_columns_is_that_of_a_lake_with_them(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "events"
+    source.mkdir()
+
+    def deliver(day: dt.date, *rows: str) -> None:
+        (source / f"{day}.csv").write_text("user_id,item_id,ts\n" + "".join(rows))
+
+    def night(lake: Lake, day: dt.date) -> dict[str, Any]:
+        settings = load_settings(
+            **{"lake.root": lake.root, "source.path": str(source), "duckdb.threads": 1}
+        )
+        summaries = [run_step(step, settings, day) for step in ("ingest", "check-events")]
+        return summaries[0] | {"warnings": summaries[1]["warnings"]}
+
+    old, new = Lake(tmp_path / "old"), Lake(tmp_path / "new")
+    deliver(DAYS[0], f"ann,a,{DAYS[0]}T01:00Z\n", f"bob,b,{DAYS[0]}T02:00Z\n")
+    for lake in (old, new):
+        night(lake, DAYS[0])
+    for table in (tables.EVENTS, tables.INGESTS):
+        rows = old.scan(table).drop(list(OLD[table.name])).collect().to_arrow()
+        shutil.rmtree(old.path(table))
+        write_deltalake(old.path(table), rows, partition_by=["dt"])
+    deliver(DAYS[1], f"ann,c,{DAYS[1]}T01:00Z\n", f"ann,late,{DAYS[0]}T03:00Z\n")
+    for day in (DAYS[1], DAYS[0], DAYS[1]):
+        assert night(old, day) == night(new, day)
+        for table in (tables.EVENTS, tables.INGESTS, tables.NIGHT_STATS):
+            rows = [sorted(map(str, lake.scan(table).collect().rows())) for lake in (old, new)]
+            assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [
+        (
+            pa.field("value", pa.string()),
+            "value of type string, not double: the lake is of another",
+        ),
+        (pa.field("mood", pa.string()), "mood of type string, which is unknown here: the lake is"),
+    ],
+)
+def test_a_table_of_another_version_is_one_sentence(
+    lake: Lake, column: pa.Field, says: str
+) -> None:
+    rows = pa.table(
+        {"dt": [DAYS[0]], column.name: ["x"]}, schema=pa.schema([METRICS.schema[0], column])
+    )
+    write_deltalake(lake.path(METRICS), rows, partition_by=["dt"])
+    with pytest.raises(LakeError, match=says) as error:
+        lake.replace(METRICS, metrics((DAYS[0], 1.0)), nights=[DAYS[0]])
+    assert "\n" not in str(error.value)
+    assert DeltaTable(lake.path(METRICS)).version() == 0

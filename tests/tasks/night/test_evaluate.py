@@ -1,0 +1,251 @@
+"""The night's figures: of the model, of popularity, of the last promoted model, of the truth."""
+
+import datetime as dt
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from elcrec import Histories
+from tasks.chores.recovery import recovery
+from tasks.errors import LakeError, ModelError
+from tasks.lake import Lake, tables
+from tasks.night.evaluate import evaluate, judge_by_time
+from tasks.night.label import label
+from tasks.night.promote import promote
+from tasks.night.train import train
+from tasks.registry.identity import model_of_night
+from tasks.registry.weights import load
+from tasks.settings import PromoteSettings, Settings
+from tests.tasks.nights import NIGHT, SMALL_MODEL, small_settings, table, write_histories
+
+NEXT_NIGHT = NIGHT + dt.timedelta(days=1)
+MOVES_IDLE = {
+    "idle_probability_ratio": 4
+}  # so that users without a new event are seen to change, too
+WEAKER_MODEL = SMALL_MODEL | {"max_epochs": 1, "overrides": {"dim": 8, "layers": 1}}
+
+
+def figures(settings: Settings, night: dt.date) -> dict[tuple[str, str], float]:
+    rows = table(settings, tables.METRICS, night)
+    rows = rows.filter(pl.col("split") == "test", pl.col("slice") == "all")
+    return {(v, m): x for v, m, x in rows.select("model_version", "metric", "value").iter_rows()}
+
+
+def test_labels_recover_the_planted_intents(
+    night_done: Settings, trained: tuple[Path, Path]
+) -> None:
+    found = recovery(night_done, NIGHT, trained[1])
+    assert found["users"] == 640
+    assert found["NMI"] >= 0.9
+    assert found["ARI"] >= 0.9
+
+
+def test_the_model_beats_popularity_and_its_labels_are_worth_something(
+    night_done: Settings,
+) -> None:
+    measured, version = figures(night_done, NIGHT), model_of_night(night_done, NIGHT).version
+    names = {f"{m}@{k}" for m in ("HR", "NDCG") for k in (5, 10, 20)}
+    assert {m for v, m in measured if v == "popularity"} == names
+    assert {m for v, m in measured if v == version} == names | {
+        "n_intents",
+        "perplexity",
+        "utilisation",
+        "largest_share",
+        "intent_lift@20",
+    }
+    assert all(math.isfinite(value) for value in measured.values())
+    for name in names:
+        assert measured[version, name] > 1.5 * measured["popularity", name], name
+    assert measured[version, "intent_lift@20"] > 2
+    assert measured[version, "utilisation"] > 0.9
+
+
+def test_a_rerun_leaves_identical_figures(night_done: Settings) -> None:
+    before = table(night_done, tables.METRICS)
+    evaluate(night_done, NIGHT)
+    assert table(night_done, tables.METRICS).equals(before)
+
+
+def next_night(settings: Settings) -> Settings:
+    """Make the night after: users come back with a new item, and settings of a weaker model."""
+    lake = Lake(settings.lake.root)
+    item = pl.DataFrame({"item_id": ["new"], "item_index": [999], "first_seen": [NEXT_NIGHT]})
+    lake.append(tables.ITEMS, item.cast({"item_index": pl.Int32}))
+    rows = lake.scan(tables.SEQUENCES, first=NIGHT, last=NIGHT).collect().sort("user_id")
+    came_back = pl.int_range(pl.len()) < 50
+    longer = pl.col("items").list.concat(pl.lit([999], dtype=pl.List(pl.Int32)))
+    items = pl.when(came_back).then(longer).otherwise("items")
+    last_ts = pl.col("last_ts") + pl.duration(days=came_back.cast(pl.Int64))
+    rows = rows.with_columns(dt=pl.lit(NEXT_NIGHT), items=items, last_ts=last_ts)
+    lake.replace(tables.SEQUENCES, rows, nights=[NEXT_NIGHT])
+    return small_settings(settings.lake.root, model=WEAKER_MODEL, label=MOVES_IDLE)
+
+
+def churn_of(settings: Settings, night: dt.date) -> dict[tuple[str, str], float]:
+    rows = table(settings, tables.METRICS, night).filter(pl.col("split") == "labels")
+    return {(u, m): x for u, m, x in rows.select("slice", "metric", "value").iter_rows()}
+
+
+def test_the_last_promoted_model_is_measured_on_the_same_users(
+    night_done: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = model_of_night(night_done, NIGHT).version
+    weaker = next_night(night_done)
+    new = train(weaker, NEXT_NIGHT)["model_version"]
+    evaluate(weaker, NEXT_NIGHT)
+    measured = figures(weaker, NEXT_NIGHT)
+    assert {v for v, _ in measured} == {last, new, "popularity"}
+    # 50 targets are an item the old model has never seen: it may find none of them.
+    assert measured[last, "HR@20"] < figures(weaker, NIGHT)[last, "HR@20"]
+    rows = table(weaker, tables.METRICS, NEXT_NIGHT).filter(pl.col("slice") == f"against {last}")
+    assert set(rows["model_version"]) == {new}
+    changes = dict(rows.select("metric", "value").iter_rows())
+    for metric in ("NDCG@20", "intent_lift@20"):
+        estimate = measured[new, metric] / measured[last, metric] - 1
+        assert changes[f"{metric} change"] == pytest.approx(estimate, abs=1e-6)
+        assert changes[f"{metric} change low"] < estimate < changes[f"{metric} change high"] < 0
+    assert promote(weaker, NEXT_NIGHT)["labels_with"] == last
+
+    # What would change in the labels is what does when the model labels after all.
+    churn = churn_of(weaker, NEXT_NIGHT)
+    assert not churn_of(weaker, NIGHT)
+    forced = weaker.model_copy(update={"promote": PromoteSettings(force=True)})
+    promote(forced, NEXT_NIGHT)
+    label(weaker, NEXT_NIGHT)
+    before, after = (table(weaker, tables.INTENT_LABELS, night) for night in (NIGHT, NEXT_NIGHT))
+    both = before.join(after, on="user_id", suffix="_after").filter(
+        pl.col("intent_id").is_not_null()
+    )
+    changed = ~both["intent_id"].eq_missing(both["intent_id_after"])
+    idle = both["last_ts"] == both["last_ts_after"]
+    assert churn == {
+        ("all", "users"): both.height,
+        ("all", "label_churn"): changed.mean(),
+        ("idle", "users"): both.height - 50,
+        ("idle", "label_churn"): changed.filter(idle).mean(),
+    }
+    assert 0 < churn["idle", "label_churn"] < 1
+    monkeypatch.setattr("tasks.night.evaluate.CHURN_USERS", 200)
+    evaluate(weaker, NEXT_NIGHT)
+    sampled = churn_of(weaker, NEXT_NIGHT)
+    assert 100 < sampled["all", "users"] < 260
+    assert sampled["all", "label_churn"] == pytest.approx(churn["all", "label_churn"], abs=0.15)
+
+
+def rank_of(scores: dict[int, float], target: int, history: list[int]) -> int:
+    """Rank a target among what the user has not had, whatever scores as high before it."""
+    return sum(
+        score >= scores[target]
+        for item, score in scores.items()
+        if item != target and item not in history
+    )
+
+
+def test_by_time_equals_a_plain_computation_user_by_user(night_done: Settings) -> None:
+    """The model of the night before on the first event of each user, told by the events alone."""
+    lake = Lake(night_done.lake.root)
+    rng = np.random.default_rng(4)
+    before = dict(table(night_done, tables.SEQUENCES, NIGHT).select("user_id", "items").iter_rows())
+    n_items = max(item for items in before.values() for item in items)
+    tonight = {
+        # n_items + 1 is new to everybody; what a user has had may come again.
+        user: rng.integers(1, n_items + 2, rng.integers(1, 4)).tolist()
+        for user in [*sorted(before)[:120], "new one", "another"]
+    }
+    after = {
+        user: [*before.get(user, []), *tonight.get(user, [])] for user in {**before, **tonight}
+    }
+    write_histories(night_done, NEXT_NIGHT, after)
+    names = {f"i{item}": item for item in range(1, n_items + 2)}
+    events = [(user, f"i{item}") for user, items in tonight.items() for item in items]
+    # Of an item that is in no history: the k-core left it out.
+    events += [(user, "left out") for user in list(tonight)[:40]]
+    frame = pl.DataFrame(events, schema=["user_id", "item_id"], orient="row").with_columns(
+        dt=pl.lit(NEXT_NIGHT),
+        event_type=pl.lit(""),
+        ts=pl.lit(dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)).cast(pl.Datetime("us", "UTC")),
+        weight=pl.lit(None, pl.Float32),
+        source=pl.lit("x"),
+        row_number=pl.int_range(pl.len()),
+        ingested=pl.lit(NEXT_NIGHT),
+    )
+    lake.replace(tables.EVENTS, frame, nights=[NEXT_NIGHT])
+
+    version = model_of_night(night_done, NIGHT).version
+    model = load(night_done, version)
+    night_items = pl.Series("item_id", sorted(names))
+    found = judge_by_time(night_done, NEXT_NIGHT, version, model, night_items, [5, 20])
+
+    index_of = [names[name] for name in model.item_ids]  # of the model's numbers 1, 2, ...
+    number_of = {item: number for number, item in enumerate(index_of, 1)}
+    counts = dict.fromkeys(names.values(), 0.0)
+    for items in before.values():
+        for item in items:
+            counts[item] += 1
+    ranks: dict[str, list[float]] = {version: [], "popularity": []}
+    judged = [user for user in tonight if user in before]
+    for user in judged:
+        target, history = tonight[user][0], before[user]
+        ranks["popularity"].append(rank_of(counts, target, history))
+        if target not in number_of:
+            ranks[version].append(math.inf)
+            continue
+        own = Histories.from_lists([[number_of[item] for item in history]])
+        ranked, scores = model.model.recommend(own, len(index_of), exclude_seen=False)
+        by_item = dict(zip(ranked[0].tolist(), scores[0].tolist(), strict=True))
+        known = [number_of[item] for item in history]
+        ranks[version].append(rank_of(by_item, number_of[target], known))
+    assert set(found) == set(ranks) and len(judged) == 120
+    for name, of_users in ranks.items():
+        assert found[name]["users"] == 120
+        for k in (5, 20):
+            gains = [1 / math.log2(rank + 2) if rank < k else 0 for rank in of_users]
+            hits = [rank < k for rank in of_users]
+            assert found[name][f"HR@{k}"] == pytest.approx(np.mean(hits))
+            assert found[name][f"NDCG@{k}"] == pytest.approx(np.mean(gains), rel=1e-5)
+    unknown = [tonight[user][0] == n_items + 1 for user in judged]
+    assert found[version]["unknown_targets"] == np.mean(unknown)
+
+
+def test_the_last_model_is_judged_by_time_on_nights_with_events(night_done: Settings) -> None:
+    weaker = next_night(night_done)
+    rows = table(night_done, tables.METRICS)
+    assert rows.filter(pl.col("split") == "time").is_empty()  # no model before the first night
+    lake = Lake(weaker.lake.root)
+    model = load(weaker, model_of_night(night_done, NIGHT).version)
+    nothing = judge_by_time(weaker, NEXT_NIGHT, "v", model, model.item_ids, [20])
+    assert nothing == {} and not lake.nights(tables.EVENTS)
+
+
+def test_a_promoted_model_that_is_gone_stops_the_comparison_unless_forced(
+    night_done: Settings,
+) -> None:
+    last = model_of_night(night_done, NIGHT).version
+    weaker = next_night(night_done)
+    new = train(weaker, NEXT_NIGHT)["model_version"]
+    shutil.rmtree(Lake(weaker.lake.root).model_dir(last))
+    with pytest.raises(ModelError, match=rf"{last} .* cannot be used .*the folder is missing"):
+        evaluate(weaker, NEXT_NIGHT)
+    assert table(weaker, tables.METRICS, NEXT_NIGHT).is_empty()
+    forced = small_settings(weaker.lake.root, model=WEAKER_MODEL, promote={"force": True})
+    evaluate(forced, NEXT_NIGHT)
+    assert {v for v, _ in figures(forced, NEXT_NIGHT)} == {new, "popularity"}
+    assert promote(forced, NEXT_NIGHT)["labels_with"] == new
+
+
+def test_a_model_of_other_settings_is_not_taken_for_the_nights(night_done: Settings) -> None:
+    other = small_settings(night_done.lake.root, model=SMALL_MODEL | {"seed": 5})
+    with pytest.raises(ModelError, match="is not trained: run train --night 2026-11-20 first"):
+        evaluate(other, NIGHT)
+
+
+def test_recovery_needs_a_truth_and_labels(night_done: Settings, tmp_path: Path) -> None:
+    with pytest.raises(LakeError, match="is missing: generate the events again"):
+        recovery(night_done, NIGHT, tmp_path / "none.parquet")
+    pl.DataFrame({"user_id": ["nobody"], "intent": [0]}).write_parquet(tmp_path / "other.parquet")
+    with pytest.raises(LakeError, match="has a label for night 2026-11-20"):
+        recovery(night_done, NIGHT, tmp_path / "other.parquet")

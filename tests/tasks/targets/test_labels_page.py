@@ -1,0 +1,85 @@
+"""The page for readers of the labels: its table is the contract, and its queries run."""
+
+import datetime as dt
+import re
+import tomllib
+from pathlib import Path
+
+import adbc_driver_postgresql.dbapi as adbc
+import pytest
+
+from tasks.night.publish import publish
+from tasks.settings import REPO, Settings, load_settings
+from tasks.targets import contract
+from tests.servers import postgres
+from tests.tasks.labels import labels_of, write_labels
+
+PAGE = (REPO / "docs" / "labels.md").read_text("utf-8")
+NIGHT = dt.date(2026, 11, 20)
+# Of six labels, every third without an intent, the others in turns 0 and 1 and sure enough.
+SURE = [(0, 2), (1, 2)]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Give settings with two nights published to where the page reads them."""
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(
+        lake={"root": tmp_path / "lake"},
+        publish={"parquet": str(tmp_path / "published")},
+        duckdb={"threads": 1},
+    )
+    publish_two_nights(settings)
+    return settings
+
+
+def publish_two_nights(settings: Settings) -> None:
+    for night, users in ((NIGHT - dt.timedelta(days=1), 20), (NIGHT, 6)):
+        write_labels(settings, night, labels_of(night, [f"u{number}" for number in range(users)]))
+        publish(settings, night)
+
+
+def test_the_table_of_columns_is_the_contract() -> None:
+    rows = [
+        f"| `{column.name}` | {_short(column.type)} | {'yes' if column.nullable else 'no'} "
+        f"| {column.means} |"
+        for column in contract.COLUMNS
+    ]
+    assert "\n".join(["| --- | --- | --- | --- |", *rows, ""]) in PAGE
+    assert f"Version {contract.VERSION}. " in PAGE
+
+
+def _short(kind: object) -> str:
+    return {"date32[day]": "date", "float": "float32"}.get(str(kind), str(kind))
+
+
+def test_the_query_in_polars_runs(settings: Settings) -> None:
+    [polars, _] = blocks("python")
+    names: dict[str, object] = {}
+    exec(polars, names)
+    assert names["sure"].rows() == SURE
+
+
+def test_the_query_in_duckdb_runs(settings: Settings) -> None:
+    [_, duckdb] = blocks("python")
+    names: dict[str, object] = {}
+    exec(duckdb, names)
+    assert names["sure"] == SURE
+
+
+def test_the_query_in_sql_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [toml], [query] = blocks("toml"), blocks("sql")
+    given = tomllib.loads(toml)
+    settings = load_settings(lake={"root": tmp_path / "lake"}, **given)
+    with postgres() as server, adbc.connect(server, autocommit=True) as connection:
+        name = given["publish"]["postgres_connection"].upper()
+        monkeypatch.setenv(f"AIRFLOW_CONN_{name}", server)
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE SCHEMA analytics")
+            publish_two_nights(settings)
+            cursor.execute(query)
+            assert cursor.fetchall() == SURE
