@@ -186,11 +186,11 @@ def _labels(limits: PromoteSettings, figures: Figures, verdict: Verdict) -> None
         (ALL_USERS, "users", "max_churn"),
         (IDLE_USERS, "users without new events", "max_idle_churn"),
     ):
-        most: float = getattr(limits, name)
-        if users in figures.churn and not figures.churn[users] <= most:
+        ceiling: float = getattr(limits, name)
+        if users in figures.churn and not figures.churn[users] <= ceiling:
             verdict.failings.append(
                 f"it would give {figures.churn[users]:.3f} of the {of_whom} another label than "
-                f"they had, above promote.{name} {most:.3f}"
+                f"they had, above promote.{name} {ceiling:.3f}"
             )
 
 

@@ -37,7 +37,7 @@ class Identity:
     parent_version: str | None  # the last promoted model of an earlier night
     same_settings: bool  # whether the parent was made with the same
     warm: bool  # whether training goes on from the parent
-    first_free_id: int  # an intent that is new gets this id or a higher one
+    first_free_id: int  # smallest id a new intent may get
 
 
 def identify(settings: Settings, night: dt.date) -> Identity:
@@ -87,7 +87,7 @@ def _parent(
 ) -> tuple[str | None, bool, bool]:
     """Return the last promoted model of an earlier night, if its settings are these, if to go on.
 
-    Nights that train from nothing are told by their date alone, so that a backfill does as the
+    Nights that train from scratch are told by their date alone, so that a backfill does as the
     nightly run did. A parent of other settings may have another shape: it lends ids, no weights.
     """
     before = promoted(lake, until=night - dt.timedelta(days=1))
