@@ -31,7 +31,7 @@ of_night AS (
     -- may leave some out.
     SELECT
         sessions.user_id,
-        count(DISTINCT (sessions.session, items.item_index)) AS events
+        count(DISTINCT row(sessions.session, items.item_index)) AS events
     FROM sessions
     INNER JOIN items ON sessions.item_id = items.item_id
     INNER JOIN sequences ON sessions.user_id = sequences.user_id
