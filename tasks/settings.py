@@ -168,7 +168,7 @@ class EvaluateSettings(Section):
     cutoffs: tuple[Annotated[int, Field(ge=1)], ...] = Field((5, 10, 20), min_length=1)
     resamples: int = Field(1_000, ge=100, le=100_000)
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    max_repeat_share: float = Field(0.5, ge=0, le=1)
+    max_repeat_share: float = Field(0.7, ge=0, le=1)
 
 
 class PromoteSettings(Section):

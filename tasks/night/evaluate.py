@@ -281,6 +281,22 @@ def judge_baselines(targets: Targets, seed: int) -> dict[str, Judged]:
     return {name: Judged.of(of_one, targets) for name, of_one in ranks.items()}
 
 
+def by_time_split(settings: Settings, night: dt.date) -> tuple[Histories, npt.NDArray[np.int32]]:
+    """Return each user's history before the night, and the first item of the night, by item_index.
+
+    In the order of user_id; item 0 for a user without a history or an event of the night.
+    """
+    lake = Lake(settings.lake.root)
+    with connect(settings) as con:
+        for table in (tables.SEQUENCES, tables.EVENTS):
+            lake.view(con, table, first=night, last=night)
+        lake.view(con, tables.ITEMS)
+        minutes = {"session_minutes": settings.sequences.session_minutes}
+        found = con.sql(sql("time_split"), params=minutes).to_arrow_table()
+    targets: npt.NDArray[np.int32] = found.column("target").fill_null(0).to_numpy()
+    return Histories.from_arrow(found.column("items")), targets
+
+
 def judge_by_time(
     settings: Settings,
     night: dt.date,
@@ -298,14 +314,7 @@ def judge_by_time(
     """
     lake = Lake(settings.lake.root)
     numbers, n_items = model_numbers(lake, item_ids), len(item_ids)
-    with connect(settings) as con:
-        for table in (tables.SEQUENCES, tables.EVENTS):
-            lake.view(con, table, first=night, last=night)
-        lake.view(con, tables.ITEMS)
-        minutes = {"session_minutes": settings.sequences.session_minutes}
-        found = con.sql(sql("time_split"), params=minutes).to_arrow_table()
-    before = Histories.from_arrow(found.column("items"))
-    targets = found.column("target").fill_null(0).to_numpy()
+    before, targets = by_time_split(settings, night)
     users = np.flatnonzero(targets)
     if not users.size:
         return {}
@@ -336,7 +345,8 @@ def compare(new: Judged, other: Judged, targets: Targets, settings: Settings) ->
     Over the users whose target is new to them, of whom USERS is the number; without any there is
     nothing more. Of each the estimate and its one-sided bounds by the paired bootstrap. Lift is a
     ratio to the hits of popularity, which are the same for all models: its change is that of the
-    hits. To popularity itself, whose lift is 1, it is that by which the lift is above 1.
+    hits. To a baseline, which has no labels, it is that by which the lift is above 1: the lift of
+    popularity.
     """
     users = ~targets.repeats
     changes: Metrics = {USERS: float(users.sum())}
