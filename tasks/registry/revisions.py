@@ -204,7 +204,7 @@ def _why(
         return RELABEL, f"a person has named model {named} for this night"
     if last is None:
         if later or run().startswith("backfill"):
-            return BACKFILL, later and f"night {later[-1]} was labelled before it" or None
+            return BACKFILL, (later and f"night {later[-1]} was labelled before it") or None
         return FIRST_RUN, None
     if differs(inputs.EVENTS) and differs(inputs.FORGOTTEN):
         return FORGET, None
@@ -220,7 +220,7 @@ def _why(
     if differs(inputs.MODEL_BEFORE) or differs(inputs.LABELS_BEFORE):
         return EARLIER_NIGHTS, "the model or the labels that it goes on from are others"
     if later or run().startswith("backfill"):
-        return BACKFILL, later and f"night {later[-1]} was labelled before it" or None
+        return BACKFILL, (later and f"night {later[-1]} was labelled before it") or None
     if before and before == now:
         return RERUN, (
             "it was made from the same: by another machine, another version of the code, or "

@@ -1,4 +1,4 @@
-"""Which nights are stale is told from fingerprints alone, and refreshing them leaves no trace of it.
+"""Which nights are stale is told from fingerprints alone; refreshing them leaves no trace of it.
 
 The nights here do without the checks, which read only and take most of a night's time.
 """
