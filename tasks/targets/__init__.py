@@ -30,9 +30,7 @@ class Target(Protocol):
         """
         ...
 
-    def publish(
-        self, con: duckdb.DuckDBPyConnection, night: dt.date, revisions: pa.Table
-    ) -> None:
+    def publish(self, con: duckdb.DuckDBPyConnection, night: dt.date, revisions: pa.Table) -> None:
         """Make the rows of the view `intent_labels` the target's copy of the night.
 
         revisions: of this night (`contract.REVISIONS`). The target has them with the labels, or has

@@ -63,9 +63,7 @@ class ParquetFolder:
                     "would take it for labels: move it away, or name another publish.parquet"
                 )
 
-    def publish(
-        self, con: duckdb.DuckDBPyConnection, night: dt.date, revisions: pa.Table
-    ) -> None:
+    def publish(self, con: duckdb.DuckDBPyConnection, night: dt.date, revisions: pa.Table) -> None:
         """Replace the night's folder; one with the same labels and revisions stays untouched."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked():

@@ -53,9 +53,7 @@ class PostgresTable:
         with self._transaction() as cursor:
             _Place(self, cursor).is_ready()
 
-    def publish(
-        self, con: duckdb.DuckDBPyConnection, night: dt.date, revisions: pa.Table
-    ) -> None:
+    def publish(self, con: duckdb.DuckDBPyConnection, night: dt.date, revisions: pa.Table) -> None:
         """Replace the night's rows and revisions; what is missing of tables and view is made."""
         rows = con.sql(f"SELECT {', '.join(contract.NAMES)} FROM intent_labels ORDER BY user_id")
         with self._transaction() as cursor:

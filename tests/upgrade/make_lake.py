@@ -61,9 +61,7 @@ def main() -> None:
 
 def tasks(checkout: Path, *arguments: object) -> None:
     """Run the command line of the old commit."""
-    subprocess.run(
-        [sys.executable, "-m", "tasks", *map(str, arguments)], cwd=checkout, check=True
-    )
+    subprocess.run([sys.executable, "-m", "tasks", *map(str, arguments)], cwd=checkout, check=True)
 
 
 def _kept(member: tarfile.TarInfo) -> tarfile.TarInfo | None:

@@ -1,4 +1,4 @@
-"""Which nights are stale is told from fingerprints alone, and refreshing them leaves no trace of it.
+"""Which nights are stale is told from fingerprints, and a refresh leaves what nights in order do.
 
 The nights here do without the checks, which read only and take most of a night's time.
 """
@@ -149,8 +149,10 @@ def add_event(made: Made, into: dt.date, of_day: dt.date) -> None:
     rows = pl.read_parquet(made.file(into))
     user = pl.read_parquet(made.file(NIGHTS[0])).drop_nulls()["user_id"][0]
     time = dt.datetime.combine(of_day, dt.time(12, 34), dt.UTC)
-    more = rows.drop_nulls().head(1).with_columns(
-        user_id=pl.lit(user), timestamp=pl.lit(time).cast(rows.schema["timestamp"])
+    more = (
+        rows.drop_nulls()
+        .head(1)
+        .with_columns(user_id=pl.lit(user), timestamp=pl.lit(time).cast(rows.schema["timestamp"]))
     )
     pl.concat([rows, more]).write_parquet(made.file(into))
 
@@ -243,9 +245,10 @@ def test_a_relabelled_night_is_up_to_date_and_keeps_its_model_when_it_is_refresh
     assert states(made.settings) == [FRESH] * 4
     labels = table(made.settings, tables.INTENT_LABELS, NIGHTS[1])
     assert labels["model_version"].unique().to_list() == [chosen[0]]
-    assert labels["n_events"].sum() == table(
-        made.settings, tables.SEQUENCES, NIGHTS[1]
-    )["n_events"].sum(), "they are of the histories of now"
+    assert (
+        labels["n_events"].sum()
+        == table(made.settings, tables.SEQUENCES, NIGHTS[1])["n_events"].sum()
+    ), "they are of the histories of now"
 
 
 def test_forgetting_people_makes_the_nights_stale_that_knew_them(made: Made) -> None:

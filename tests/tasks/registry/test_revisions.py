@@ -51,7 +51,7 @@ def of(settings: Settings, night: dt.date = NIGHT) -> list[dict[str, Any]]:
     return rows.sort("revision").to_dicts()
 
 
-def counts(settings: Settings) -> list[tuple[int, ...]]:
+def counts(settings: Settings) -> list[tuple[int | None, ...]]:
     names = ("revision", "labels", "changed", "added", "removed")
     return [tuple(row[name] for name in names) for row in of(settings)]
 
@@ -162,16 +162,16 @@ def test_a_night_that_breaks_the_contract_has_no_revision(settings: Settings) ->
     assert of(settings) == []
 
 
-def stood_on(settings: Settings, night: dt.date = NIGHT, **given: str) -> None:
-    """Record what the labels of a night were made from; a name has _ for each space."""
+def stood_on(settings: Settings, **given: str) -> None:
+    """Record what the labels of the night were made from; a name has _ for each space."""
     rows = [
         inputs.Input(name.replace("_", " "), NIGHT, None, digest) for name, digest in given.items()
     ]
-    row = {"dt": night, "step": "label", "summary": "{}", "inputs": inputs.as_rows(rows)}
+    row = {"dt": NIGHT, "step": "label", "summary": "{}", "inputs": inputs.as_rows(rows)}
     Lake(settings.lake.root).replace(
         tables.STEPS,
         pa.Table.from_pylist([row], schema=tables.STEPS.schema),
-        nights=[night],
+        nights=[NIGHT],
         within={"step": "label"},
     )
 
@@ -329,9 +329,10 @@ def test_the_documented_query_of_the_parquet_folder_gives_the_revisions(
     with connect(settings) as con:
         found = con.sql(query).order("dt, revision").to_arrow_table()
     expected = revisions.public(Lake(settings.lake.root))
-    assert found.select(["dt", "revision", "why", "changed"]).to_pylist() == expected.select(
-        ["dt", "revision", "why", "changed"]
-    ).to_pylist()
+    assert (
+        found.select(["dt", "revision", "why", "changed"]).to_pylist()
+        == expected.select(["dt", "revision", "why", "changed"]).to_pylist()
+    )
 
 
 def test_a_folder_published_before_there_were_revisions_is_taken_over(settings: Settings) -> None:
@@ -360,9 +361,7 @@ def query(server: Postgres, statement: str) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture
-def in_postgres(
-    settings: Settings, server: Postgres, monkeypatch: pytest.MonkeyPatch
-) -> Settings:
+def in_postgres(settings: Settings, server: Postgres, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", server.uri)
     query(server, "DROP SCHEMA IF EXISTS analytics CASCADE")
     query(server, "CREATE SCHEMA analytics")
