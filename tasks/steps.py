@@ -91,7 +91,7 @@ STEPS: dict[str, Step] = {
             "check the night's events",
             "tasks.night.quality:check_events",
             ("events", "ingests", "night_stats", "sequences", "items"),
-            ("night_stats",),
+            ("night_stats", "check_results"),
         ),
         Step(
             "build-sequences",
@@ -105,7 +105,7 @@ STEPS: dict[str, Step] = {
             "check the histories",
             "tasks.night.quality:check_sequences",
             ("sequences", "items"),
-            (),
+            ("check_results",),
         ),
         Step(
             "train",
@@ -140,7 +140,7 @@ STEPS: dict[str, Step] = {
             "check the labels",
             "tasks.night.quality:check_labels",
             ("intent_labels", "intent_profiles", "sequences"),
-            (),
+            ("check_results",),
         ),
         Step(
             "publish",

@@ -35,6 +35,7 @@ KEPT_BY = {
     tables.INTENT_LABELS: "labels_nights",
     tables.INTENT_PROFILES: "labels_nights",
     tables.STEPS: "steps_nights",
+    tables.CHECK_RESULTS: "steps_nights",
 }
 
 

@@ -528,6 +528,38 @@ LABEL_REVISIONS = Table(
     },
 )
 
+CHECK_RESULTS = Table(
+    "check_results",
+    pa.schema(
+        [
+            DT,
+            ("step", pa.string()),
+            ("suite", pa.string()),
+            ("column_name", pa.string()),
+            ("expectation", pa.string()),
+            ("severity", pa.string()),
+            ("met", pa.bool_()),
+            ("value", pa.float64()),
+            ("observed", pa.string()),
+            ("expected", pa.string()),
+        ]
+    ),
+    partition_by=("dt", "step"),
+    row="One expectation of one check of one night, as the last run of the check found it.",
+    meanings={
+        **THE_NIGHT,
+        "step": "Name of the check: check-events, check-sequences or check-labels.",
+        "suite": "Its suite, which is a file of tasks/night/suites/ and a statement of sql/.",
+        "column_name": "What the suite looks at; null: at the number of rows.",
+        "expectation": "What is expected, in a sentence.",
+        "severity": "critical: when it is not met, the night stops; warning: the night goes on.",
+        "met": "Whether it was met.",
+        "value": "The figure observed; null: there is none, or nothing to compare the night with.",
+        "observed": "What was observed where there is no figure; may name an example of a row.",
+        "expected": "The limit; null: only one value is right.",
+    },
+)
+
 # The id itself is not kept.
 FORGOTTEN = Table(
     "forgotten",
@@ -565,6 +597,7 @@ TABLES = {
         INTENT_LABELS,
         INTENT_PROFILES,
         STEPS,
+        CHECK_RESULTS,
         TAKEN_OUT,
         LABEL_REVISIONS,
         FORGOTTEN,

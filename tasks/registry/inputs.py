@@ -22,14 +22,13 @@ import pyarrow as pa
 
 from tasks.lake import Lake, duck, tables
 from tasks.lake.tables import Table
-from tasks.registry.versions import first_free_id, promoted, registered
+from tasks.registry.versions import promoted, registered
 from tasks.settings import Settings
 
 EVENTS, SEQUENCES, METRICS = "events", "sequences", "metrics"
 LABELS = "intent_labels"  # with all columns, as readers get them
 LABELS_BEFORE = "labels before"  # what the next night reads of them
 MODEL_BEFORE = "model before"  # the last promoted one of an earlier night
-FREE_ID = "free intent id"
 MODELS = "models of the night"
 LABELS_WITH = "labels with"  # the model that labels, by promotion or by a person's choice
 RELABELLED_WITH = "relabelled with"  # the model that a person has named for this night alone
@@ -105,8 +104,6 @@ class Fingerprints:
                 yield from self.rows(name, night, night)
             elif name == MODEL_BEFORE:
                 yield _model(name, promoted(lake, until=day_before))
-            elif name == FREE_ID:
-                yield Input(name, None, None, str(first_free_id(lake, night)))
             elif name == MODELS:
                 versions = registered(lake, night)["model_version"]
                 yield Input(name, night, None, " ".join(versions))
@@ -161,7 +158,7 @@ READS: Mapping[str, tuple[str, ...]] = {
     "check-events": (EVENTS,),
     "build-sequences": (EVENTS, FORGOTTEN),
     "check-sequences": (SEQUENCES,),
-    "train": (SEQUENCES, MODEL_BEFORE, FREE_ID),
+    "train": (SEQUENCES, MODEL_BEFORE),
     "evaluate": (SEQUENCES, EVENTS, MODELS, MODEL_BEFORE, LABELS_BEFORE),
     "promote": (METRICS, MODEL_BEFORE),
     "label": (SEQUENCES, LABELS_WITH, LABELS_BEFORE),
