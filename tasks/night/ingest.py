@@ -120,6 +120,7 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
             changed,
         )
     return {
+        "source": str(source),
         **summary,
         "rows_forgotten": sum(forgotten.values()),
         "changed_nights": {day.isoformat(): late[day] for day in sorted(late)},
