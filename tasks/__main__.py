@@ -23,7 +23,7 @@ from tasks.errors import NightError, NotReadyError, PipelineError, SettingsError
 from tasks.lake import Lake, tables
 from tasks.settings import Settings, load_settings
 from tasks.steps import STEPS, check_night, run_step
-from tasks.terminal import console_of, log_to
+from tasks.terminal import console_of, log_to_stderr
 
 STEP_PANEL = "Steps of a night, in order"
 OTHER_PANEL = "Around them"
@@ -131,7 +131,7 @@ def date_from(option: str, text: str) -> dt.date:
 
 
 def _log(quiet: bool) -> None:
-    log_to(sys.stderr, quiet=quiet)
+    log_to_stderr(quiet=quiet)
 
 
 class _StoppedError(Exception):

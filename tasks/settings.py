@@ -110,6 +110,7 @@ class IngestSettings(Section):
 
     late_days: int = Field(3, ge=0, le=60)
     settle_minutes: float = Field(0, ge=0)
+    max_quiet_days: int = Field(7, ge=0)
     max_user_events: int = Field(10_000, ge=0)
     max_repeats: int = Field(1_000, ge=0)
 

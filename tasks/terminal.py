@@ -14,22 +14,32 @@ FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 OURS = ("tasks", "elcrec")
 
 
-def log_to(stream: TextIO, *, quiet: bool) -> None:
-    """Log to a stream, of other libraries warnings and errors only, when quiet of ours too."""
+def log_to_stderr(*, quiet: bool) -> None:
+    """Log to stderr, of other libraries warnings and errors only, when quiet of ours too."""
     least = logging.WARNING if quiet else logging.INFO
 
     def worth_reading(record: logging.LogRecord) -> bool:
         ours = record.name.startswith(OURS)
         return record.levelno >= (least if ours else logging.WARNING)
 
-    handler = (
-        BarHandler(Console(file=stream, highlight=False))
-        if stream.isatty() and not quiet
-        else logging.StreamHandler(stream)
-    )
+    on_terminal = sys.stderr.isatty() and not quiet
+    handler = BarHandler(Console(stderr=True)) if on_terminal else LineHandler()
     handler.setFormatter(logging.Formatter(FORMAT))
     handler.addFilter(worth_reading)
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    root = logging.getLogger()
+    for earlier in root.handlers[:]:
+        if isinstance(earlier, BarHandler | LineHandler):
+            root.removeHandler(earlier)
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+
+
+class LineHandler(logging.Handler):
+    """Prints each record as a line to what stderr is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        print(self.format(record), file=sys.stderr, flush=True)
 
 
 class BarHandler(logging.Handler):
@@ -50,7 +60,8 @@ class BarHandler(logging.Handler):
             done, most = getattr(record, "done", None), getattr(record, "most", None)
             if done is None or most is None:
                 self._end()
-                self.console.print(self.format(record), markup=False, soft_wrap=True)
+                line = self.format(record)
+                self.console.print(line, markup=False, highlight=False, soft_wrap=True)
                 return
             if self.bar is None:
                 self.bar = Progress(
