@@ -31,6 +31,21 @@ ENV_PREFIX = "ELCREC_"
 # Names with the prefix that are no settings: where the file is, where test data lies, and what is
 # filled in in the trigger form.
 OTHER_ENV = frozenset({"ELCREC_SETTINGS", "ELCREC_DATA", "ELCREC_FORM"})
+# What to write, by the beginning of the name that pydantic gives a fault.
+KINDS = {
+    "int_": "a whole number",
+    "float_": "a number",
+    "finite_number": "a finite number",
+    "bool_": "true or false",
+    "string_too_short": "a name, for it cannot be empty",
+    "string_": 'text, such as "name"',
+    "path_": 'the path of a folder, such as "lake"',
+    "tuple_": 'a list, such as ["first", "second"]',
+    "list_": 'a list, such as ["first", "second"]',
+    "dict_": "a table, such as { view = 1, cart = 3 }",
+    "model_": "a table of settings, such as [source] with keys below it",
+}
+LIMITS = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
 # Keys of earlier versions, and what to write today.
 RENAMED = {
     "label.odds": "label.probability_ratio",
@@ -95,6 +110,7 @@ class IngestSettings(Section):
 
     late_days: int = Field(3, ge=0, le=60)
     settle_minutes: float = Field(0, ge=0)
+    max_quiet_days: int = Field(7, ge=0)
     max_user_events: int = Field(10_000, ge=0)
     max_repeats: int = Field(1_000, ge=0)
 
@@ -441,8 +457,35 @@ def _explain(error: ValidationError, given: Mapping[str, Any], file: Path | None
         return f"setting {key} in {place} is called {RENAMED[key]} now: rename it"
     if fault["type"] == "extra_forbidden":
         return f"unknown setting {key} in {place}{_nearest(key, known_keys())}"
-    reason = fault["msg"].removeprefix("Value error, ")
-    return f"setting {key} in {place} is {fault['input']!r}: {reason}"
+    value = fault["input"]
+    if len(path) > 2:  # an element of a list, or a value of a table
+        key = f"{path[0]}.{path[1]}, element {_place_in(path[2:])},"
+    return f"setting {key} in {place} is {value!r}: {_what_to_write(fault)}"
+
+
+def _place_in(path: list[str]) -> str:
+    """Name an element as a person counts, and a key as it is written."""
+    return " ".join(str(int(part) + 1) if part.isdigit() else part for part in path)
+
+
+def _what_to_write(fault: Mapping[str, Any]) -> str:
+    """Say what a value has to be, in place of pydantic's sentence on what it is not."""
+    kind, limits = fault["type"], fault.get("ctx", {})
+    if kind == "value_error":
+        return str(fault["msg"]).removeprefix("Value error, ")
+    if kind == "literal_error":
+        return f"write one of {limits['expected']}"
+    for name, words in LIMITS.items():
+        if name in limits:
+            return f"write a number {words} {limits[name]:g}"
+    if kind in ("too_short", "too_long"):
+        what = "at least" if kind == "too_short" else "at most"
+        number = limits["min_length" if kind == "too_short" else "max_length"]
+        return f"write {what} {number} element{'' if number == 1 else 's'}"
+    for prefix, words in KINDS.items():
+        if kind.startswith(prefix):
+            return f"write {words}"
+    raise LookupError(f"say in KINDS what to write for {kind}: {fault['msg']}")
 
 
 def _origin(path: list[str], given: Mapping[str, Any], file: Path | None) -> str:

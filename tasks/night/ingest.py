@@ -30,7 +30,7 @@ from tasks.lake.duck import literal
 from tasks.lake.forgotten import leave_out
 from tasks.settings import IngestSettings, Settings, SourceSettings
 from tasks.sources import Part, Source, source_of
-from tasks.sources.units import US_PER_UNIT, unit_of
+from tasks.sources.units import SYNTHETIC_EPOCH, US_PER_UNIT, unit_of
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +107,8 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
             raise NightError(
                 _nothing_to_do(con, source, night, counts, [] if bootstrap else others)
             )
+        if bootstrap and settings.ingest.max_quiet_days:
+            _refuse_night_long_after(con, source, night, settings.ingest.max_quiet_days)
         late = dict(con.execute("SELECT dt, count(*) FROM late_events GROUP BY dt").fetchall())
         # What an old version of a table does not have may have come to it since.
         anew = [part.name for part in parts if not part.versions or settings.source.reread]
@@ -120,6 +122,7 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
             changed,
         )
     return {
+        "source": str(source),
         **summary,
         "rows_forgotten": sum(forgotten.values()),
         "changed_nights": {day.isoformat(): late[day] for day in sorted(late)},
@@ -292,6 +295,25 @@ def _settle(con: duckdb.DuckDBPyConnection, counts: dict[str, PartCounts]) -> No
                 f"{name}: {count.rows_read} rows were read, but {count.unaccounted} of them are in "
                 "no count; the file changed while it was read: run the step again"
             )
+
+
+def _refuse_night_long_after(
+    con: duckdb.DuckDBPyConnection, source: Source, night: dt.date, most: int
+) -> None:
+    """Refuse a first night whose newest event is long before it: nearly always it is a slip.
+
+    Later nights need an event of their own. A lake that began with such a night would read no
+    earlier one whole any more, so nothing is written.
+    """
+    newest = _one_row(con, "SELECT max(ts)::DATE AS day FROM staged WHERE reason IS NULL")["day"]
+    quiet = (night - newest).days
+    # Times that are made up say nothing about the night.
+    if quiet > most and newest.isoformat() != SYNTHETIC_EPOCH[:10]:
+        raise NightError(
+            f"night {night} lies {quiet} days after {newest}, the day of the newest event of "
+            f"{source}: run night {newest}, deliver the events that are missing, or raise "
+            f"ingest.max_quiet_days, which is {most}"
+        )
 
 
 def _nothing_to_do(

@@ -73,6 +73,7 @@ class Files:
             if (kind := _format(name, self.settings.format))
         ]
         if not parts:
+            self._refuse_unknown_ending([name for name, _ in found])
             names = ", ".join(PurePosixPath(name).name for name, _ in found[:5])
             raise SourceError(
                 f"{self} has no event files{f' (but {names})' if names else ''}: "
@@ -83,6 +84,17 @@ class Files:
             log.info("%d files in %s are no event files by name", len(found) - len(parts), self)
         read = self._of_days(parts, first and first.date() - dt.timedelta(days=1), end.date())
         return self._settled(read, end.date())
+
+    def _refuse_unknown_ending(self, names: list[str]) -> None:
+        """Say of a single file that is named that its ending is the fault."""
+        if len(names) != 1 or PurePosixPath(names[0]).name != PurePosixPath(str(self)).name:
+            return
+        endings = "".join(PurePosixPath(names[0]).suffixes[-2:])
+        ending = f"the ending {endings}, which is unknown" if endings else "no ending"
+        raise SourceError(
+            f"{self} has {ending}: known are {', '.join(FORMATS)}, each text also with "
+            f"{' or '.join(COMPRESSIONS)}; rename the file, or say what it is with source.format"
+        )
 
     def _of_days(
         self, parts: list["FilePart"], first: dt.date | None, last: dt.date
