@@ -30,7 +30,7 @@ from tasks.lake.duck import literal
 from tasks.lake.forgotten import leave_out
 from tasks.settings import IngestSettings, Settings, SourceSettings
 from tasks.sources import Part, Source, source_of
-from tasks.sources.units import US_PER_UNIT, unit_of
+from tasks.sources.units import US_PER_UNIT, refuse_dates, unit_of
 
 log = logging.getLogger(__name__)
 
@@ -216,10 +216,9 @@ def _stage(con: duckdb.DuckDBPyConnection, part: Part, source: SourceSettings) -
         con.execute(duck.sql("staged"), {"source": part.name})
         # Counted only where it is asked for: it is one more pass.
         filtered = Counter(_one_row(con, duck.sql("filtered_counts")) if source.event_types else {})
-        unparsed = _stage_unparsed(con, part)
-    log.info("%s: %d rows, times in %s", part, rows_read + unparsed, unit)
+    log.info("%s: %d rows, times in %s", part, rows_read, unit)
     return PartCounts(
-        rows_read=rows_read + unparsed,
+        rows_read=rows_read,
         filtered=filtered["filtered"],
         other_nights=classes["other_nights"] + filtered["other_nights"],
         first_day=classes["first_day"],
@@ -238,13 +237,16 @@ def _classify(
             'or let such lines go to quarantine with source.broken_rows = "quarantine"'
         )
     numbers = profile["numeric_times"] * 2 > profile["timed"]
+    if numbers and profile["date_numbers"] * 2 > profile["numeric_times"]:
+        refuse_dates(part, profile["date_number"])
     unit = unit_of(part, source.time_unit, profile["middle_time"]) if numbers else "iso"
     con.execute("SET VARIABLE unit = $unit", {"unit": unit})
     con.execute("SET VARIABLE us_per_unit = $us", {"us": US_PER_UNIT[unit]})
     con.execute(duck.sql("classified_rows"))
     classes = _one_row(con, duck.sql("class_counts"))
-    _refuse_wrong_unit(con, part, unit, profile, classes)
-    return profile["rows_read"], unit, classes
+    named = source.time_format or unit
+    _refuse_wrong_unit(con, part, named, profile, classes)
+    return profile["rows_read"], named, classes
 
 
 def _refuse_wrong_unit(
@@ -264,18 +266,6 @@ def _refuse_wrong_unit(
             f"{classes['first_unusable_time']}: {_shortened(raw[0] if raw else '')}; "
             "correct source.time_unit or source.time_columns"
         )
-
-
-def _stage_unparsed(con: duckdb.DuckDBPyConnection, part: Part) -> int:
-    """Move the lines that DuckDB set aside into `staged`; return how many."""
-    known = con.execute(
-        "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reject_errors'"
-    ).fetchall()
-    if known == [(0,)]:
-        return 0
-    inserted = con.execute(duck.sql("staged_broken_lines"), {"source": part.name}).fetchone()
-    con.execute("DELETE FROM reject_errors")
-    return int(inserted[0]) if inserted else 0
 
 
 def _settle(con: duckdb.DuckDBPyConnection, counts: dict[str, PartCounts]) -> None:
