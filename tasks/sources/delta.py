@@ -32,7 +32,7 @@ import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import duckdb
@@ -230,6 +230,7 @@ class Snapshot:
     files: ds.FileSystemDataset
     versions: Versions
     address: Address | None
+    columns: dict[str, str] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
         return self.title

@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
@@ -174,6 +174,7 @@ class FilePart:
     format: str
     settings: SourceSettings
     modified: dt.datetime
+    columns: dict[str, str] = field(default_factory=dict, compare=False)
     versions = None
 
     @property
@@ -204,7 +205,7 @@ class FilePart:
             The file is empty, cut short, not of its format, not UTF-8, or lacks a needed column.
         """
         with self.place.fetched(self.path) as path:
-            file = SourceFile(path, str(self), self.format, self._folders())
+            file = SourceFile(path, str(self), self.format, self._folders(), self.columns)
             if path.stat().st_size == 0:
                 raise SourceError(f"{file} is empty: remove it, or deliver it again")
             with _explaining(file):

@@ -69,10 +69,27 @@ class Records:
     encoding: str = "utf-8"
     values: bool = False  # records are JSON values, wherever their lines end
 
-    def reader(self) -> pa.RecordBatchReader:
-        """Return the records from the first on, as SCHEMA has them; it can be read once."""
-        batches = self._json_values() if self.values else self._records()
-        return pa.RecordBatchReader.from_batches(SCHEMA, batches)
+    @contextmanager
+    def reader(self) -> Iterator[pa.RecordBatchReader]:
+        """Give the records from the first on, as SCHEMA has them; they can be read once.
+
+        What is wrong with the file is raised as it is, whatever the one who reads makes of it.
+        """
+        failed: list[Exception] = []
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            try:
+                yield from self._json_values() if self.values else self._records()
+            except Exception as error:
+                failed.append(error)
+                raise
+
+        try:
+            yield pa.RecordBatchReader.from_batches(SCHEMA, batches())
+        except Exception:
+            if failed:
+                raise failed[0] from None
+            raise
 
     def first(self) -> tuple[int, str]:
         """Return the number and the text of the first record that is not blank.

@@ -124,6 +124,9 @@ def source_rows(
     wanted = {
         role: _chosen_field(part, exploded, columns, role, source, folders or {}) for role in ROLES
     }
+    if (told := getattr(part, "columns", None)) is not None:
+        names = {role: exploded.names(role, source, folders or {}) for role in ROLES}
+        told.update({role: " or ".join(found) for role, found in names.items() if found})
     if exploded.elements:
         reader = (
             "(SELECT *, row_number() OVER () AS event_number FROM (SELECT *, unnest(elements) AS "
@@ -215,6 +218,16 @@ class _Exploded:
                 "sign and its number, such as shown[ -].1"
             )
         return Field(f"string_split(element, {literal(signs[1])})[{int(rest)}]")
+
+    def names(
+        self, role: str, source: SourceSettings, folders: Mapping[str, str | None]
+    ) -> list[str]:
+        """Return the columns that a role is taken from; of JSON any of them, in this order."""
+        wanted = getattr(source, f"{role}_columns")
+        found = [name for name in wanted if self.field(name)]
+        if isinstance(self.record, Object):
+            return found
+        return (found or [f"{name}=" for name in wanted if name in folders])[:1]
 
 
 def _chosen_field(
@@ -424,7 +437,7 @@ def _time(field: Field | None, source: SourceSettings, unit_known: bool) -> _Tim
             f"CASE WHEN regexp_matches({text}, {literal(has_zone)}) THEN {stamp} "
             f"ELSE timezone({literal(zone)}, TRY_CAST({text} AS TIMESTAMP)) END"
         )
-    ends = f"({text} < ':' AND {text}[-1] <= '9')"
+    ends = f"({text} < ':' AND {text}[-1] BETWEEN '0' AND '9')"
     named = f"regexp_full_match({text}, {literal('.*[0-9]' + KNOWN_ZONE)})"
     stamp = f"CASE WHEN {ends} OR {named} THEN {stamp} END"
     if not unit_known:

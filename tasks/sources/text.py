@@ -40,6 +40,7 @@ class SourceFile:
     shown: str  # how messages name it
     format: str
     folders: dict[str, str | None]  # columns in its path
+    columns: dict[str, str]  # that are taken for each role, once it is read
 
     def __str__(self) -> str:
         return self.shown
@@ -52,13 +53,21 @@ def _records(file: SourceFile, source: SourceSettings, **options: Any) -> Record
 
 
 @contextmanager
+def _text_lines(con: duckdb.DuckDBPyConnection, records: Records) -> Iterator[None]:
+    """Have the records as `text_lines`, for one query."""
+    with records.reader() as reader:
+        con.register("text_lines", reader)
+        try:
+            yield
+        finally:
+            con.unregister("text_lines")
+
+
+@contextmanager
 def _held(con: duckdb.DuckDBPyConnection, records: Records, rows: str) -> Iterator[None]:
     """Read text once: the view `source_rows` is over what `rows` makes of `text_lines`."""
-    con.register("text_lines", records.reader())
-    try:
+    with _text_lines(con, records):
         con.execute(f"CREATE OR REPLACE TEMP TABLE text_rows AS {rows}")
-    finally:
-        con.unregister("text_lines")
     con.execute("CREATE OR REPLACE TEMP VIEW source_rows AS FROM text_rows")
     try:
         yield
@@ -251,11 +260,7 @@ def _refuse_rows_as_names(
         )
 
 
-@contextmanager
-def _json(
-    con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings
-) -> Iterator[None]:
-    """Read JSON: an object a line, or with `json` values one after another or in an array."""
+def _json_records(file: SourceFile, source: SourceSettings) -> Records:
     start = _records(file, source).start().lstrip()
     values = start.startswith("[")
     if file.format == "json" and not values:
@@ -263,7 +268,15 @@ def _json(
             json.loads(start.partition("\n")[0])
         except ValueError:
             values = True
-    records = _records(file, source, values=values)
+    return _records(file, source, values=values)
+
+
+@contextmanager
+def _json(
+    con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings
+) -> Iterator[None]:
+    """Read JSON: an object a line, or with `json` values one after another or in an array."""
+    records = _json_records(file, source)
     # A line that is no JSON gets no object, so that looking into it does not fail.
     reader = (
         "(SELECT line_number, line, "
@@ -287,6 +300,19 @@ def _json(
         yield
 
 
+def counted_names(
+    con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings, names: list[str]
+) -> dict[str, int]:
+    """Return how many objects of a JSON file have a value by each name; [] counts as its list."""
+    fields = [Object("line").field(name.partition("[")[0]).sql for name in names]
+    counts = ", ".join(f"count(nullif({field}::VARCHAR, 'null'))" for field in fields)
+    with _text_lines(con, _json_records(file, source)):
+        (found,) = con.execute(
+            f"SELECT {counts} FROM (SELECT line FROM text_lines WHERE json_valid(line))"
+        ).fetchall()
+    return dict(zip(names, found, strict=True))
+
+
 def _refuse_missing_keys(
     con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings, records: Records
 ) -> None:
@@ -298,13 +324,12 @@ def _refuse_missing_keys(
     *found, rows, unread, reason = counts
     if not rows or all(found):
         return
-    con.register("text_lines", records.reader())
-    ((keys,),) = con.execute(
-        "SELECT coalesce(list_sort(list_distinct(flatten(list(json_keys(line))))), []) "
-        f"FROM (SELECT line FROM text_lines LIMIT {SAMPLED_RECORDS}) "
-        "WHERE CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' END"
-    ).fetchall()
-    con.unregister("text_lines")
+    with _text_lines(con, records):
+        ((keys,),) = con.execute(
+            "SELECT coalesce(list_sort(list_distinct(flatten(list(json_keys(line))))), []) "
+            f"FROM (SELECT line FROM text_lines LIMIT {SAMPLED_RECORDS}) "
+            "WHERE CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' END"
+        ).fetchall()
     for role, count in zip(("user", "item", "time"), found, strict=True):
         wanted = getattr(source, f"{role}_columns")
         if role == "user":
