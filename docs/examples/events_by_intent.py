@@ -3,8 +3,8 @@
 An example of a job downstream. When the labels of a date are there, it joins them to the events of
 that date and counts events and users by intent and type. Copy it into your folder of DAGs.
 
-* **Schedule:** the asset `intent_labels`. Each update of the asset names a date as its partition and
-  starts a run for that date, also when the date is backfilled or relabelled.
+* **Schedule:** the asset `intent_labels`. Each update of the asset names a date as its partition.
+  It starts a run for that date, also when the date is backfilled or relabelled.
 * **Again:** a run replaces the date in the table `events_by_intent`, in the same lake.
 """
 

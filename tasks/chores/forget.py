@@ -275,9 +275,9 @@ def _search(
                 rows = con.read_parquet(file, hive_partitioning=False)
                 left += len(rows.filter("user_id IN (SELECT value FROM wanted)"))
             elif table in TEXTS:
-                text = pl.col(TEXTS[table])
+                column = pl.col(TEXTS[table])
                 texts = pl.scan_parquet(file, glob=False).select(
-                    text.filter(text.str.contains_any(names.forms))
+                    column.filter(column.str.contains_any(names.forms))
                 )
                 left += sum(map(names.within, texts.collect().to_series()))
             else:

@@ -11,6 +11,7 @@ import datetime as dt
 import logging
 import math
 import shutil
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from elcrec import ELCRec, EpochReport, Histories
+from elcrec import Config, ELCRec, EpochReport, Histories
 from elcrec.errors import ELCRecError
 from elcrec.matching import deserted, first_ids, match_intents
 from tasks.errors import ModelError
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 # n_intents = 0: one intent for every so many users, within limits that people can look through.
 NEWEST_EVENTS = 5  # say what a user is after lately
+TIMED = 5  # newest epochs, whose median is how long one takes
 LEAST_USERS = 5  # fewer make no intent, however small intents are
 USERS_AN_INTENT, FEWEST_INTENTS, MOST_INTENTS = 80, 8, 256
 
@@ -99,7 +101,11 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
 
     def on_epoch(report: EpochReport) -> None:
         reports.append(report)
-        log.info("%s", epoch_line(report))
+        left = epochs_left(report, config, warm=initial is not None)
+        seconds = statistics.median(each.seconds for each in reports[-TIMED:])
+        # A terminal shows how far it is as a bar (tasks/terminal.py).
+        how_far = {"done": report.epoch, "most": report.max_epochs}
+        log.info("%s", epoch_line(report, seconds, *left), extra=how_far)
 
     try:
         model = ELCRec(config).fit(
@@ -261,17 +267,40 @@ def number_of_intents(settings: Settings, users: int) -> int:
     return intents
 
 
-def epoch_line(report: EpochReport) -> str:
-    """Say in one line how an epoch went: losses, validation, best epoch so far, time."""
+def epochs_left(report: EpochReport, config: Config, *, warm: bool) -> tuple[int, int]:
+    """Return how many epochs are still to come: if none of them is better than the best, and most.
+
+    More cannot be known: training ends when `patience` epochs in a row were no better, and each one
+    that is better gives it `patience` new ones.
+
+    warm: whether it started from a model, and so has no warm-up, which is never the best.
+    """
+    most = report.max_epochs - report.epoch
+    warmup = 0 if warm else min(config.warmup_epochs, config.max_epochs)
+    least = config.patience - (report.epoch - max(report.best_epoch, warmup))
+    return min(max(least, 0), most), most
+
+
+def epoch_line(report: EpochReport, seconds: float, least: int, most: int) -> str:
+    """Say in one line how an epoch went: losses, validation, best epoch so far, time.
+
+    seconds: of an epoch to come; least, most: how many these are (`epochs_left`).
+    """
     losses = "  ".join(f"{name} {value:.4f}" for name, value in report.losses.items())
     best = f"epoch {report.best_epoch}" if report.best_epoch else "none yet"
     validation = report.metrics.get("NDCG@20", float("nan"))
+    left = f"at most {_duration(most * seconds)} left"
+    if least < most:
+        left = f"{_duration(least * seconds)} left if no epoch is better, {left}"
     return (
         f"epoch {report.epoch}/{report.max_epochs}  {losses}  validation NDCG@20 {validation:.4f}"
-        f"  best {best}  {report.seconds:.1f} s  at most {_duration(report.seconds_left)} left"
+        f"  best {best}  {report.seconds:.1f} s  {left}"
     )
 
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from elcrec import ELCRec, EpochReport
 from tasks.errors import LakeError, ModelError, PipelineError, SettingsError
 from tasks.lake import Lake, tables
-from tasks.night.train import epoch_line, number_of_intents, train
+from tasks.night.train import epoch_line, epochs_left, number_of_intents, train
 from tasks.registry.identity import register
 from tasks.registry.weights import load, save
 from tasks.settings import Settings
@@ -234,26 +235,54 @@ def test_what_cannot_be_trained_ends_in_one_sentence_and_registers_nothing(
     assert table(bad, tables.MODELS).is_empty()
 
 
+REPORT = EpochReport(
+    epoch=3,
+    max_epochs=30,
+    losses={"next_item": 5.25, "intent": 0.5},
+    metrics={"NDCG@20": 0.0512},
+    best_epoch=2,
+    seconds=12.0,
+    seconds_left=0.0,
+)
+
+
 def test_epoch_line_tells_progress_and_time_left() -> None:
-    report = EpochReport(
-        epoch=3,
-        max_epochs=30,
-        losses={"next_item": 5.25, "intent": 0.5},
-        metrics={"NDCG@20": 0.0512},
-        best_epoch=2,
-        seconds=12.0,
-        seconds_left=324.0,
-    )
-    line = epoch_line(report)
+    line = epoch_line(REPORT, 10.0, 4, 27)
     for part in (
         "epoch 3/30",
         "next_item 5.2500",
         "NDCG@20 0.0512",
         "best epoch 2",
-        "5 min 24 s left",
+        "12.0 s",
+        "40 s left if no epoch is better, at most 4 min 30 s left",
     ):
         assert part in line
-    assert "best none yet" in epoch_line(replace(report, best_epoch=0))
+    assert line.endswith("left")
+    assert "best none yet" in epoch_line(replace(REPORT, best_epoch=0), 10.0, 4, 27)
+    assert epoch_line(REPORT, 400.0, 27, 27).endswith("  at most 3 h 00 min left")
+
+
+def test_training_takes_no_more_and_no_fewer_epochs_than_was_said(
+    tiny: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[tuple[int, int, int]] = []
+    real = epochs_left
+
+    def told(report: EpochReport, config: Any, *, warm: bool) -> tuple[int, int]:
+        left = real(report, config, warm=warm)
+        said.append((report.epoch, *left))
+        return left
+
+    monkeypatch.setattr("tasks.night.train.epochs_left", told)
+    train(tiny, NIGHT)
+    last = said[-1][0]
+    for epoch, least, most in said:
+        assert epoch + least <= last <= epoch + most
+    assert said[-1][1] == 0 and last == len(said)
+    config = SimpleNamespace(warmup_epochs=5, max_epochs=30, patience=4)
+    # Nothing of a warm-up is the best: patience begins when it is over.
+    assert real(replace(REPORT, best_epoch=0), config, warm=False) == (6, 27)
+    assert real(REPORT, config, warm=True) == (3, 27)
 
 
 def test_nights_have_models_of_their_own(tiny: Settings) -> None:
