@@ -291,12 +291,13 @@ MODELS = Table(
             ("parent_version", pa.string()),
             ("settings_fingerprint", pa.string()),
             ("data_fingerprint", pa.string()),
-            ("warm", pa.bool_()),  # trained on from its parent; null: before this was written down
-            # Its new intents have ids from the first of these on, and later models above the other.
+            ("warm", pa.bool_()),
             ("first_free_id", pa.int32()),
             ("next_intent_id", pa.int32()),
+            ("superseded", pa.bool_()),
         ]
     ),
+    before={"superseded": "false"},
     row="One trained model.",
     meanings={
         "dt": "The night whose histories it was trained on, a UTC date.",
@@ -306,6 +307,13 @@ MODELS = Table(
         "parent_version": "The promoted model before it, whose intents it carries on.",
         "settings_fingerprint": "Hash of the settings that decide what is trained.",
         "data_fingerprint": "Hash of the histories that it was trained on.",
+        "warm": "Whether it was trained on from its parent; null: from before this column.",
+        "first_free_id": "Smallest id that its new intents could get.",
+        "next_intent_id": "Smallest id above those of its intents: later models begin there.",
+        "superseded": (
+            "Whether its night ran again with the same settings, on other events or from another "
+            "parent. Such a model keeps no ids, and labels nothing any more."
+        ),
     },
 )
 
