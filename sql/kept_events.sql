@@ -1,9 +1,10 @@
 -- Makes: the table kept_events, what stays of known_events in the days that are written.
--- From:  known_events, staged, gone_events; $late_days, the days behind the night that are written; $first, the
---        first day that the night answers for; $sources, the parts that are there as a whole.
--- Grain: one event. A day behind the night keeps all that its source still has. Of its own days the night keeps what a later
--- one brought from a file that is gone by now, or from a table after the version that it reads:
--- nothing else would bring it back.
+-- From:  known_events, staged, gone_events; $late_days, the days behind the night that are written;
+--        $first, the first day that the night answers for; $sources, the parts that are there as a
+--        whole.
+-- Grain: one event. A day behind the night keeps all that its source still has. Of its own days the
+-- night keeps what a later one brought from a file that is gone by now, or from a table after the
+-- version that it reads: nothing else would bring it back.
 CREATE OR REPLACE TEMP TABLE kept_events AS
 SELECT
     known_events.dt,

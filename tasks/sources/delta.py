@@ -23,8 +23,8 @@ What "may hold" means is told by the statistics in the table's log. A file witho
 so is every file when the times are text. Files that were only rewritten (OPTIMIZE) are new, too.
 
 Rows that were changed or deleted since A stop the night with a sentence, unless `source.changes`
-is "follow": every night then reads the newest version, all days that it reads, and what is gone from
-these goes from the lake, too. Never are the old rows and the new ones there side by side.
+is "follow": every night then reads the newest version, all days that it reads, and what is gone
+from these goes from the lake, too. Never are the old rows and the new ones there side by side.
 
 Files have an order, but it does not outlive a rewriting: as of any table, `row_number` is made of
 the values of the row.
@@ -180,7 +180,9 @@ class Delta:
             actions = [json.loads(line) for line in self._log_of(version).splitlines() if line]
             if not any(one.get("remove", {}).get("dataChange") for one in actions):
                 continue
-            what = next((one["commitInfo"] for one in actions if "commitInfo" in one), {})
+            what: dict[str, Any] = next(
+                (one["commitInfo"] for one in actions if "commitInfo" in one), {}
+            )
             name = what.get("operation", "a change")
             if self._follows:
                 log.warning(
@@ -192,8 +194,8 @@ class Delta:
                 continue
             raise SourceError(
                 f"version {version} of {self} changed or deleted rows ({name}), after night "
-                f"{last['dt']} read version {last['version']}: to take that over for the days within "
-                'ingest.late_days, set source.changes = "follow", or restore the table'
+                f"{last['dt']} read version {last['version']}: to take that over for the days "
+                'within ingest.late_days, set source.changes = "follow", or restore the table'
             )
 
     def _log_of(self, version: int) -> str:
