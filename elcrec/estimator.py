@@ -78,8 +78,8 @@ class ELCRec:
         With too little memory for a batch, training goes on from the checkpoint, or starts again,
         with batches that are cut into twice as many parts.
         Raises ELCRecError for items beyond n_items, too few users for the intents, a loss that is
-        not finite, too little memory for one history at a time, or a checkpoint of another config
-        or other histories.
+        not finite, too little memory for one history at a time, or a checkpoint of another config,
+        other histories, or another start (`initial`, `groups`).
         """
         config = self.config
         n_items = n_items or int(histories.items.max(initial=0))
@@ -144,12 +144,14 @@ class ELCRec:
             "config": {k: v for k, v in config.to_dict().items() if k not in WHERE_IT_RUNS},
             "n_items": n_items,
             "histories": _digest(usable),
+            "initial": _start_digest(initial),
+            "groups": None if groups is None else _bytes_digest(groups.astype(np.int64)),
         }
         self.history = []
         if checkpoint_dir is not None and (checkpoint_dir / f"{RESUMABLE}.json").exists():
             tensors, found = checkpoint.read(checkpoint_dir, RESUMABLE)
             for name, value in facts.items():
-                if found[name] != value:
+                if found.get(name) != value:
                     raise ELCRecError(
                         f"the checkpoint in {checkpoint_dir} has another {name}; "
                         "remove it to train from the start"
@@ -221,7 +223,7 @@ class ELCRec:
             return 0
         chosen, h = self._sampled_behaviours(network, known)
         least = max(1, least_users * chosen.size // len(known))
-        added = unfitted_groups(h, network.centers, least)
+        added = unfitted_groups(h, network.centers, least, self.config.seed)
         if len(added):
             k = self.config.n_intents
             state = network.state_dict()
@@ -239,32 +241,37 @@ class ELCRec:
         self,
         histories: Histories,
         previous: NDArray[np.integer] | None = None,
-        odds: float | NDArray[np.floating] = 1.0,
-        most: NDArray[np.floating] | None = None,
+        ratio: float | NDArray[np.floating] = 1.0,
+        ratio_cap: NDArray[np.floating] | None = None,
     ) -> Labels:
         """The intent of every user, how sure it is, and the runner-up.
 
         A user with one known item gets a label; one without any gets −1 and NaN. Items beyond
         n_items, which the model has not learned, are left out.
 
-        previous: int `[n]`, the intent that each user had before, −1 for none. It is held until
-            another is more than `odds` times as sure; until then that one is the runner-up, though
-            surer.
-        odds: one number for all users or `[n]`, at least 1; infinite: it is held whatever happens.
-        most: `[k]`, at least 1, the most that is asked of each intent, whatever the user's odds.
-        Raises ELCRecError for odds below 1.
+        previous: int `[n]`, the intent that each user had before, −1 for none. The user keeps it
+            until another intent is more than `ratio` times as probable. Until then the other one
+            is the runner-up, although it is more probable.
+        ratio: one number for all users or `[n]`, at least 1. With infinity the intent never
+            changes.
+        ratio_cap: `[k]`, at least 1: to change to intent j never takes more than `ratio_cap[j]`.
+        Raises ELCRecError for a ratio below 1.
         """
-        odds = np.broadcast_to(np.asarray(odds, np.float32), len(histories))
-        for asked in (odds, np.ones(1) if most is None else most):
+        ratio = np.broadcast_to(np.asarray(ratio, np.float32), len(histories))
+        for asked in (ratio, np.ones(1) if ratio_cap is None else ratio_cap):
             if not (asked >= 1).all():  # so that NaN fails
-                raise ELCRecError(f"odds must be at least 1, not {asked[~(asked >= 1)][0]:g}")
+                raise ELCRecError(
+                    f"a ratio of probabilities must be at least 1, not {asked[~(asked >= 1)][0]:g}"
+                )
         network = self._fitted()
         parts = []
         for first in range(0, len(histories), BLOCK_USERS):
             block = histories.slice(first, min(first + BLOCK_USERS, len(histories)))
             block = _without_items_beyond(block, self.n_items)
             held = None if previous is None else previous[first : first + len(block)]
-            parts.append(_labels(network, block, held, odds[first : first + len(block)], most))
+            parts.append(
+                _labels(network, block, held, ratio[first : first + len(block)], ratio_cap)
+            )
         joined = (
             [np.concatenate(columns) for columns in zip(*parts, strict=True)]
             if parts
@@ -283,7 +290,8 @@ class ELCRec:
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """The k best next items of every user and their scores, `[n, k]` each, best first.
 
-        A user without a known item gets item 0 with score NaN.
+        A user without a known item gets item 0 with score NaN, and so does everybody in the places
+        for which nothing is left that the user has not had.
         """
         network = self._fitted()
         if not 1 <= k <= self.n_items:
@@ -306,8 +314,9 @@ class ELCRec:
                     torch.from_numpy(rows), torch.from_numpy(known.items.astype(np.int64) - 1)
                 ] = -torch.inf
             best = logits.topk(k, dim=1)
-            items[first + users] = (best.indices + 1).cpu().numpy()
-            scores[first + users] = best.values.cpu().numpy()
+            there = (best.values > -torch.inf).cpu().numpy()
+            items[first + users] = np.where(there, (best.indices + 1).cpu().numpy(), 0)
+            scores[first + users] = np.where(there, best.values.cpu().numpy(), np.nan)
         return items, scores
 
     def evaluate(
@@ -321,9 +330,11 @@ class ELCRec:
         usable = histories.take(np.flatnonzero(histories.lengths >= 3))
         return hit_rate_and_ndcg(self.ranks(leave_one_out(usable, split)), cutoffs)
 
-    def ranks(self, side: Split) -> NDArray[np.int64]:
-        """Rank of every target among all items, int64 `[n]`, 0 is first.
+    def ranks(self, side: Split, among_all: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        """Rank of every target among the items that the user has not had, int64 `[n]`, 0 is first.
 
+        among_all: bool `[n]`, users whose target is ranked among all items instead, as fits a
+        target that they have had (`elcrec.evaluation.is_repeat`).
         Items beyond n_items are left out of histories; a target beyond, and that of a user without
         a known item, ranks last (n_items).
         """
@@ -331,7 +342,11 @@ class ELCRec:
         seen = _without_items_beyond(side.histories, self.n_items)
         rankable = np.flatnonzero((side.targets <= self.n_items) & (seen.lengths > 0))
         ranks = np.full(len(seen), self.n_items, np.int64)
-        ranks[rankable] = target_ranks(network, Split(seen.take(rankable), side.targets[rankable]))
+        ranks[rankable] = target_ranks(
+            network,
+            Split(seen.take(rankable), side.targets[rankable]),
+            among_all=None if among_all is None else among_all[rankable],
+        )
         return ranks
 
     def save(self, folder: Path | str) -> None:
@@ -411,10 +426,10 @@ class ELCRec:
     ) -> tuple[NDArray[np.int64], Tensor]:
         """Which users, and their behaviours `[m, d]`: all, or as many as tell all intents apart."""
         chosen = np.arange(len(known))
-        most = KMEANS_USERS_PER_INTENT * self.config.n_intents
-        if chosen.size > most:
+        limit = KMEANS_USERS_PER_INTENT * self.config.n_intents
+        if chosen.size > limit:
             rng = np.random.default_rng(self.config.seed)
-            chosen = np.sort(rng.choice(chosen, most, replace=False))
+            chosen = np.sort(rng.choice(chosen, limit, replace=False))
             known = known.take(chosen)
         blocks = (
             known.slice(i, min(i + BLOCK_USERS, len(known)))
@@ -464,6 +479,21 @@ def _digest(histories: Histories) -> str:
     return digest.hexdigest()
 
 
+def _start_digest(initial: ELCRec | None) -> str | None:
+    """Hash the weights of a model to start from."""
+    if initial is None:
+        return None
+    digest = hashlib.sha256()
+    for name, tensor in sorted(initial._fitted().state_dict().items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def _bytes_digest(values: NDArray[np.generic]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+
+
 def _without_items_beyond(histories: Histories, n_items: int) -> Histories:
     if not histories.items.size or histories.items.max() <= n_items:
         return histories
@@ -477,8 +507,8 @@ def _labels(
     network: Network,
     histories: Histories,
     previous: NDArray[np.integer] | None,
-    odds: NDArray[np.float32],
-    most: NDArray[np.floating] | None,
+    ratio: NDArray[np.float32],
+    ratio_cap: NDArray[np.floating] | None,
 ) -> tuple[NDArray[np.number], ...]:
     """(intent, confidence, runner-up, its confidence) of every user of one block."""
     n = len(histories)
@@ -500,10 +530,10 @@ def _labels(
             before = torch.from_numpy(previous[users].astype(np.int64)).to(probabilities.device)
             sure = probabilities.gather(1, before.clamp(min=0)[:, None]).squeeze(1).cpu().numpy()
             other = (previous[users] >= 0) & (previous[users] != intent[users])
-            enough = odds[users]
-            if most is not None:
-                enough = np.minimum(enough, most[intent[users]])
-            # Divided, so that infinite odds hold an intent that is out of the question, too.
+            enough = ratio[users]
+            if ratio_cap is not None:
+                enough = np.minimum(enough, ratio_cap[intent[users]])
+            # Division, not multiplication: infinity times a probability of 0 is no number.
             held = users[other & (confidence[users] / enough <= sure)]
             runner_up[held], runner_up_confidence[held] = intent[held], confidence[held]
             intent[held] = previous[held]

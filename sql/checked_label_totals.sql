@@ -16,7 +16,7 @@ SELECT
         ANTI JOIN intent_labels ON sequences.user_id = intent_labels.user_id
     ) AS users_without_label,
     (
-        SELECT count(*) FILTER (WHERE intent_labels.intent_id IS NULL) / count(*)
+        SELECT count(*) FILTER (WHERE intent_labels.intent_id IS NULL) / nullif(count(*), 0)
         FROM intent_labels
     ) AS unlabelled_share,
     max(share) AS largest_share,

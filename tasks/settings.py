@@ -30,8 +30,29 @@ from tasks.errors import SettingsError
 REPO = Path(__file__).resolve().parent.parent
 PROFILES = REPO / "tasks" / "sources" / "profiles"
 ENV_PREFIX = "ELCREC_"
-# Names with the prefix that are no settings: where the file is, and where test data lies.
-OTHER_ENV = frozenset({"ELCREC_SETTINGS", "ELCREC_DATA"})
+# Names with the prefix that are no settings: where the file is, where test data lies, and what is
+# filled in in the trigger form.
+OTHER_ENV = frozenset({"ELCREC_SETTINGS", "ELCREC_DATA", "ELCREC_FORM"})
+# What to write, by the beginning of the name that pydantic gives a fault.
+KINDS = {
+    "int_": "a whole number",
+    "float_": "a number",
+    "finite_number": "a finite number",
+    "bool_": "true or false",
+    "string_too_short": "a name, for it cannot be empty",
+    "string_": 'text, such as "name"',
+    "path_": 'the path of a folder, such as "lake"',
+    "tuple_": 'a list, such as ["first", "second"]',
+    "list_": 'a list, such as ["first", "second"]',
+    "dict_": "a table, such as { view = 1, cart = 3 }",
+    "model_": "a table of settings, such as [source] with keys below it",
+}
+LIMITS = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
+# Keys of earlier versions, and what to write today.
+RENAMED = {
+    "label.odds": "label.probability_ratio",
+    "label.idle_odds": "label.idle_probability_ratio",
+}
 
 
 class Section(BaseModel):
@@ -153,6 +174,7 @@ class IngestSettings(Section):
 
     late_days: int = Field(3, ge=0, le=60)
     settle_minutes: float = Field(0, ge=0)
+    max_quiet_days: int = Field(7, ge=0)
     max_user_events: int = Field(10_000, ge=0)
     max_repeats: int = Field(1_000, ge=0)
 
@@ -202,16 +224,22 @@ class ModelSettings(Section):
 
     @field_validator("overrides")
     @classmethod
-    def _read_numbers(cls, overrides: dict[str, Any]) -> dict[str, Any]:
-        """Turn what the environment gives as text (ELCREC_MODEL__OVERRIDES__DIM) into values."""
+    def _are_no_keys_of_their_own(cls, overrides: dict[str, Any]) -> dict[str, Any]:
+        """Turn what the environment gives as text (ELCREC_MODEL__OVERRIDES__DIM) into values.
+
+        A name that is a key of `model` is refused: the steps would go by that key, and the model by
+        the override.
+        """
+        if own := sorted(overrides.keys() & cls.model_fields.keys()):
+            raise ValueError(f"{own[0]} has a key of its own: set model.{own[0]}")
         return {name: _from_json(value) for name, value in overrides.items()}
 
 
 class LabelSettings(Section):
     """How a user's label follows from the model's."""
 
-    odds: float = Field(20, ge=1)
-    idle_odds: float = Field(math.inf, ge=1)
+    probability_ratio: float = Field(20, ge=1)
+    idle_probability_ratio: float = Field(math.inf, ge=1)
 
 
 class EvaluateSettings(Section):
@@ -220,6 +248,7 @@ class EvaluateSettings(Section):
     cutoffs: tuple[Annotated[int, Field(ge=1)], ...] = Field((5, 10, 20), min_length=1)
     resamples: int = Field(1_000, ge=100, le=100_000)
     confidence: float = Field(0.95, gt=0.5, lt=1)
+    max_repeat_share: float = Field(0.7, ge=0, le=1)
 
 
 class PromoteSettings(Section):
@@ -517,6 +546,9 @@ def _refuse_unknown_environment() -> None:
         if not upper.startswith(ENV_PREFIX) or upper in OTHER_ENV or upper.startswith(free):
             continue
         if upper not in known:
+            if new := RENAMED.get(upper.removeprefix(ENV_PREFIX).lower().replace("__", ".")):
+                new = ENV_PREFIX + new.replace(".", "__").upper()
+                raise SettingsError(f"{name} in the environment is called {new} now: rename it")
             raise SettingsError(
                 f"unknown setting in the environment: {name}"
                 f"{_nearest(upper, [*known, *OTHER_ENV])}; unset it or correct the name"
@@ -529,10 +561,39 @@ def _explain(error: ValidationError, given: Mapping[str, Any], file: Path | None
     path = [str(part) for part in fault["loc"]]
     key = ".".join(path)
     place = _origin(path, given, file)
+    if key in RENAMED:
+        return f"setting {key} in {place} is called {RENAMED[key]} now: rename it"
     if fault["type"] == "extra_forbidden":
         return f"unknown setting {key} in {place}{_nearest(key, known_keys())}"
-    reason = fault["msg"].removeprefix("Value error, ")
-    return f"setting {key} in {place} is {fault['input']!r}: {reason}"
+    value = fault["input"]
+    if len(path) > 2:  # an element of a list, or a value of a table
+        key = f"{path[0]}.{path[1]}, element {_place_in(path[2:])},"
+    return f"setting {key} in {place} is {value!r}: {_what_to_write(fault)}"
+
+
+def _place_in(path: list[str]) -> str:
+    """Name an element as a person counts, and a key as it is written."""
+    return " ".join(str(int(part) + 1) if part.isdigit() else part for part in path)
+
+
+def _what_to_write(fault: Mapping[str, Any]) -> str:
+    """Say what a value has to be, in place of pydantic's sentence on what it is not."""
+    kind, limits = fault["type"], fault.get("ctx", {})
+    if kind == "value_error":
+        return str(fault["msg"]).removeprefix("Value error, ")
+    if kind == "literal_error":
+        return f"write one of {limits['expected']}"
+    for name, words in LIMITS.items():
+        if name in limits:
+            return f"write a number {words} {limits[name]:g}"
+    if kind in ("too_short", "too_long"):
+        what = "at least" if kind == "too_short" else "at most"
+        number = limits["min_length" if kind == "too_short" else "max_length"]
+        return f"write {what} {number} element{'' if number == 1 else 's'}"
+    for prefix, words in KINDS.items():
+        if kind.startswith(prefix):
+            return f"write {words}"
+    raise LookupError(f"say in KINDS what to write for {kind}: {fault['msg']}")
 
 
 def _origin(path: list[str], given: Mapping[str, Any], file: Path | None) -> str:

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from tasks.errors import NightError
 from tasks.lake import Lake, tables
+from tasks.registry.inputs import as_rows, inputs_of
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ STEPS: dict[str, Step] = {
     for step in (
         Step(
             "ingest",
-            "read the night's rows of the source into events and quarantine",
+            "read the source's rows of the night into the tables events and quarantine",
             "tasks.night.ingest:ingest",
             ("source", "forgotten", "source_versions", "events", "quarantine", "ingests"),
             ("events", "quarantine", "ingests", "source_versions"),
@@ -87,10 +88,10 @@ STEPS: dict[str, Step] = {
         ),
         Step(
             "check-events",
-            "hold the night's events to their expectations",
+            "check the night's events",
             "tasks.night.quality:check_events",
             ("events", "ingests", "night_stats", "sequences", "items"),
-            ("night_stats",),
+            ("night_stats", "check_results"),
         ),
         Step(
             "build-sequences",
@@ -101,10 +102,10 @@ STEPS: dict[str, Step] = {
         ),
         Step(
             "check-sequences",
-            "hold the histories to their expectations",
+            "check the histories",
             "tasks.night.quality:check_sequences",
             ("sequences", "items"),
-            (),
+            ("check_results",),
         ),
         Step(
             "train",
@@ -115,14 +116,14 @@ STEPS: dict[str, Step] = {
         ),
         Step(
             "evaluate",
-            "measure the model on held-out events, next to popularity and the last promoted one",
+            "measure the model on held-out events, beside popularity and the last promoted model",
             "tasks.night.evaluate:evaluate",
             ("sequences", "items", "models", "choices", "intent_labels", "events"),
             ("metrics",),
         ),
         Step(
             "promote",
-            "let the model label users, or keep the one before",
+            "promote the new model, or keep the promoted one",
             "tasks.night.promote:promote",
             ("metrics", "sequences", "items", "models", "choices"),
             ("models", "choices"),
@@ -136,17 +137,17 @@ STEPS: dict[str, Step] = {
         ),
         Step(
             "check-labels",
-            "hold the labels to their expectations",
+            "check the labels",
             "tasks.night.quality:check_labels",
             ("intent_labels", "intent_profiles", "sequences"),
-            (),
+            ("check_results",),
         ),
         Step(
             "publish",
-            "give the labels to their readers, as the settings under publish say",
+            "write the labels to the targets that the settings under publish name",
             "tasks.night.publish:publish",
-            ("intent_labels",),
-            (),
+            ("intent_labels", "label_revisions", "steps", "choices", "models"),
+            ("label_revisions",),
         ),
     )
 }
@@ -160,10 +161,13 @@ def run_step(
     settings: Settings,
     night: dt.date,
     work: Callable[[Settings, dt.date], Summary] | None = None,
+    *,
+    relabelled_with: str | None = None,
 ) -> Summary:
-    """Run one step of one night and record how it went in the table `steps`.
+    """Run one step of one night and record in the table `steps` how it went and what it stood on.
 
     work: done in place of the step's own function, on the same tables.
+    relabelled_with: the model that `work` labels with, whichever is promoted.
 
     Returns the step's own summary. Errors of the step come through as they are; a step that
     failed leaves no row, not even that of an earlier success: what it said holds no more.
@@ -181,6 +185,8 @@ def run_step(
         _forget_peak()
         log.info("%s of night %s starts", name, night)
         _forget_last_run(lake, name, night)
+        # Before the step reads: what another run changes meanwhile is then seen to have changed.
+        stood_on = inputs_of(settings, name, night, relabelled_with=relabelled_with)
         summary = (work or STEPS[name].load())(settings, night)
         seconds = time.perf_counter() - clock
         peak_mb = _peak_mb()
@@ -192,6 +198,7 @@ def run_step(
             "seconds": seconds,
             "peak_mb": peak_mb,
             "summary": json.dumps(summary, sort_keys=True),
+            "inputs": as_rows(stood_on),
         }
         lake.replace(
             tables.STEPS,

@@ -7,7 +7,7 @@ are dropped and counted.
 
 A night also reads `ingest.late_days` behind itself: an event of these days that their own nights
 did not see is added to its own day, once, with `ingested` saying which night brought it. For each
-part, rows read = events + late + quarantined + duplicates + repeats and busy users' rows above
+part, rows read = events + late + quarantined + duplicates + repeats and users' rows above
 the caps + filtered (of a type that is not asked for) + rows of other nights; each of these is
 counted on its own, and the step stops when they disagree.
 """
@@ -30,7 +30,7 @@ from tasks.lake.duck import literal
 from tasks.lake.forgotten import leave_out
 from tasks.settings import IngestSettings, Settings, SourceSettings
 from tasks.sources import Part, Source, source_of
-from tasks.sources.units import US_PER_UNIT, refuse_dates, unit_of
+from tasks.sources.units import SYNTHETIC_EPOCH, US_PER_UNIT, refuse_dates, unit_of
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +52,14 @@ class PartCounts:
     quarantined: int = 0
     duplicates: int = 0
     repeats: int = 0
-    busy: int = 0
+    over_cap: int = 0
     filtered: int = 0
 
     @property
     def unaccounted(self) -> int:
         """Rows read that are in none of the counts."""
         known = self.events + self.late + self.quarantined + self.duplicates + self.repeats
-        return self.rows_read - known - self.busy - self.filtered - self.other_nights
+        return self.rows_read - known - self.over_cap - self.filtered - self.other_nights
 
 
 def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
@@ -111,6 +111,8 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
             raise NightError(
                 _nothing_to_do(con, source, night, counts, [] if bootstrap else others)
             )
+        if bootstrap and settings.ingest.max_quiet_days:
+            _refuse_night_long_after(con, source, night, settings.ingest.max_quiet_days)
         late = Counter(_by_day(con, "late_events"))
         gone = _by_day(con, "gone_events")
         late.update(gone)
@@ -131,6 +133,7 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
             changed,
         )
     return {
+        "source": str(source),
         **summary,
         "files_left_out": len(left_out),
         "left_out": list(left_out[:NAMED]),
@@ -167,7 +170,7 @@ def _leave_out(con: duckdb.DuckDBPyConnection, settings: IngestSettings) -> None
     grouping as many rows takes DuckDB three times as long.
     """
     caps = settings.model_dump(include={"max_user_events", "max_repeats"})
-    caps = {cap: most or UNLIMITED for cap, most in caps.items()}
+    caps = {cap: limit or UNLIMITED for cap, limit in caps.items()}
     staged = con.sql("SELECT count(*) FROM staged WHERE reason IS NULL").fetchall()[0][0]
     hashes = np.empty(staged, np.uint64)
     # As many numbers as there are events, within limits: other users' days seldom share one.
@@ -182,8 +185,8 @@ def _leave_out(con: duckdb.DuckDBPyConnection, settings: IngestSettings) -> None
     hashes = pl.Series(hashes).sort().to_numpy()  # by all cores, as numpy does not
     shared = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
     con.register("shared_hashes", pl.DataFrame({"row_hash": shared}))
-    busy = np.flatnonzero(of_day > min(caps.values())).astype(np.uint32)
-    con.register("busy_days", pl.DataFrame({"user_day": busy}))
+    crowded = np.flatnonzero(of_day > min(caps.values())).astype(np.uint32)
+    con.register("crowded_days", pl.DataFrame({"user_day": crowded}))
     con.execute(duck.sql("duplicate_rows"))
     con.execute(duck.sql("left_out_rows"), caps)
 
@@ -297,10 +300,10 @@ def _refuse_wrong_unit(
 def _settle(con: duckdb.DuckDBPyConnection, counts: dict[str, PartCounts]) -> None:
     """Fill in what is written and what is not, and hold the sum against the rows read."""
     found = con.execute(duck.sql("night_counts")).fetchall()
-    for name, events, duplicates, repeats, busy, late, rejects, others in found:
+    for name, events, duplicates, repeats, over_cap, late, rejects, others in found:
         count = counts[name]
         count.events, count.duplicates, count.late = events, duplicates, late
-        count.repeats, count.busy, count.quarantined = repeats, busy, rejects
+        count.repeats, count.over_cap, count.quarantined = repeats, over_cap, rejects
         count.other_nights += others
     for name, count in counts.items():
         if count.unaccounted:
@@ -308,6 +311,25 @@ def _settle(con: duckdb.DuckDBPyConnection, counts: dict[str, PartCounts]) -> No
                 f"{name}: {count.rows_read} rows were read, but {count.unaccounted} of them are in "
                 "no count; the file changed while it was read: run the step again"
             )
+
+
+def _refuse_night_long_after(
+    con: duckdb.DuckDBPyConnection, source: Source, night: dt.date, most: int
+) -> None:
+    """Refuse a first night whose newest event is long before it: nearly always it is a slip.
+
+    Later nights need an event of their own. A lake that began with such a night would read no
+    earlier one whole any more, so nothing is written.
+    """
+    newest = _one_row(con, "SELECT max(ts)::DATE AS day FROM staged WHERE reason IS NULL")["day"]
+    quiet = (night - newest).days
+    # Times that are made up say nothing about the night.
+    if quiet > most and newest.isoformat() != SYNTHETIC_EPOCH[:10]:
+        raise NightError(
+            f"night {night} lies {quiet} days after {newest}, the day of the newest event of "
+            f"{source}: run night {newest}, deliver the events that are missing, or raise "
+            f"ingest.max_quiet_days, which is {most}"
+        )
 
 
 def _nothing_to_do(
@@ -399,7 +421,7 @@ def _write(
             "rows_quarantined": count.quarantined,
             "rows_duplicate": count.duplicates,
             "rows_repeat": count.repeats,
-            "rows_busy": count.busy,
+            "rows_busy": count.over_cap,
             "rows_late": count.late,
             "rows_filtered": count.filtered,
             "rows_other_nights": count.other_nights,

@@ -1,7 +1,7 @@
 """Give the labels of a night to their readers: to each target of the settings under `publish`.
 
-The Delta table `intent_labels` is there already; with no other target, the labels are held to the
-contract with their readers and that is all.
+The Delta table `intent_labels` is there already; with no other target, the labels are validated
+against the contract with their readers and that is all.
 """
 
 import datetime as dt
@@ -11,6 +11,7 @@ from typing import Any
 from tasks.errors import LakeError
 from tasks.lake import Lake, tables
 from tasks.lake.duck import connect
+from tasks.registry import revisions
 from tasks.settings import Settings
 from tasks.targets import contract, targets_of
 
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 
 def publish(settings: Settings, night: dt.date) -> dict[str, Any]:
     """Publish the labels of one night; each target has them whole or stays as it was.
+
+    Labels that are others than those published last are a new revision of the night. Each target
+    has the revisions of the night together with its labels.
 
     Raises
     ------
@@ -33,18 +37,22 @@ def publish(settings: Settings, night: dt.date) -> dict[str, Any]:
     lake = Lake(settings.lake.root)
     with connect(settings) as con:
         lake.view(con, tables.INTENT_LABELS, first=night, last=night)
-        labels = contract.hold(con, night)
+        labels = contract.validate(con, night)
         if not labels:
             raise LakeError(
                 f"table intent_labels has no rows for night {night}: run label for it first"
             )
         for target in targets:
             target.check()
+        revision = revisions.revise(lake, con, night)
         for target in targets:
-            target.publish(con, night)
+            target.publish(con, night, revisions.public(lake, night))
             log.info("%d labels of night %s are in %s", labels, night, target)
     return {
         "labels": labels,
         "contract_version": contract.VERSION,
+        "revision": revision["revision"],
+        "why": revision["why"],
+        "labels_changed": revision["changed"],
         "targets": ["Delta table intent_labels", *map(str, targets)],
     }

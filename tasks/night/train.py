@@ -11,20 +11,22 @@ import datetime as dt
 import logging
 import math
 import shutil
+import statistics
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from elcrec import ELCRec, EpochReport, Histories
+from elcrec import Config, ELCRec, EpochReport, Histories
 from elcrec.errors import ELCRecError
 from elcrec.matching import deserted, first_ids, match_intents
 from tasks.errors import ModelError
 from tasks.lake import Lake
 from tasks.registry.histories import trainable_users
 from tasks.registry.identity import Identity, configure, identify, register
-from tasks.registry.intent_ids import Intents, named
+from tasks.registry.intent_ids import Intents, named, read_any
 from tasks.registry.vocabulary import model_numbers, renumbered, vocabulary
 from tasks.registry.weights import Loaded, carried_over, is_complete, load, save
 from tasks.settings import Settings
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 
 # n_intents = 0: one intent for every so many users, within limits that people can look through.
 NEWEST_EVENTS = 5  # say what a user is after lately
+TIMED = 5  # newest epochs, whose median is how long one takes
 LEAST_USERS = 5  # fewer make no intent, however small intents are
 USERS_AN_INTENT, FEWEST_INTENTS, MOST_INTENTS = 80, 8, 256
 
@@ -50,9 +53,9 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
     folder = lake.model_dir(identity.version)
     scratch = folder.parent / ".training" / identity.version
     summary: dict[str, Any] = {"model_version": identity.version, "n_items": identity.n_items}
-    if is_complete(folder):
+    if is_complete(folder) and _has_ids_of_its_own(folder, identity, night):
         log.info("model %s is already trained on the same data and settings", identity.version)
-        register(lake, night, identity)
+        register(lake, night, identity, read_any(folder).next_id)
         shutil.rmtree(scratch, ignore_errors=True)  # of a training that was killed when it was done
         return summary | {"trained": False}
 
@@ -67,7 +70,10 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
         config = configure(settings, number_of_intents(settings, len(histories)))
         before, carried = np.empty(0, np.int32), np.empty(0, np.int64)
     else:
-        before, speaking, carried = earlier_intents(settings, night, parent, lake, by_index, lately)
+        as_known = renumbered(by_index, model_numbers(lake, parent.item_ids))
+        before, recently_consistent = earlier_intents(night, parent, as_known, lately)
+        k_before, least_share = parent.model.config.n_intents, settings.model.least_share / 2
+        carried = np.flatnonzero(~deserted(before, recently_consistent, k_before, least_share))
         if identity.warm:
             config = replace(
                 configure(settings, carried.size), max_epochs=settings.model.warm_epochs
@@ -75,12 +81,13 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
             initial = carried_over(parent, item_ids, config, carried)
         else:
             if identity.same_settings:
-                k = carried.size  # what intents there are is for the users to say, not their number
+                k = carried.size  # keep the parent model's number of intents
             else:
                 k = number_of_intents(settings, len(histories))
                 carried = largest(before, carried, k)
             config = configure(settings, k)
-            groups = seeds(before, speaking, carried)
+            # The newest two events are held out: what is learned may not start from them.
+            groups = seeds(*earlier_intents(night, parent, as_known.drop_last(2), lately), carried)
     log.info(
         "model %s: %d users with 3 events or more, %d events, %d items, %d intents, %s",
         identity.version,
@@ -88,13 +95,17 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
         len(histories.items),
         len(item_ids),
         config.n_intents,
-        f"trained on from {identity.parent_version}" if initial else "trained from nothing",
+        f"trained on from {identity.parent_version}" if initial else "trained from scratch",
     )
     reports: list[EpochReport] = []
 
     def on_epoch(report: EpochReport) -> None:
         reports.append(report)
-        log.info("%s", epoch_line(report))
+        left = epochs_left(report, config, warm=initial is not None)
+        seconds = statistics.median(each.seconds for each in reports[-TIMED:])
+        # A terminal shows how far it is as a bar (tasks/terminal.py).
+        how_far = {"done": report.epoch, "most": report.max_epochs}
+        log.info("%s", epoch_line(report, seconds, *left), extra=how_far)
 
     try:
         model = ELCRec(config).fit(
@@ -120,10 +131,11 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
     finished = scratch / "model"
     shutil.rmtree(finished, ignore_errors=True)
     save(model, item_ids, intents, finished)
-    if not is_complete(folder):  # another run of the night may have been faster
+    # Another run of the night may have been faster.
+    if not (is_complete(folder) and _has_ids_of_its_own(folder, identity, night)):
         shutil.rmtree(folder, ignore_errors=True)
         finished.rename(folder)
-    register(lake, night, identity)
+    register(lake, night, identity, read_any(folder).next_id)
     shutil.rmtree(scratch, ignore_errors=True)
     return summary | {
         "trained": True,
@@ -136,52 +148,59 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
     }
 
 
-def earlier_intents(
-    settings: Settings,
-    night: dt.date,
-    parent: Loaded,
-    lake: Lake,
-    by_index: Histories,
-    lately: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-    """Label the night's users by the parent, and choose the intents of its that live on.
+def _has_ids_of_its_own(folder: Path, identity: Identity, night: dt.date) -> bool:
+    """Tell whether the ids a model gave its new intents are still free for it.
 
-    by_index: the night's histories; lately: who of them had an event in the last
+    They may not be where its training ended, but not its registration, and another model of the
+    night was registered since.
+    """
+    return all(
+        intent.intent_id >= identity.first_free_id
+        for intent in read_any(folder).of_centers
+        if intent.born == night
+    )
+
+
+def earlier_intents(
+    night: dt.date, parent: Loaded, histories: Histories, lately: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    """Label the night's users by the parent.
+
+    histories: the night's, in the parent's numbers; lately: who of them had an event in the last
         `model.left_nights`.
 
-    Returns the users' intents as places of the parent's centres, int32 `[n]`, -1 for none; who of
-    the users came lately and is still after the same by the newest events, bool `[n]`; and the
-    places of the centres to go on from: an intent that its users have left is given up, for hardly
-    anybody's newest events are of it (`elcrec.matching.deserted`).
+    Returns the users' intents as places of the parent's centres, int32 `[n]`, -1 for none, and
+    whether a user came lately and the newest events alone have the same intent, bool `[n]`.
     """
-    mine = renumbered(by_index, model_numbers(lake, parent.item_ids))
-    k = parent.model.config.n_intents
     try:
-        before = parent.model.transform(mine).intent
-        newest = parent.model.transform(mine.take(lately).newest(NEWEST_EVENTS)).intent
+        before = parent.model.transform(histories).intent
+        newest = parent.model.transform(histories.take(lately).newest(NEWEST_EVENTS)).intent
     except ELCRecError as error:
         raise ModelError(f"training on night {night} failed: {error}") from error
-    speaking = np.zeros(before.size, bool)
-    speaking[lately] = newest == before[lately]
-    given_up = deserted(before, speaking, k, settings.model.least_share / 2)
-    return before, speaking, np.flatnonzero(~given_up)
+    recently_consistent = np.zeros(before.size, bool)
+    recently_consistent[lately] = newest == before[lately]
+    return before, recently_consistent
 
 
 def seeds(
-    before: npt.NDArray[np.int32], speaking: npt.NDArray[np.bool_], carried: npt.NDArray[np.int64]
+    before: npt.NDArray[np.int32],
+    recently_consistent: npt.NDArray[np.bool_],
+    carried: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
-    """Say whose behaviours an intent starts from when training is anew: int64 `[n]`, -1 for none.
+    """Choose the users whose behaviours a centre starts from in a training from scratch.
 
-    Those who speak for it; all of its users where these are few. Who has it of old, perhaps from an
-    intent that is gone, would draw it away from those who come.
+    They are the users who are recently consistent with the intent, or all of its users where fewer
+    than LEAST_USERS are. A user who has the intent only from long ago, perhaps from an intent that
+    is retired, would pull the centre away from the users who come now.
 
-    Returns the place of the user's intent in `carried`.
+    Returns the place of the user's intent in `carried`, int64 `[n]`, -1 for a user who is not
+    chosen.
     """
     k = 1 + max(int(before.max(initial=-1)), int(carried.max(initial=-1)))
     place = np.full(k + 1, -1)  # the last is of nobody
     place[carried] = np.arange(carried.size)
-    many = np.bincount(before[speaking & (before >= 0)], minlength=k + 1) >= LEAST_USERS
-    return np.where(speaking | ~many[before], place[before], -1)
+    many = np.bincount(before[recently_consistent & (before >= 0)], minlength=k + 1) >= LEAST_USERS
+    return np.where(recently_consistent | ~many[before], place[before], -1)
 
 
 def largest(
@@ -208,7 +227,7 @@ def name_intents(
     """
     k = model.config.n_intents
     if parent is None:
-        return named(first_ids(k), night, None)
+        return named(first_ids(k, identity.first_free_id), night, None)
     matching = match_intents(
         before,
         model.transform(histories).intent,
@@ -248,17 +267,40 @@ def number_of_intents(settings: Settings, users: int) -> int:
     return intents
 
 
-def epoch_line(report: EpochReport) -> str:
-    """Say in one line how an epoch went: losses, validation, best epoch so far, time."""
+def epochs_left(report: EpochReport, config: Config, *, warm: bool) -> tuple[int, int]:
+    """Return how many epochs are still to come: if none of them is better than the best, and most.
+
+    More cannot be known: training ends when `patience` epochs in a row were no better, and each one
+    that is better gives it `patience` new ones.
+
+    warm: whether it started from a model, and so has no warm-up, which is never the best.
+    """
+    most = report.max_epochs - report.epoch
+    warmup = 0 if warm else min(config.warmup_epochs, config.max_epochs)
+    least = config.patience - (report.epoch - max(report.best_epoch, warmup))
+    return min(max(least, 0), most), most
+
+
+def epoch_line(report: EpochReport, seconds: float, least: int, most: int) -> str:
+    """Say in one line how an epoch went: losses, validation, best epoch so far, time.
+
+    seconds: of an epoch to come; least, most: how many these are (`epochs_left`).
+    """
     losses = "  ".join(f"{name} {value:.4f}" for name, value in report.losses.items())
     best = f"epoch {report.best_epoch}" if report.best_epoch else "none yet"
     validation = report.metrics.get("NDCG@20", float("nan"))
+    left = f"at most {_duration(most * seconds)} left"
+    if least < most:
+        left = f"{_duration(least * seconds)} left if no epoch is better, {left}"
     return (
         f"epoch {report.epoch}/{report.max_epochs}  {losses}  validation NDCG@20 {validation:.4f}"
-        f"  best {best}  {report.seconds:.1f} s  at most {_duration(report.seconds_left)} left"
+        f"  best {best}  {report.seconds:.1f} s  {left}"
     )
 
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

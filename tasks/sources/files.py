@@ -76,6 +76,7 @@ class Files:
         )
         named = ", ".join(self.left_out[:NAMED]) + ", ..." * (len(self.left_out) > NAMED)
         if not parts:
+            self._refuse_unknown_ending([name for name, _ in found])
             raise SourceError(
                 f"{self} has no event files{f' (but {named})' if named else ''}: "
                 f"known are {', '.join(FORMATS)}, each text also with {', '.join(SUFFIXES)}; "
@@ -91,6 +92,17 @@ class Files:
             )
         read = self._of_days(parts, first and first.date() - dt.timedelta(days=1), end.date())
         return self._settled(read, end.date())
+
+    def _refuse_unknown_ending(self, names: list[str]) -> None:
+        """Say of a single file that is named that its ending is the fault."""
+        if len(names) != 1 or PurePosixPath(names[0]).name != PurePosixPath(str(self)).name:
+            return
+        endings = "".join(PurePosixPath(names[0]).suffixes[-2:])
+        ending = f"the ending {endings}, which is unknown" if endings else "no ending"
+        raise SourceError(
+            f"{self} has {ending}: known are {', '.join(FORMATS)}, each text also with "
+            f"{', '.join(SUFFIXES)}; rename the file, or say what it is with source.format"
+        )
 
     def _format(self, name: str) -> str | None:
         """Tell the format of a file by its name, of a .txt by its content; None: it is left out."""

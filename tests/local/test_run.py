@@ -3,9 +3,7 @@
 import datetime as dt
 import fcntl
 import json
-import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -218,6 +216,19 @@ def test_airflow_listens_on_loopback_and_sends_nothing_out(tmp_path: Path) -> No
     assert env["ELCREC_MODEL__SEED"] == "7"
 
 
+def test_a_settings_file_may_be_named_from_where_make_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "settings.toml").write_text("[model]\nseed = 7\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ELCREC_SETTINGS", "shop/settings.toml")
+    in_airflow = environment(tmp_path, 8081, {})
+    monkeypatch.chdir(tmp_path / "shop")  # Airflow's processes work in another folder
+    monkeypatch.setenv("ELCREC_SETTINGS", in_airflow["ELCREC_SETTINGS"])
+    assert load_settings().model.seed == 7
+
+
 def test_the_command_that_run_names_prints_the_report_of_its_lake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -310,19 +321,3 @@ def test_a_login_that_is_refused_is_one_sentence(
     monkeypatch.setattr(httpx, "Client", lambda **_: running.client)
     with pytest.raises(PipelineError, match=f"refused POST /auth/token: {status} why"):
         running.login()
-
-
-def test_make_says_which_python_is_missing(tmp_path: Path) -> None:
-    for name in ("Makefile", "constraints.txt", "pyproject.toml"):
-        (tmp_path / name).write_bytes((REPO / name).read_bytes())
-    made = subprocess.run(
-        ["make", "install", "PYTHON=no-such-python"],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert made.returncode != 0
-    assert "error: 'no-such-python' is not a Python 3.11" in made.stderr
-    assert not (tmp_path / ".venv").exists()

@@ -63,6 +63,9 @@ def test_without_a_target_the_labels_are_held_to_the_contract(settings: Settings
     assert publish(alone, NIGHT) == {
         "labels": 4,
         "contract_version": contract.VERSION,
+        "revision": 1,
+        "why": "first run",
+        "labels_changed": 0,
         "targets": ["Delta table intent_labels"],
     }
 
@@ -98,7 +101,7 @@ def test_a_column_of_another_type_breaks_the_contract() -> None:
         with pytest.raises(
             PublishError, match=r"dt is missing.*n_events is int64 instead of int32.*more is int32"
         ):
-            contract.hold(con, NIGHT)
+            contract.validate(con, NIGHT)
 
 
 def test_a_night_without_labels_is_named(settings: Settings) -> None:
@@ -122,7 +125,8 @@ def test_a_night_is_one_file_of_the_columns_and_the_version(settings: Settings) 
     expected = pl.concat([labels_of(NIGHT, USERS), labels_of(NEXT, USERS[:2])])
     assert in_parquet(settings).equals(expected)
     written = pq.read_schema(files[1])
-    assert written.metadata == {b"contract_version": b"1"}
+    assert written.metadata[b"contract_version"] == b"1"
+    assert set(written.metadata) == {b"contract_version", b"revisions"}
     promised = {column.name: column.type for column in contract.COLUMNS[1:]}
     assert dict(zip(written.names, written.types, strict=True)) == promised
 
@@ -175,7 +179,7 @@ def test_publishing_that_was_killed_is_completed_by_doing_it_again(settings: Set
     write_labels(settings, NIGHT, labels_of(NIGHT, [f"u{n}" for n in range(1000)]))
     code = (
         "import datetime as dt, os, signal, sys;"
-        "from tasks import publish; from tasks.settings import load_settings;"
+        "from tasks.night import publish; from tasks.settings import load_settings;"
         "from tasks.targets import parquet;"
         "parquet._swap = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
         "given = dict(zip(('lake.root', 'publish.parquet'), sys.argv[1:]));"
