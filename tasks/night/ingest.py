@@ -103,7 +103,10 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
         con.execute(duck.sql("known_events"), {"night": night})
         con.execute(duck.sql("late_events"), {"night": night})
         mirrored = [part.name for part in parts if getattr(part, "mirrors", False)]
-        con.execute(duck.sql("gone_events"), {"sources": mirrored if not bootstrap else []})
+        if mirrored and not bootstrap:
+            con.execute(duck.sql("gone_events"), {"sources": mirrored})
+        else:
+            con.execute("CREATE TEMP TABLE gone_events AS FROM known_events LIMIT 0")
         lake.view(con, tables.QUARANTINE, "earlier_quarantine", last=night - dt.timedelta(days=1))
         con.execute(duck.sql("night_rejects"), {"night": night})
         _settle(con, counts)
