@@ -160,8 +160,14 @@ class ModelSettings(Section):
 
     @field_validator("overrides")
     @classmethod
-    def _read_numbers(cls, overrides: dict[str, Any]) -> dict[str, Any]:
-        """Turn what the environment gives as text (ELCREC_MODEL__OVERRIDES__DIM) into values."""
+    def _are_no_keys_of_their_own(cls, overrides: dict[str, Any]) -> dict[str, Any]:
+        """Turn what the environment gives as text (ELCREC_MODEL__OVERRIDES__DIM) into values.
+
+        A name that is a key of `model` is refused: the steps would go by that key, and the model by
+        the override.
+        """
+        if own := sorted(overrides.keys() & cls.model_fields.keys()):
+            raise ValueError(f"{own[0]} has a key of its own: set model.{own[0]}")
         return {name: _from_json(value) for name, value in overrides.items()}
 
 
@@ -178,6 +184,7 @@ class EvaluateSettings(Section):
     cutoffs: tuple[Annotated[int, Field(ge=1)], ...] = Field((5, 10, 20), min_length=1)
     resamples: int = Field(1_000, ge=100, le=100_000)
     confidence: float = Field(0.95, gt=0.5, lt=1)
+    max_repeat_share: float = Field(0.7, ge=0, le=1)
 
 
 class PromoteSettings(Section):

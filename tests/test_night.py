@@ -26,6 +26,7 @@ from tasks.errors import LakeError
 from tasks.lake import Lake, tables
 from tasks.settings import Settings, load_settings
 from tasks.steps import STEPS, run_step
+from tests.needs import needs
 
 REPO = Path(__file__).resolve().parent.parent
 NIGHT = dt.date(1998, 4, 22)
@@ -85,6 +86,7 @@ def in_environment(settings: Mapping[str, Any]) -> dict[str, str]:
     return clean
 
 
+@needs("airflow")
 def through_airflow(
     events: Path, lake: Path, home: Path, night: dt.date = NIGHT
 ) -> tuple[subprocess.CompletedProcess[str], frozenset[str]]:

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from tasks.errors import ForgetError
 from tasks.lake import LOG, Lake, duck, tables
 from tasks.lake.tables import Table
+from tasks.registry import revisions
 from tasks.settings import Settings
 from tasks.targets import targets_of
 
@@ -81,7 +82,9 @@ def forget(settings: Settings, users: Iterable[str]) -> dict[str, Any]:
             report["files_deleted"] = lake.purge(tables.TABLES[name])
         pages = _redact_pages(lake, names)
         searched = _search(con, lake, wanted, names, done)
-        published = {str(target): target.forget(wanted) for target in targets}
+        revisions.keep_files(lake, con)
+        known = revisions.public(lake)
+        published = {str(target): target.forget(wanted, known) for target in targets}
     for name, report in published.items():
         if report["left"]:
             raise ForgetError(
@@ -179,7 +182,10 @@ def _remove(
     found = con.table("found").filter(is_wanted).aggregate("dt, count(*)").order("dt").fetchall()
     for night, rows in found:
         lake.view(con, table, "whole", first=night, last=night)
-        lake.replace(table, con.table("whole").filter(f"NOT {is_wanted}"), nights=[night])
+        others = con.table("whole").filter(f"NOT {is_wanted}")
+        if table is tables.INTENT_LABELS:
+            revisions.forgotten(lake, others, night, rows)
+        lake.replace(table, others, nights=[night])
         log.info("%s of night %s: %d rows removed", table.name, night, rows)
     return {"rows_removed": sum(rows for _, rows in found), "nights_rewritten": len(found)}
 

@@ -36,6 +36,9 @@ def test_every_setting_is_explained_in_the_file() -> None:
         ({"source.format": "xml"}, ["source.format", "'xml': write one of 'auto', 'parquet'"]),
         ({"model": {"max_epochs": -1}}, ["model.max_epochs", "-1: write a number of at least 0"]),
         ({"evaluate": 3}, ["unknown setting evaluate"]),
+        # It made models that could not be trained on once an intent was born.
+        ({"model.overrides": {"n_intents": 32}}, ["model.overrides", "set model.n_intents"]),
+        ({"model.overrides": {"dim": 8, "seed": 1}}, ["model.overrides", "set model.seed"]),
         ({"label.odds": 3}, ["label.odds", "called label.probability_ratio now"]),
         ({"lake.root": "s3://bucket/lake"}, ["lake.root", "not supported yet", "folder"]),
         ({"lake.root": "a%20b"}, ["lake.root", "%"]),

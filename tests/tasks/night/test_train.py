@@ -2,6 +2,7 @@
 
 import datetime as dt
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -289,3 +290,49 @@ def test_nights_have_models_of_their_own(tiny: Settings) -> None:
     write_histories(tiny, next_night, HISTORIES)
     versions = {train(tiny, night)["model_version"] for night in (NIGHT, next_night)}
     assert set(table(tiny, tables.MODELS)["model_version"]) == versions and len(versions) == 2
+
+
+def test_a_training_from_scratch_starts_from_labels_that_do_not_know_what_is_held_out(
+    tiny: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake(tiny.lake.root)
+    train(tiny, NIGHT)
+    rows = table(tiny, tables.MODELS).with_columns(promoted=True)
+    lake.replace(tables.MODELS, rows, nights=[NIGHT])
+    next_night = NIGHT + dt.timedelta(days=1)
+    anew = small_settings(tiny.lake.root, model=TINY | {"from_scratch": True})
+    started_at = []
+    fit = ELCRec.fit
+
+    def noted(model: ELCRec, *given: Any, **named: Any) -> ELCRec:
+        started_at.append(named["groups"].tolist())
+        return fit(model, *given, **named)
+
+    monkeypatch.setattr(ELCRec, "fit", noted)
+    for newest in ([1, 1], [4, 6], [6, 4]):
+        changed = {user: [*items[:-2], *newest] for user, items in HISTORIES.items()}
+        write_histories(tiny, next_night, changed)
+        train(anew, next_night)
+    assert started_at[0] == started_at[1] == started_at[2]
+    assert len(set(started_at[0]) - {-1}) == 2
+
+
+def ids_of(settings: Settings, version: str) -> set[int]:
+    return set(load(settings, version).intents.ids.tolist())
+
+
+def test_another_model_of_the_night_has_ids_of_its_own_and_keeps_them(tiny: Settings) -> None:
+    other = small_settings(tiny.lake.root, model=TINY | {"seed": 9})
+    lake = Lake(tiny.lake.root)
+    first = train(tiny, NIGHT)["model_version"]
+    # Its training ended, and it was killed before it was registered.
+    lake.replace(tables.MODELS, tables.MODELS.schema.empty_table(), nights=[NIGHT])
+    second = train(other, NIGHT)["model_version"]
+    assert ids_of(tiny, second) == {0, 1}
+    assert train(tiny, NIGHT)["trained"]
+    assert ids_of(tiny, first) == {2, 3}
+    # Trained again, as when its folder was lost, it has the same ids.
+    shutil.rmtree(lake.model_dir(second))
+    train(other, NIGHT)
+    assert ids_of(tiny, second) == {0, 1}
+    assert train(tiny, NIGHT)["trained"] is False
