@@ -224,6 +224,19 @@ def run_all(
     report.show(settings, date, console=console_of())
 
 
+@app.command("inspect", rich_help_panel=OTHER_PANEL)
+def inspect_source(
+    events: Events = None,
+    changes: Changes = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Show how a source would be read, without writing anything, and the settings that pin it."""
+    from tasks.chores.inspection import inspect
+
+    _log(quiet)
+    inspect(settings_from(events, None, changes), _console())
+
+
 @app.command(rich_help_panel=OTHER_PANEL)
 def relabel(
     first: Annotated[str, typer.Option("--from", help="The first night.", metavar="YYYY-MM-DD")],

@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -27,6 +28,7 @@ from pydantic_settings import SettingsError as EnvironmentParseError
 from tasks.errors import SettingsError
 
 REPO = Path(__file__).resolve().parent.parent
+PROFILES = REPO / "tasks" / "sources" / "profiles"
 ENV_PREFIX = "ELCREC_"
 # Names with the prefix that are no settings: where the file is, where test data lies, and what is
 # filled in in the trigger form.
@@ -84,25 +86,85 @@ class SourceSettings(Section):
     table: str = ""
     query: str = ""
     reread: bool = False
-    format: Literal["auto", "parquet", "csv", "jsonl", "recbole", "sequences"] = "auto"
+    changes: Literal["refuse", "follow"] = "refuse"
+    profile: str = ""
+    format: Literal["auto", "parquet", "csv", "jsonl", "json", "recbole", "sequences"] = "auto"
+    columns: tuple[str, ...] = ()
+    skip_rows: int = Field(0, ge=0)
+    encoding: str = "utf-8"
     user_columns: tuple[str, ...] = ("user_id", "user", "userId", "visitorid", "customer_id")
     item_columns: tuple[str, ...] = ("item_id", "item", "itemId", "itemid", "product_id", "movieId")
     time_columns: tuple[str, ...] = ("timestamp", "ts", "time", "event_time", "datetime")
     type_columns: tuple[str, ...] = ("event_type", "event", "type")
     weight_columns: tuple[str, ...] = ("weight", "rating", "score")
     session_columns: tuple[str, ...] = ()
-    time_unit: Literal["auto", "s", "ms", "us", "ns", "iso"] = "auto"
+    time_unit: str = "auto"
+    time_zone: str = "UTC"
+    null_values: tuple[str, ...] = ("\\N", "NULL", "null", "None", "NaN", "nan", "NA", "N/A")
     event_types: tuple[str, ...] = ()
     event_weights: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
     separator: str = "auto"
+    quote: str = "auto"
+    escape: str = ""
     broken_rows: Literal["stop", "quarantine"] = "stop"
+
+    @property
+    def time_format(self) -> str:
+        """The format of times that `time_unit` gives; empty when it is a unit."""
+        return self.time_unit if "%" in self.time_unit else ""
 
     @field_validator("separator")
     @classmethod
-    def _is_one_character(cls, separator: str) -> str:
-        if separator != "auto" and (len(separator) != 1 or separator in '"\r\n'):
-            raise ValueError('write "auto" or one character, which is no quote and no line end')
+    def _separates(cls, separator: str) -> str:
+        if not separator or set(separator) & set('"\r\n'):
+            raise ValueError('write "auto" or the characters, none of them a quote or a line end')
         return separator
+
+    @field_validator("quote", "escape")
+    @classmethod
+    def _is_one_character(cls, sign: str) -> str:
+        if sign != "auto" and (len(sign) > 1 or not sign.isascii() or sign in ("\r", "\n")):
+            raise ValueError('write one ASCII character, or "" for none')
+        return sign
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, encoding: str) -> str:
+        try:
+            "a".encode(encoding)
+        except (LookupError, UnicodeError):
+            raise ValueError('write the name of an encoding, such as "latin-1"') from None
+        return encoding
+
+    @field_validator("time_unit")
+    @classmethod
+    def _is_a_unit(cls, unit: str) -> str:
+        if "%Z" in unit:
+            raise ValueError(
+                "names of zones have several meanings: have offsets (%z), or time_zone"
+            )
+        if "%" not in unit and unit not in ("auto", "s", "ms", "us", "ns", "iso"):
+            raise ValueError(
+                'write "auto", "s", "ms", "us", "ns", "iso" or a format such as "%m/%d/%Y %H:%M"'
+            )
+        return unit
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_a_zone(cls, zone: str) -> str:
+        if zone != "UTC" and ("/" not in zone or zone not in available_timezones()):
+            raise ValueError('write "UTC" or a name such as "Europe/London"')
+        return zone
+
+
+# What a profile may say: how files are read, not where they are.
+PROFILE_KEYS = frozenset(
+    {
+        *(name for name in SourceSettings.model_fields if name.endswith("_columns")),
+        *("format", "encoding", "columns", "skip_rows", "time_unit", "time_zone", "null_values"),
+        *("event_types", "event_weights", "separator", "quote", "escape"),
+    }
+)
 
 
 class IngestSettings(Section):
@@ -407,7 +469,44 @@ def load_settings(**overrides: Any) -> Settings:
             f"{error}: a list or table in the environment is written as JSON, "
             'for example ELCREC_EVALUATE__CUTOFFS="[5, 10]"'
         ) from None
-    return _with_absolute_paths(settings, file.parent if file else REPO)
+    return _with_profile(_with_absolute_paths(settings, file.parent if file else REPO))
+
+
+def _with_profile(settings: Settings) -> Settings:
+    """Take over what the profile of the source says for keys that are at their defaults."""
+    if not (name := settings.source.profile):
+        return settings
+    file = PROFILES / f"{name}.toml" if "/" not in name else Path(name)
+    try:
+        said = tomllib.loads(file.read_text("utf-8"))
+        source = SourceSettings(**{**said, "profile": name})
+    except OSError:
+        known = ", ".join(sorted(path.stem for path in PROFILES.glob("*.toml")))
+        raise SettingsError(
+            f"source.profile is {name}, which is no profile: known are {known}; or name the path "
+            "of a TOML file"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise SettingsError(f"the profile {file} is no valid TOML: {error}") from None
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(map(str, fault["loc"]))
+        raise SettingsError(
+            f"source.{key} in the profile {file} is {fault['input']!r}: "
+            f"{fault['msg'].removeprefix('Value error, ')}"
+        ) from None
+    if foreign := sorted(set(said) - PROFILE_KEYS):
+        raise SettingsError(
+            f"the profile {file} has {', '.join(foreign)}, which it cannot say: remove it; it says "
+            f"how files are read, by {', '.join(sorted(PROFILE_KEYS))}"
+        )
+    defaults = SourceSettings()
+    taken = {
+        key: getattr(source, key)
+        for key in said
+        if getattr(settings.source, key) == getattr(defaults, key)
+    }
+    return settings.model_copy(update={"source": settings.source.model_copy(update=taken)})
 
 
 def known_keys() -> Iterator[str]:
@@ -522,7 +621,10 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
         update={
             "lake": settings.lake.model_copy(update={"root": root}),
             "source": settings.source.model_copy(
-                update={"path": _located(settings.source.path, base)}
+                update={
+                    "path": _located(settings.source.path, base),
+                    "profile": _profile_path(settings.source.profile, base),
+                }
             ),
             "publish": settings.publish.model_copy(
                 update={
@@ -539,6 +641,10 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
 
 def _located(path: str, base: Path) -> str:
     return path if not path or "://" in path else str(_absolute(path, base))
+
+
+def _profile_path(name: str, base: Path) -> str:
+    return str(_absolute(name, base)) if "/" in name or name.endswith(".toml") else name
 
 
 def _absolute(path: str | Path, base: Path) -> Path:

@@ -570,6 +570,12 @@ def _observed(lake: Lake, night: dt.date) -> list[Printed]:
 
 def _quality(summaries: Mapping[str, Mapping[str, Any]]) -> Printed:
     table = _printed("Data quality", ["check", "verdict", "found"])
+    left_out = summaries.get("ingest", {}).get("summary", {}).get("files_left_out", 0)
+    if left_out:
+        names: list[str] = summaries["ingest"]["summary"]["left_out"]
+        more = ", ..." * (left_out > len(names))
+        found = f"{left_out} files were not read: {', '.join(names)}{more}"
+        _add_row(table, "files", Text("left out", "yellow"), found)
     for name in STEPS:
         if name.startswith("check-"):
             verdict, found = Text("none", "red"), "it failed or did not run: its log says why"
