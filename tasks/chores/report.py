@@ -337,7 +337,10 @@ def _decision(version: str, summaries: Mapping[str, Mapping[str, Any]]) -> str:
     if told.get("chosen_by_hand"):
         return "a person has chosen this model"
     if told.get("promoted", True):
-        return f"promoted by promote.force although {why}" if why else "promoted"
+        doubts = "; ".join(told.get("doubts", []))
+        if why:
+            return f"promoted by promote.force although {why}"
+        return f"promoted; to be doubted: {doubts}" if doubts else "promoted"
     return f"kept: the night's own model {told['model_version']} is not promoted, for {why}"
 
 

@@ -139,6 +139,10 @@ MODEL = "20261120-00000000"
             "promoted by promote.force although it is worse",
         ),
         (
+            {"promoted": True, "labels_with": MODEL, "doubts": ["few users"]},
+            "promoted; to be doubted: few users",
+        ),
+        (
             {"promoted": False, "labels_with": MODEL, "model_version": "b", "reasons": ["c", "d"]},
             "kept: the night's own model b is not promoted, for c; d",
         ),
