@@ -246,12 +246,16 @@ def _labelled(settings: Settings, night: dt.date) -> tuple[Lake, pl.DataFrame]:
 def _print(console: Console, parts: Iterable[Printed | Text]) -> None:
     for part in parts:
         console.print()
+        if isinstance(part, Printed) and part.title is not None:
+            # By itself: a table breaks its title where its columns end, and reads it as markup.
+            console.print(Text(str(part.title), style="bold"), soft_wrap=not console.is_terminal)
+            part.title = None
         if console.is_terminal:
             # A path is printed whole, however narrow the page, so that it can be copied and opened.
             console.print(part, soft_wrap=isinstance(part, Text))
             continue
         whole = io.StringIO()
-        Console(file=whole, width=UNBOUNDED).print(part, soft_wrap=isinstance(part, Text))
+        Console(file=whole, width=UNBOUNDED).print(part)
         for line in whole.getvalue().splitlines():
             console.out(line.rstrip(), highlight=False)
 
@@ -282,7 +286,7 @@ def _summaries(lake: Lake, night: dt.date) -> dict[str, dict[str, Any]]:
 
 
 def _printed(title: str, columns: Sequence[str], right: Sequence[str] = ()) -> Printed:
-    table = Printed(title=title, title_justify="left", title_style="bold", pad_edge=False, box=None)
+    table = Printed(title=title, pad_edge=False, box=None)
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     return table
@@ -294,14 +298,7 @@ def _add_row(table: Printed, *cells: str | Text, style: str | None = None) -> No
 
 
 def _facts(title: str, facts: Mapping[str, str]) -> Printed:
-    table = Printed(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-        box=None,
-        show_header=False,
-    )
+    table = Printed(title=title, pad_edge=False, box=None, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
