@@ -4,6 +4,7 @@ The nights here do without the checks, which read only and take most of a night'
 """
 
 import datetime as dt
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ from typing import Any
 
 import polars as pl
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from local.generator import generate
 from tasks.__main__ import app
+from tasks.chores import report
 from tasks.chores.forget import forget
 from tasks.chores.relabel import relabel
 from tasks.chores.stale import FOLLOWS, FRESH, NOT_KNOWN, STALE, Standing, refresh, standings
@@ -206,6 +209,24 @@ def test_late_events_make_the_nights_they_belong_to_stale(made: Made) -> None:
     newest = table(made.settings, tables.LABEL_REVISIONS, NIGHTS[1]).sort("revision").to_dicts()[-1]
     assert (newest["revision"], newest["why"]) == (2, "late events")
     assert newest["because"] == f"events of its days came late, with night {NIGHTS[3]}"
+
+
+def test_the_report_of_a_night_says_which_nights_are_stale_and_the_revision(made: Made) -> None:
+    def reported(night: dt.date) -> str:
+        console = Console(width=120, record=True, file=io.StringIO())
+        # The checks, which the report is of, too, did not run here.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(report, "_quality", lambda *_: "")
+            report.show(made.settings, night, console=console)
+        return console.export_text()
+
+    assert "(command line): first run, 0 labels changed" in reported(NIGHTS[0])
+    assert "stale" not in reported(NIGHTS[0])
+    add_event(made, NIGHTS[1], NIGHTS[1])
+    run_step("ingest", made.settings, NIGHTS[1])
+    assert f"3 later nights are stale: nights {NIGHTS[1]}, {NIGHTS[2]}" in reported(NIGHTS[0])
+    assert f"{NIGHTS[1]} is stale: events of night {NIGHTS[1]} have" in reported(NIGHTS[1])
+    assert "`python -m tasks refresh` mends it" in reported(NIGHTS[1])
 
 
 def test_a_refresh_up_to_a_night_leaves_those_after_it(made: Made) -> None:
