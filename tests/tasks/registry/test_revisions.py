@@ -323,7 +323,7 @@ def test_the_documented_query_of_the_parquet_folder_gives_the_revisions(
     publish(settings, NIGHT)
     write_labels(settings, NEXT, labels_of(NEXT, USERS))
     publish(settings, NEXT)
-    page = (REPO / "docs" / "operations.md").read_text("utf-8")
+    page = (REPO / "docs" / "howto" / "revisions.md").read_text("utf-8")
     [query] = re.findall(r"```sql\n(SELECT[^`]*parquet_kv_metadata.*?)```", page, re.DOTALL)
     monkeypatch.chdir(Path(settings.publish.parquet).parent)
     with connect(settings) as con:
