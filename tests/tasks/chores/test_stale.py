@@ -221,7 +221,7 @@ def test_the_report_of_a_night_says_which_nights_are_stale_and_the_revision(made
         return console.export_text()
 
     assert "(command line): first run, 0 labels changed" in reported(NIGHTS[0])
-    assert "stale" not in reported(NIGHTS[0])
+    assert "nights are stale" not in reported(NIGHTS[0])
     add_event(made, NIGHTS[1], NIGHTS[1])
     run_step("ingest", made.settings, NIGHTS[1])
     assert f"3 later nights are stale: nights {NIGHTS[1]}, {NIGHTS[2]}" in reported(NIGHTS[0])
