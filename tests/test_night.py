@@ -22,6 +22,7 @@ from rich.console import Console
 from local.generator import generate
 from tasks.__main__ import main
 from tasks.chores import report
+from tasks.chores.stale import FRESH, standings
 from tasks.errors import LakeError
 from tasks.lake import Lake, tables
 from tasks.settings import Settings, load_settings
@@ -162,6 +163,13 @@ def test_airflow_is_reached_from_this_machine_only(done: Done) -> None:
 def test_airflow_announces_the_labels_of_the_night(done: Done) -> None:
     found = in_airflow(done.home, "SELECT extra, partition_key FROM asset_event")
     assert [(json.loads(extra)["night"], key) for extra, key in found] == [(str(NIGHT),) * 2]
+
+
+def test_the_labels_are_a_revision_by_the_run_that_made_them(done: Done) -> None:
+    [(run,)] = in_airflow(done.home, "SELECT run_id FROM dag_run")
+    rows = Lake(done.settings.lake.root).scan(tables.LABEL_REVISIONS).collect()
+    assert rows.select("dt", "revision", "run", "why").rows() == [(NIGHT, 1, run, "first run")]
+    assert [one.state for one in standings(done.settings)] == [FRESH]
 
 
 def test_a_night_ends_with_one_label_a_user(done: Done) -> None:
