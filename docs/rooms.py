@@ -32,12 +32,16 @@ def layers() -> list[list[str]]:
     found: list[list[str]] = []
     for folder in folders["layers"]:
         if folder == parent:
-            for layer in rooms["layers"]:
-                names = [name.strip() for name in re.split("[|:]", layer)]
-                found.append([f"{parent}.{name}" for name in names if not name.startswith("(")])
+            found += [[f"{parent}.{name}" for name in _there(layer)] for layer in rooms["layers"]]
         else:
-            found.append([folder])
+            found.append(_there(folder))
     return found
+
+
+def _there(layer: str) -> list[str]:
+    """Split the names of a layer; one in brackets is not there yet."""
+    names = [name.strip() for name in re.split("[|:]", layer)]
+    return [name for name in names if not name.startswith("(")]
 
 
 def imports(rooms: list[str], graph: grimp.ImportGraph) -> dict[str, set[str]]:
