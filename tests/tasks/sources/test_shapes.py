@@ -124,7 +124,7 @@ SHAPES = [
     Shape("Latin-1 with its encoding", {"a.csv": rows(f"ü1,a,{DAY}").encode("latin-1")}, ["ü1 a"], settings={"encoding": "latin-1"}),
     Shape("columns in the names of folders", {f"event_type={kind}/0.parquet": parquet() for kind in ("cart", "view")}, ["ann a cart", "ann a view"]),
     Shape("an encoded value in the name of a folder, and none", {"event_type=add%20to/0.csv": rows(f"u1,a,{DAY}"), "event_type=__HIVE_DEFAULT_PARTITION__/0.jsonl": lines(event(ts=f"{DAY}T01:00Z"))}, ["u1 a add to", "ann a event"]),
-    Shape("no header", {"a.csv": f"7,501,90,pv,1793600000\n7,502,91,pv,1793600001\n"}, says=("a.csv names none of the columns in its first line", "source.columns")),
+    Shape("no header", {"a.csv": "7,501,90,pv,1793600000\n7,502,91,pv,1793600001\n"}, says=("a.csv names none of the columns in its first line", "source.columns")),
     Shape("no header, with names for its columns", {"a.csv": "7,501,90,pv,1793600000\n7,502,91,pv,1793600001\n"}, ["7 501 pv", "7 502 pv"], settings={"columns": ["user_id", "item_id", "category", "event", "ts"]}),
     Shape("a row that is named as a header", {"a.csv": "7,501,1793600000\n7,502,1793600001\n"}, says=("a.csv names none of the columns", "source.columns"), settings={"user_columns": ["7"], "item_columns": ["501"], "time_columns": ["1793600000"]}),
     Shape("a header that is named as a row", {"a.csv": rows(f"u1,a,{DAY}")}, says=("a.csv names its columns in its first line",), settings={"columns": ["user_id", "item_id", "ts"]}),
