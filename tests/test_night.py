@@ -22,6 +22,7 @@ from rich.console import Console
 from local.generator import generate
 from tasks.__main__ import main
 from tasks.chores import report
+from tasks.chores.stale import FRESH, standings
 from tasks.errors import LakeError
 from tasks.lake import Lake, tables
 from tasks.settings import Settings, load_settings
@@ -174,6 +175,13 @@ def test_airflow_announces_the_labels_of_the_night(done: Done) -> None:
 
 def test_the_run_shows_its_night(done: Done) -> None:
     assert in_airflow(done.home, "SELECT content FROM dag_run_note") == [(f"Night {NIGHT}",)]
+
+
+def test_the_labels_are_a_revision_by_the_run_that_made_them(done: Done) -> None:
+    [(run,)] = in_airflow(done.home, "SELECT run_id FROM dag_run")
+    rows = Lake(done.settings.lake.root).scan(tables.LABEL_REVISIONS).collect()
+    assert rows.select("dt", "revision", "run", "why").rows() == [(NIGHT, 1, run, "first run")]
+    assert [one.state for one in standings(done.settings)] == [FRESH]
 
 
 def test_a_night_ends_with_one_label_a_user(done: Done) -> None:

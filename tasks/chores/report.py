@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table as Printed
 from rich.text import Text
 
+from tasks.chores import stale
 from tasks.errors import LakeError
 from tasks.lake import Lake, tables
 from tasks.registry.figures import (
@@ -120,6 +121,7 @@ def show(
         *(_observed(lake, night) if everything else ()),
         _steps(summaries),
         _places(settings, lake, night, summaries, version),
+        *_standing(settings, lake, night),
     )
     _print(console, parts)
 
@@ -258,6 +260,22 @@ def _print(console: Console, parts: Iterable[Printed | Text]) -> None:
         Console(file=whole, width=UNBOUNDED).print(part)
         for line in whole.getvalue().splitlines():
             console.out(line.rstrip(), highlight=False)
+
+
+def _standing(settings: Settings, lake: Lake, night: dt.date) -> list[Text]:
+    """Tell how often the night was published, and whether it is up to date."""
+    revisions = (
+        lake.scan(tables.LABEL_REVISIONS, night, night).sort("revision").collect().to_dicts()
+    )
+    lines = []
+    for row in revisions[-1:]:
+        changed = "an unknown number of" if row["changed"] is None else f"{row['changed']:,}"
+        lines.append(
+            f"revision {row['revision']} of {row['published_at']:%Y-%m-%d %H:%M} UTC "
+            f"({row['run']}): {row['why']}, {changed} labels changed"
+        )
+    lines += stale.beside_a_night(settings, night)
+    return [Text.assemble(("Published", "bold"), "\n", "\n".join(lines))] if lines else []
 
 
 def latest_night(settings: Settings) -> dt.date:
