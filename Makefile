@@ -1,7 +1,8 @@
 # Everything a person runs in this repository. `make` alone prints what there is.
 #
-# The environment: `.venv`, made with Python 3.11 from constraints.txt. The stamp file below is what a second call looks
-# at, so nothing is installed twice; it goes stale when constraints.txt or pyproject.toml changes.
+# The environment: `.venv`, made with Python 3.11, 3.12 or 3.13. constraints/py311.txt, py312.txt and py313.txt name the
+# exact version of every package for each of them. The stamp file below is what a second call looks at, so nothing is
+# installed twice; it goes stale when a file of constraints/ or pyproject.toml changes.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -9,16 +10,18 @@ SHELL := /bin/bash
 .ONESHELL:
 .NOTPARALLEL:
 
-PYTHON ?= python3.11
+PYTHON ?=
+INSTALLER := pip==26.3
+PYTHONS := python3.11 python3.12 python3.13
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 STAMP := $(VENV)/.installed
 RUFF_ROOMS := dags local tasks elcrec tests bench docker
 
 # Said by the person who calls make; exported so that a value with blanks or quotes reaches the program as it is.
-export EVENTS NIGHT LAKE PORT
+export EVENTS NIGHT LAKE PORT PYTHON
 
-.PHONY: help install servers run up test lint format bench clean
+.PHONY: help install same-python lock servers run up test lint format bench clean
 
 help: ## What there is
 	@echo "Usage: make <target> [NAME=value ...]"
@@ -32,17 +35,48 @@ help: ## What there is
 	echo
 	echo "  One step without Airflow: $(VENV)/bin/python -m tasks --help"
 
-install: $(STAMP) ## Make .venv and install the constrained packages (the other targets do it when needed)
+install: $(STAMP) ## Make .venv and install the pinned packages (the other targets do it when needed)
 
-$(STAMP): constraints.txt pyproject.toml
-	@if ! command -v "$(PYTHON)" >/dev/null || ! "$(PYTHON)" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
-	  echo "error: '$(PYTHON)' is not a Python 3.11 that can make virtual environments: install Python 3.11 with its venv module (Debian, Ubuntu: python3.11 and python3.11-venv), or name one with PYTHON=/path/to/python3.11" >&2
+# The first call to pip has nothing to find out: every package and version is named. The second adds this checkout, and
+# what the files in constraints/ cannot know: packages of other platforms, and of CUDA when the build of PyTorch wants
+# them. Byte code is not written here but when a module is first imported: most modules never are.
+$(STAMP): $(wildcard constraints/*.txt) pyproject.toml | same-python
+	@fits() { command -v "$$1" && "$$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'; } >/dev/null 2>&1
+	if ! [ -x $(VENV)/bin/python ]; then
+	  python=$$PYTHON
+	  for name in $(PYTHONS); do
+	    if [ -z "$$python" ] && fits "$$name"; then python=$$name; fi
+	  done
+	  if ! fits "$$python"; then
+	    wanted="a Python 3.11, 3.12 or 3.13 that can make virtual environments"
+	    if [ -n "$$PYTHON" ]; then fault="'$$PYTHON' is not $$wanted"; else fault="none of $(PYTHONS) is $$wanted"; fi
+	    echo "error: $$fault: install Python 3.11, 3.12 or 3.13 with its venv module (Debian, Ubuntu: for example python3.12 and python3.12-venv), or name one with PYTHON=/path/to/python3.12" >&2
+	    exit 2
+	  fi
+	  "$$python" -m venv $(VENV)
+	fi
+	pinned=constraints/py$$($(VENV)/bin/python -c 'import sys; print(*sys.version_info[:2], sep="")').txt
+	echo "Installing $$pinned into $(VENV) (first time: about a minute, and the download of PyTorch)"
+	pip="$(RUN) pip --quiet --disable-pip-version-check"
+	# An older pip takes twice as long.
+	$$pip install '$(INSTALLER)'
+	$$pip install --no-compile --no-deps --requirement "$$pinned"
+	$$pip install --no-compile --no-build-isolation --constraint "$$pinned" --editable ".[dev]"
+	touch $(STAMP)
+
+# An environment that is already there keeps its Python: a PYTHON= that names another is not passed over in silence.
+same-python:
+	@version='import sys; print("%d.%d" % sys.version_info[:2])'
+	if [ -n "$$PYTHON" ] && [ -x $(VENV)/bin/python ] && [ "$$("$$PYTHON" -c "$$version" 2>/dev/null)" != "$$($(VENV)/bin/python -c "$$version")" ]; then
+	  echo "error: $(VENV) is of Python $$($(VENV)/bin/python -c "$$version"), not of PYTHON=$$PYTHON: run 'make clean' first" >&2
 	  exit 2
 	fi
-	test -x $(VENV)/bin/python || "$(PYTHON)" -m venv $(VENV)
-	echo "Installing into $(VENV) (first time: about two minutes)"
-	$(RUN) pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
-	touch $(STAMP)
+
+lock: $(STAMP) ## Write constraints/ from pyproject.toml; versions stay where they can   [UPGRADE=1: newest ones]
+	@for minor in 11 12 13; do
+	  $(VENV)/bin/uv pip compile --quiet --no-annotate --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) \
+	    --python-version "3.$$minor" --python-platform linux --all-extras --output-file "constraints/py3$$minor.txt" pyproject.toml
+	done
 
 # Debian's packages start their services: not of a test run.
 servers: ## PostgreSQL and Redis for the tests: as root on Debian they are installed when missing
@@ -72,10 +106,13 @@ up: $(STAMP) ## Airflow with its web page on 127.0.0.1, until Ctrl-C        [EVE
 test: $(STAMP) servers ## All tests
 	@$(RUN) pytest --numprocesses auto --dist loadfile
 
-lint: $(STAMP) ## ruff, mypy, sqlfluff; hadolint and the schema of compose files
+lint: $(STAMP) ## ruff, mypy, directions of imports, dependencies, sqlfluff, hadolint, compose files
 	@$(RUN) ruff check $(RUFF_ROOMS)
 	$(RUN) ruff format --check $(RUFF_ROOMS)
 	$(RUN) mypy
+	$(VENV)/bin/lint-imports --no-cache --no-logo
+	$(VENV)/bin/deptry . --extend-exclude bench
+	$(VENV)/bin/deptry tests bench --exclude '^$$' --ignore DEP002,DEP004
 	$(RUN) sqlfluff lint sql
 	$(VENV)/bin/hadolint docker/Dockerfile
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose*.yaml

@@ -8,7 +8,7 @@ Trains the preset, picks the epoch on validation, and prints a row a seed: the t
 what labels made from all but the newest two events are worth beside k-means (same k, 20 iterations,
 spherical) on the mean of each user's item embeddings of the same model. Then, for the last seed,
 how many labels outlive the loss of an event, by confidence, and how many change with new events,
-by the odds at which another intent wins.
+by the ratio of probabilities at which another intent wins.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DATA = Path(os.environ.get("ELCREC_DATA") or REPO.parent / "shared" / "data")
 FILES = {"beauty": "Beauty.txt", "sports": "Sports_and_Outdoors.txt"}
 INTENTS = {"beauty": 256, "sports": 512}  # as in the paper
 COLUMNS = ("HR@5", "NDCG@5", "HR@20", "NDCG@20")
-EVENTS_SINCE, ODDS = (1, 3), (1.0, 5.0, 20.0, 100.0, float("inf"))
+EVENTS_SINCE, RATIOS = (1, 3), (1.0, 5.0, 20.0, 100.0, float("inf"))
 
 
 def read_histories(dataset: str) -> tuple[Histories, int]:
@@ -73,16 +73,16 @@ HeldRow = tuple[int, float, float, float]
 def held_labels(model: ELCRec, histories: Histories, n_items: int) -> list[HeldRow]:
     """Hold labels against those of some events ago: how many change, and what they are worth.
 
-    Rows of events since, odds, share of users with another label than then, and lift@20.
+    Rows of events since, ratio, share of users with another label than then, and lift@20.
     """
     known = histories.drop_last(2)
     rows = []
     for events in EVENTS_SINCE:
         earlier = model.transform(known.drop_last(events)).intent
-        for odds in ODDS:
-            now = model.transform(known, earlier, odds).intent
+        for ratio in RATIOS:
+            now = model.transform(known, earlier, ratio).intent
             changed = float((now != earlier)[earlier >= 0].mean())
-            rows.append((events, odds, changed, intent_lift(now, histories, n_items)))
+            rows.append((events, ratio, changed, intent_lift(now, histories, n_items)))
     return rows
 
 
@@ -139,10 +139,10 @@ def main() -> None:
     for at in last:
         shares = (at.users, at.without_oldest, at.without_newest)
         print(f"| >= {at.confidence:.1f} | " + " | ".join(f"{x:.3f}" for x in shares) + " |")
-    print("\n| events since | odds | users with another label | lift@20 |")
+    print("\n| events since | ratio | users with another label | lift@20 |")
     print("| ---: | ---: | ---: | ---: |")
-    for events, odds, changed, lift in held_labels(model, histories, n_items):
-        print(f"| {events} | {odds:g} | {changed:.3f} | {lift:.2f} |")
+    for events, ratio, changed, lift in held_labels(model, histories, n_items):
+        print(f"| {events} | {ratio:g} | {changed:.3f} | {lift:.2f} |")
 
 
 if __name__ == "__main__":

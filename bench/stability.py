@@ -1,4 +1,4 @@
-"""Labels from night to night, beside those of models that are trained from nothing every night.
+"""Labels from night to night, beside those of models that are trained from scratch every night.
 
     python bench/stability.py --nights 60            # the last nights of ml-100k
     python bench/stability.py --drift --nights 36    # a generated log whose intents change
@@ -6,7 +6,7 @@
 Replays nights in order through the pipeline's own steps on a lake of its own, then compares each
 night's labels with the night before: of the users in both, who keeps the label. Beside it, on every
 --scratch-every-th of these pairs of nights, the labels of two models that are trained on the same
-histories from nothing, with the same settings, in their own numbering and held against nothing.
+histories from scratch, with the same settings, in their own numbering and held against nothing.
 
 The log of --drift has ten intents: of one the items are replaced by others bit by bit, one has its
 first users after a third of the nights, and half of the users of one take up another after half of
@@ -246,12 +246,12 @@ def replay(settings: Settings, count: int, scratch_every: int) -> None:
 
     table = Table(
         title=f"{len(rows)} pairs of nights, trained anew on {', '.join(retrained)}; beside "
-        f"it {len(scratch_rows)} pairs of models from nothing: ids not carried on, not held",
+        f"it {len(scratch_rows)} pairs of models from scratch: ids not carried on, not held",
         title_justify="left",
         box=None,
     )
     table.add_column("share of users who keep their label")
-    for column in ("all nights", "median", "worst", "from nothing", "worst"):
+    for column in ("all nights", "median", "worst", "from scratch", "worst"):
         table.add_column(column, justify="right")
     for name, title in (
         ("idle", "without new events"),
@@ -272,7 +272,7 @@ def replay(settings: Settings, count: int, scratch_every: int) -> None:
     Console(width=None if sys.stdout.isatty() else 110).print(table)
     if scratch_rows:
         own, other = (1 - float(kept_shares(side, "active")[0]) for side in (rows, scratch_rows))
-        print(f"Churn of users with new events: {own:.4f}, from nothing {other:.4f}")
+        print(f"Churn of users with new events: {own:.4f}, from scratch {other:.4f}")
     means = {
         name: np.nanmean([row.get(key, np.nan) for row in quality]) for key, name in QUALITY.items()
     }

@@ -43,7 +43,7 @@ PARAMS = {  # a name with a dot is a setting, changed for this run only when the
     **LAKE,
     "model.n_intents": field("Intents", "integer", "How many; 0: from the users.", minimum=0),
     "model.max_epochs": field("Epochs", "integer", "Train no longer than this.", minimum=1),
-    "model.from_scratch": field("From scratch", "boolean", "Train from nothing."),
+    "model.from_scratch": field("From scratch", "boolean", "Train from scratch."),
     "promote.force": field("Force promotion", "boolean", "Promote whatever the rules say."),
     "promote.version": field("Roll back to", "string", "Model that labels from this night on."),
 }

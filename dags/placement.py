@@ -41,7 +41,8 @@ def pod_of(setting: Mapping[str, Any]) -> Any:
     except ImportError:
         raise SettingsError(
             "setting airflow.training_pod needs a package that is not installed: "
-            'pip install --constraint constraints.txt ".[kubernetes]", or leave the setting empty'
+            'run pip install ".[kubernetes]" with the --constraint of your Python in constraints/, '
+            "or leave the setting empty"
         ) from None
     client = ApiClient()
     try:

@@ -239,32 +239,37 @@ class ELCRec:
         self,
         histories: Histories,
         previous: NDArray[np.integer] | None = None,
-        odds: float | NDArray[np.floating] = 1.0,
-        most: NDArray[np.floating] | None = None,
+        ratio: float | NDArray[np.floating] = 1.0,
+        ratio_cap: NDArray[np.floating] | None = None,
     ) -> Labels:
         """The intent of every user, how sure it is, and the runner-up.
 
         A user with one known item gets a label; one without any gets −1 and NaN. Items beyond
         n_items, which the model has not learned, are left out.
 
-        previous: int `[n]`, the intent that each user had before, −1 for none. It is held until
-            another is more than `odds` times as sure; until then that one is the runner-up, though
-            surer.
-        odds: one number for all users or `[n]`, at least 1; infinite: it is held whatever happens.
-        most: `[k]`, at least 1, the most that is asked of each intent, whatever the user's odds.
-        Raises ELCRecError for odds below 1.
+        previous: int `[n]`, the intent that each user had before, −1 for none. The user keeps it
+            until another intent is more than `ratio` times as probable. Until then the other one
+            is the runner-up, although it is more probable.
+        ratio: one number for all users or `[n]`, at least 1. With infinity the intent never
+            changes.
+        ratio_cap: `[k]`, at least 1: to change to intent j never takes more than `ratio_cap[j]`.
+        Raises ELCRecError for a ratio below 1.
         """
-        odds = np.broadcast_to(np.asarray(odds, np.float32), len(histories))
-        for asked in (odds, np.ones(1) if most is None else most):
+        ratio = np.broadcast_to(np.asarray(ratio, np.float32), len(histories))
+        for asked in (ratio, np.ones(1) if ratio_cap is None else ratio_cap):
             if not (asked >= 1).all():  # so that NaN fails
-                raise ELCRecError(f"odds must be at least 1, not {asked[~(asked >= 1)][0]:g}")
+                raise ELCRecError(
+                    f"a ratio of probabilities must be at least 1, not {asked[~(asked >= 1)][0]:g}"
+                )
         network = self._fitted()
         parts = []
         for first in range(0, len(histories), BLOCK_USERS):
             block = histories.slice(first, min(first + BLOCK_USERS, len(histories)))
             block = _without_items_beyond(block, self.n_items)
             held = None if previous is None else previous[first : first + len(block)]
-            parts.append(_labels(network, block, held, odds[first : first + len(block)], most))
+            parts.append(
+                _labels(network, block, held, ratio[first : first + len(block)], ratio_cap)
+            )
         joined = (
             [np.concatenate(columns) for columns in zip(*parts, strict=True)]
             if parts
@@ -411,10 +416,10 @@ class ELCRec:
     ) -> tuple[NDArray[np.int64], Tensor]:
         """Which users, and their behaviours `[m, d]`: all, or as many as tell all intents apart."""
         chosen = np.arange(len(known))
-        most = KMEANS_USERS_PER_INTENT * self.config.n_intents
-        if chosen.size > most:
+        limit = KMEANS_USERS_PER_INTENT * self.config.n_intents
+        if chosen.size > limit:
             rng = np.random.default_rng(self.config.seed)
-            chosen = np.sort(rng.choice(chosen, most, replace=False))
+            chosen = np.sort(rng.choice(chosen, limit, replace=False))
             known = known.take(chosen)
         blocks = (
             known.slice(i, min(i + BLOCK_USERS, len(known)))
@@ -477,8 +482,8 @@ def _labels(
     network: Network,
     histories: Histories,
     previous: NDArray[np.integer] | None,
-    odds: NDArray[np.float32],
-    most: NDArray[np.floating] | None,
+    ratio: NDArray[np.float32],
+    ratio_cap: NDArray[np.floating] | None,
 ) -> tuple[NDArray[np.number], ...]:
     """(intent, confidence, runner-up, its confidence) of every user of one block."""
     n = len(histories)
@@ -500,10 +505,10 @@ def _labels(
             before = torch.from_numpy(previous[users].astype(np.int64)).to(probabilities.device)
             sure = probabilities.gather(1, before.clamp(min=0)[:, None]).squeeze(1).cpu().numpy()
             other = (previous[users] >= 0) & (previous[users] != intent[users])
-            enough = odds[users]
-            if most is not None:
-                enough = np.minimum(enough, most[intent[users]])
-            # Divided, so that infinite odds hold an intent that is out of the question, too.
+            enough = ratio[users]
+            if ratio_cap is not None:
+                enough = np.minimum(enough, ratio_cap[intent[users]])
+            # Division, not multiplication: infinity times a probability of 0 is no number.
             held = users[other & (confidence[users] / enough <= sure)]
             runner_up[held], runner_up_confidence[held] = intent[held], confidence[held]
             intent[held] = previous[held]

@@ -80,9 +80,9 @@ def group_centers(points: Tensor, groups: NDArray[np.integer], k: int, seed: int
 
 MOST_CANDIDATES = 4_096  # of the users that fit no centre; bounds the memory
 KMEANS_ITERATIONS = 20
-# Users fit no intent when their cosine to the nearest centre is below that of the typical user by
-# so many times what parts the half from the quarter, which a new group moves little, and by this
-# much: where intents are very tight, the first alone would be next to nothing.
+# A user fits no intent when similarity < median − max(UNFITTED · (median − q25), LEAST_GAP). The
+# similarity is the cosine to the nearest centre; median and q25, the lower quartile, are over all
+# users: a new group of users hardly moves these two. LEAST_GAP counts where intents are very tight.
 UNFITTED, LEAST_GAP = 4.0, 0.25
 
 

@@ -39,24 +39,25 @@ def first_ids(k: int) -> Matching:
     return Matching(ids, np.zeros(k, bool), nobody, np.zeros((k, 0)), k)
 
 
-# Of so many users that should speak for an intent and hardly do, it is no chance.
+# With fewer expected users than this, a low share may be chance.
 LEAST_EXPECTED = 10
 LEFT_BELOW = 0.2
 
 
 def deserted(
-    intents: NDArray[np.integer], speaking: NDArray[np.bool_], k: int, least_share: float
+    intents: NDArray[np.integer], recently_consistent: NDArray[np.bool_], k: int, least_share: float
 ) -> NDArray[np.bool_]:
     """Which intents have lost their users, bool `[k]`; never all.
 
-    Those with fewer users than `least_share` of the average intent, and those whose users no longer
-    speak for them: of all users some share does, of theirs less than a fifth of that.
+    An intent is deserted when it has fewer users than `least_share` of the average intent, or when
+    its users have moved on: the share of its users whose newest events still have this intent is
+    less than a fifth (LEFT_BELOW) of the same share over all users.
 
-    intents: int `[n]`, each user's, −1 for none. speaking: bool `[n]`, whether what the user did
-    lately is still of that intent.
+    intents: int `[n]`, each user's, −1 for none. recently_consistent: bool `[n]`, whether the
+    user's newest events have the same intent.
     """
     sizes = np.bincount(intents[intents >= 0], minlength=k)
-    seen = np.bincount(intents[speaking & (intents >= 0)], minlength=k)
+    seen = np.bincount(intents[recently_consistent & (intents >= 0)], minlength=k)
     expected = sizes * (seen.sum() / max(sizes.sum(), 1))
     left = (expected >= LEAST_EXPECTED) & (seen < LEFT_BELOW * expected)
     gone: NDArray[np.bool_] = left | (sizes < least_share * sizes.mean())

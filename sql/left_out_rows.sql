@@ -1,9 +1,9 @@
 -- Makes: the table left_out_rows, staged events that the night does not take, each with why.
--- From:  staged, duplicate_rows; busy_days, the user_day of event_hashes that have more events than
---        a user may; the variable day_shift; $max_user_events, $max_repeats, of a user a day.
--- Grain: one row of staged: 'duplicate'; 'repeat', the same item and type too often; or 'busy', a
--- user with too many events. Of too many the first stay, by time and then as they were read.
--- Only users' days that may have too many are looked at whole.
+-- From:  staged, duplicate_rows; crowded_days, the user_day of event_hashes that have more events
+--        than a user may; the variable day_shift; $max_user_events, $max_repeats, of a user a day.
+-- Grain: one row of staged. why is 'duplicate', 'repeat' (the same item and type too often) or
+--        'over_cap' (a user with too many events). The first ones stay, by time and then as they
+--        were read. Only users' days that may have too many are looked at whole.
 CREATE OR REPLACE TEMP TABLE left_out_rows AS
 WITH ranked AS (
     SELECT
@@ -21,7 +21,7 @@ WITH ranked AS (
     WHERE
         staged.reason IS NULL
         AND (hash(staged.user_id, staged.dt) >> getvariable('day_shift'))::UINTEGER IN (
-            SELECT busy_days.user_day FROM busy_days
+            SELECT crowded_days.user_day FROM crowded_days
         )
 )
 
@@ -32,6 +32,6 @@ FROM duplicate_rows
 UNION ALL
 SELECT
     staged_row,
-    CASE WHEN repeat_place > $max_repeats THEN 'repeat' ELSE 'busy' END AS why
+    CASE WHEN repeat_place > $max_repeats THEN 'repeat' ELSE 'over_cap' END AS why
 FROM ranked
 WHERE repeat_place > $max_repeats OR place > $max_user_events

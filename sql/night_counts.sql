@@ -17,7 +17,7 @@ left_out AS (
         count(*) AS rows_left_out,
         count(*) FILTER (WHERE left_out_rows.why = 'duplicate') AS rows_duplicate,
         count(*) FILTER (WHERE left_out_rows.why = 'repeat') AS rows_repeat,
-        count(*) FILTER (WHERE left_out_rows.why = 'busy') AS rows_busy
+        count(*) FILTER (WHERE left_out_rows.why = 'over_cap') AS rows_over_cap
     FROM left_out_rows
     INNER JOIN staged ON left_out_rows.staged_row = staged.rowid
     WHERE staged.own
@@ -45,7 +45,7 @@ SELECT
     staged_rows.own_events - coalesce(left_out.rows_left_out, 0) AS events,
     coalesce(left_out.rows_duplicate, 0) AS duplicates,
     coalesce(left_out.rows_repeat, 0) AS repeats,
-    coalesce(left_out.rows_busy, 0) AS busy,
+    coalesce(left_out.rows_over_cap, 0) AS over_cap,
     coalesce(late.rows_late, 0) AS late,
     coalesce(rejects.rows_rejected, 0) AS rejects,
     -- What other nights have already: not late, not to be rejected twice.

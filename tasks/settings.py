@@ -30,6 +30,11 @@ REPO = Path(__file__).resolve().parent.parent
 ENV_PREFIX = "ELCREC_"
 # Names with the prefix that are no settings: where the file is, and where test data lies.
 OTHER_ENV = frozenset({"ELCREC_SETTINGS", "ELCREC_DATA"})
+# Keys of earlier versions, and what to write today.
+RENAMED = {
+    "label.odds": "label.probability_ratio",
+    "label.idle_odds": "label.idle_probability_ratio",
+}
 
 
 class Section(BaseModel):
@@ -146,8 +151,8 @@ class ModelSettings(Section):
 class LabelSettings(Section):
     """How a user's label follows from the model's."""
 
-    odds: float = Field(20, ge=1)
-    idle_odds: float = Field(math.inf, ge=1)
+    probability_ratio: float = Field(20, ge=1)
+    idle_probability_ratio: float = Field(math.inf, ge=1)
 
 
 class EvaluateSettings(Section):
@@ -416,6 +421,9 @@ def _refuse_unknown_environment() -> None:
         if not upper.startswith(ENV_PREFIX) or upper in OTHER_ENV or upper.startswith(free):
             continue
         if upper not in known:
+            if new := RENAMED.get(upper.removeprefix(ENV_PREFIX).lower().replace("__", ".")):
+                new = ENV_PREFIX + new.replace(".", "__").upper()
+                raise SettingsError(f"{name} in the environment is called {new} now: rename it")
             raise SettingsError(
                 f"unknown setting in the environment: {name}"
                 f"{_nearest(upper, [*known, *OTHER_ENV])}; unset it or correct the name"
@@ -428,6 +436,8 @@ def _explain(error: ValidationError, given: Mapping[str, Any], file: Path | None
     path = [str(part) for part in fault["loc"]]
     key = ".".join(path)
     place = _origin(path, given, file)
+    if key in RENAMED:
+        return f"setting {key} in {place} is called {RENAMED[key]} now: rename it"
     if fault["type"] == "extra_forbidden":
         return f"unknown setting {key} in {place}{_nearest(key, known_keys())}"
     reason = fault["msg"].removeprefix("Value error, ")

@@ -79,7 +79,7 @@ STEPS: dict[str, Step] = {
     for step in (
         Step(
             "ingest",
-            "read the night's rows of the source into events and quarantine",
+            "read the source's rows of the night into the tables events and quarantine",
             "tasks.night.ingest:ingest",
             ("source", "forgotten", "source_versions", "events", "quarantine", "ingests"),
             ("events", "quarantine", "ingests", "source_versions"),
@@ -87,7 +87,7 @@ STEPS: dict[str, Step] = {
         ),
         Step(
             "check-events",
-            "hold the night's events to their expectations",
+            "check the night's events",
             "tasks.night.quality:check_events",
             ("events", "ingests", "night_stats", "sequences", "items"),
             ("night_stats",),
@@ -101,7 +101,7 @@ STEPS: dict[str, Step] = {
         ),
         Step(
             "check-sequences",
-            "hold the histories to their expectations",
+            "check the histories",
             "tasks.night.quality:check_sequences",
             ("sequences", "items"),
             (),
@@ -115,14 +115,14 @@ STEPS: dict[str, Step] = {
         ),
         Step(
             "evaluate",
-            "measure the model on held-out events, next to popularity and the last promoted one",
+            "measure the model on held-out events, beside popularity and the last promoted model",
             "tasks.night.evaluate:evaluate",
             ("sequences", "items", "models", "choices", "intent_labels", "events"),
             ("metrics",),
         ),
         Step(
             "promote",
-            "let the model label users, or keep the one before",
+            "promote the new model, or keep the promoted one",
             "tasks.night.promote:promote",
             ("metrics", "sequences", "items", "models", "choices"),
             ("models", "choices"),
@@ -136,14 +136,14 @@ STEPS: dict[str, Step] = {
         ),
         Step(
             "check-labels",
-            "hold the labels to their expectations",
+            "check the labels",
             "tasks.night.quality:check_labels",
             ("intent_labels", "intent_profiles", "sequences"),
             (),
         ),
         Step(
             "publish",
-            "give the labels to their readers, as the settings under publish say",
+            "write the labels to the targets that the settings under publish name",
             "tasks.night.publish:publish",
             ("intent_labels",),
             (),

@@ -115,7 +115,7 @@ def test_the_image_runs_as_a_user_and_holds_no_secret_and_no_data() -> None:
         line[1:] for line in (REPO / ".dockerignore").read_text().splitlines() if line[:1] == "!"
     }
     assert kept == {
-        *("constraints.txt", "pyproject.toml", "settings.toml"),
+        *("constraints/py311.txt", "pyproject.toml", "settings.toml"),
         *("dags/", "elcrec/", "local/", "sql/", "tasks/"),
     }
 

@@ -76,29 +76,29 @@ def upkeep(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
     """
     lake = Lake.there(settings.lake.root)
     with lake.alone():
-        plan = what_goes(settings)
-        summary = {"dry_run": dry_run, **plan.summary(lake)}
+        removals = plan(settings)
+        summary = {"dry_run": dry_run, **removals.summary(lake)}
         if dry_run:
             return summary
-        for table, nights in plan.nights.items():
+        for table, nights in removals.nights.items():
             lake.replace(table, table.schema.empty_table(), nights=nights)
             log.info("%s: %d nights up to %s removed", table.name, len(nights), nights[-1])
-        for folder in plan.models + plan.trainings + plan.pages:
+        for folder in removals.models + removals.trainings + removals.pages:
             shutil.rmtree(folder)
             log.info("%s removed", folder)
-        for table in plan.old_files:
+        for table in removals.old_files:
             lake.vacuum(table, settings.retention.min_age_hours)
     return summary
 
 
-def what_goes(settings: Settings) -> Plan:
+def plan(settings: Settings) -> Plan:
     """Work out what the settings do not keep, without touching anything."""
     lake, keep = Lake(settings.lake.root), settings.retention
     ingested = lake.nights(tables.INGESTS)
     recent = _nights_worked_on(lake, keep.min_age_hours)
     standing = _promoted_models(lake, recent)
     standing_nights = {night for _, night in standing}
-    plan = Plan()
+    removals = Plan()
 
     def old(nights: list[dt.date], kept: int, needed: set[dt.date]) -> list[dt.date]:
         if not kept or not ingested:
@@ -115,7 +115,7 @@ def what_goes(settings: Settings) -> Plan:
             # What the next night adds its events to, and what it holds its labels against.
             needed |= _before(lake.nights(table), recent)
         if going := old(lake.nights(table), getattr(keep, setting), needed):
-            plan.nights[table] = going
+            removals.nights[table] = going
 
     models = lake.scan(tables.MODELS).select("dt", "model_version").collect()
     going_nights = old(sorted(set(models["dt"])), keep.models_nights, recent)
@@ -125,18 +125,18 @@ def what_goes(settings: Settings) -> Plan:
     grown_old = _older_than(keep.min_age_hours)
     folder = lake.root / "model_files"
     if keep.models_nights:
-        plan.models = [
+        removals.models = [
             path
             for path in _folders(folder)
             if not path.name.startswith(".") and path.name not in stays and grown_old(path)
         ]
-    plan.trainings = [path for path in _folders(folder / ".training") if grown_old(path)]
+    removals.trainings = [path for path in _folders(folder / ".training") if grown_old(path)]
     pages = {night: path for path in _folders(lake.root / "quality") if (night := _night(path))}
-    plan.pages = [pages[night] for night in old(sorted(pages), keep.pages_nights, recent)]
+    removals.pages = [pages[night] for night in old(sorted(pages), keep.pages_nights, recent)]
     for table in tables.TABLES.values():
         if files := lake.vacuum(table, keep.min_age_hours, dry_run=True):
-            plan.old_files[table] = files
-    return plan
+            removals.old_files[table] = files
+    return removals
 
 
 def _nights_worked_on(lake: Lake, hours: int) -> set[dt.date]:

@@ -1,7 +1,4 @@
-"""The tables of the lake: their grain, columns and partitions.
-
-`dt` is the night (a UTC date) that wrote a row; for `events` it is the date of the event itself.
-"""
+"""The tables of the lake: what one row is, the columns with their meanings, and the partitions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +15,8 @@ class Table:
 
     before: what a column that came later holds in rows that were written before it, as SQL over the
     other columns. Of one that is not named here it is null.
+
+    row: what one row is. meanings: what each column holds, for people who read the table.
     """
 
     name: str
@@ -25,12 +24,14 @@ class Table:
     partition_by: tuple[str, ...] = ("dt",)
     many_valued: tuple[str, ...] = ()
     before: Mapping[str, str] = field(default_factory=dict, hash=False)
+    row: str = ""
+    meanings: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 DT = ("dt", pa.date32())
 TIME = pa.timestamp("us", tz="UTC")
+THE_NIGHT = {"dt": "The night, a UTC date."}
 
-# One event. `source` and `row_number` say where it was read, and break ties of `ts`.
 EVENTS = Table(
     "events",
     pa.schema(
@@ -40,17 +41,31 @@ EVENTS = Table(
             ("item_id", pa.string()),
             ("event_type", pa.string()),
             ("ts", TIME),
-            ("weight", pa.float32()),  # null: the source has none
-            ("source", pa.string()),  # path below source.path
-            ("row_number", pa.int64()),  # line where it begins (text) or row (Parquet), from 1
-            ("ingested", pa.date32()),  # the night whose run brought it; after dt: it came late
+            ("weight", pa.float32()),
+            ("source", pa.string()),
+            ("row_number", pa.int64()),
+            ("ingested", pa.date32()),
         ]
     ),
     many_valued=("user_id", "ts", "row_number"),
     before={"ingested": "dt"},
+    row="One event: a user did something with an item.",
+    meanings={
+        "dt": "The UTC date of the event, whichever night read it.",
+        "user_id": "The user, as the source writes it.",
+        "item_id": "The item, as the source writes it.",
+        "event_type": "The type, as the source writes it; 'event' if the source has none.",
+        "ts": "When it happened.",
+        "weight": "The event's own weight, or that of its type (source.event_weights); else null.",
+        "source": "The part of the source: a file's path below source.path, or a table.",
+        "row_number": (
+            "The row in that part, from 1: the line where it begins (text) or the row (Parquet). A "
+            "table has no order: there it is made from the row's values. Breaks ties of ts."
+        ),
+        "ingested": "The night whose run read the event. It is after dt if the event came late.",
+    },
 )
 
-# One row of a source that is no event.
 QUARANTINE = Table(
     "quarantine",
     pa.schema(
@@ -58,13 +73,21 @@ QUARANTINE = Table(
             DT,
             ("source", pa.string()),
             ("row_number", pa.int64()),
-            ("raw", pa.string()),  # the line as read; of Parquet and CSV its columns as JSON
+            ("raw", pa.string()),
             ("reason", pa.string()),
         ]
     ),
+    row="One row of the source that cannot be used as an event.",
+    meanings={
+        "dt": "The night that read the row, a UTC date.",
+        "source": "The part of the source, as in events.",
+        "row_number": "The row in that part, as in events.",
+        "raw": "The line as it was read; for Parquet, CSV and tables its columns as JSON.",
+        "reason": "Why it cannot be used.",
+    },
 )
 
-# One part of the source, say a file, in one night. rows_read is the sum of the counts after it.
+# rows_read is the sum of the counts after it.
 INGESTS = Table(
     "ingests",
     pa.schema(
@@ -75,35 +98,56 @@ INGESTS = Table(
             ("rows_events", pa.int64()),
             ("rows_quarantined", pa.int64()),
             ("rows_duplicate", pa.int64()),
-            ("rows_late", pa.int64()),  # events of nights before, which those did not see
-            ("rows_repeat", pa.int64()),  # above ingest.max_repeats
-            ("rows_busy", pa.int64()),  # above ingest.max_user_events
-            ("rows_filtered", pa.int64()),  # of a type that source.event_types leaves out
+            ("rows_late", pa.int64()),
+            ("rows_repeat", pa.int64()),
+            ("rows_busy", pa.int64()),
+            ("rows_filtered", pa.int64()),
             ("rows_other_nights", pa.int64()),
-            ("bootstrap", pa.bool_()),  # all rows before the end of the night, not the night's only
+            ("bootstrap", pa.bool_()),
         ]
     ),
     # What was not counted yet did not happen yet.
     before=dict.fromkeys(("rows_late", "rows_repeat", "rows_busy", "rows_filtered"), "0"),
+    row="One part of the source, for example a file, in one night.",
+    meanings={
+        **THE_NIGHT,
+        "source": "The part of the source, as in events.",
+        "rows_read": "Rows that were read: the sum of the counts that follow.",
+        "rows_events": "Rows that became events of the night.",
+        "rows_quarantined": "Rows that cannot be used; quarantine has them.",
+        "rows_duplicate": "Exact duplicates: same user, item, type, time and weight.",
+        "rows_late": "Events of earlier days that their own nights did not see; now in their days.",
+        "rows_repeat": "Events above ingest.max_repeats.",
+        "rows_busy": "Events above ingest.max_user_events.",
+        "rows_filtered": "Events of a type that source.event_types leaves out.",
+        "rows_other_nights": "Rows of other nights, which this night does not take.",
+        "bootstrap": "True for the first night of the lake, which takes all rows before its end.",
+    },
 )
 
-# One Delta table that events come from in one night: which of its versions the night read.
 SOURCE_VERSIONS = Table(
     "source_versions",
     pa.schema(
         [
             DT,
             ("source", pa.string()),
-            ("table_id", pa.string()),  # which Delta gave it when it was made
+            ("table_id", pa.string()),
             ("version", pa.int64()),
-            ("after_version", pa.int64()),  # read by the earlier night; null: every file was new
-            ("since", pa.date32()),  # the first day that the earlier night did not read
+            ("after_version", pa.int64()),
+            ("since", pa.date32()),
         ]
     ),
+    row="One Delta table that events come from, in one night.",
+    meanings={
+        **THE_NIGHT,
+        "source": "The table, as in events.",
+        "table_id": "The id that Delta gave the table when it was made.",
+        "version": "The version that the night read.",
+        "after_version": "The version that the earlier night read; null if every file was new.",
+        "since": "The first day that the earlier night did not read.",
+    },
 )
 
-# What was counted of one night's events when they were checked; later nights are held against it.
-# The first night of a lake leaves a row for each of the days before it, too.
 NIGHT_STATS = Table(
     "night_stats",
     pa.schema(
@@ -115,60 +159,102 @@ NIGHT_STATS = Table(
                 "event_types",
                 pa.list_(pa.struct([("event_type", pa.string()), ("events", pa.int64())])),
             ),
-            ("users", pa.int64()),  # null, as all that follows: a day before the first night
+            ("users", pa.int64()),
             ("largest_user_events", pa.int64()),
-            ("new_users", pa.int64()),  # without a history; null: no night before has histories
+            ("new_users", pa.int64()),
             ("items", pa.int64()),
             ("largest_item_events", pa.int64()),
-            ("new_items", pa.int64()),  # first seen this night; null: the first night of a lake
+            ("new_items", pa.int64()),
         ]
     ),
+    row=(
+        "One night's counts, which later nights are compared with. The first night of a lake also "
+        "writes a row for each day before it, with nulls from users on."
+    ),
+    meanings={
+        **THE_NIGHT,
+        "events": "Events of the night, without those that came late.",
+        "last_ts": "Time of the newest of them.",
+        "event_types": "Events of each type.",
+        "users": "Users with an event.",
+        "largest_user_events": "Events of the user with the most.",
+        "new_users": "Users without a history; null if no night before has histories.",
+        "items": "Items with an event.",
+        "largest_item_events": "Events of the item with the most.",
+        "new_items": "Items first seen this night; null for the first night of a lake.",
+    },
 )
 
-# One item ever seen; rows are only ever added.
+# Rows are only ever added.
 ITEMS = Table(
     "items",
     pa.schema(
         [
             ("item_id", pa.string()),
-            ("item_index", pa.int32()),  # 1..., never reused; 0 is padding
-            ("first_seen", pa.date32()),  # date of its first event
+            ("item_index", pa.int32()),
+            ("first_seen", pa.date32()),
         ]
     ),
     partition_by=(),
+    row="One item that was ever seen. Rows are added and never changed.",
+    meanings={
+        "item_id": "The item, as the source writes it.",
+        "item_index": "Its number, from 1, never changed or reused; 0 is padding.",
+        "first_seen": "UTC date of its first event.",
+    },
 )
 
-# One user a night: the history up to the end of the night.
 SEQUENCES = Table(
     "sequences",
     pa.schema(
         [
             DT,
             ("user_id", pa.string()),
-            ("items", pa.list_(pa.int32())),  # item_index, oldest first, the last ones only
-            ("n_events", pa.int32()),  # of the whole history
+            ("items", pa.list_(pa.int32())),
+            ("n_events", pa.int32()),
             ("last_ts", TIME),
         ]
     ),
     many_valued=("user_id",),
+    row="One user's history up to the end of one night.",
+    meanings={
+        **THE_NIGHT,
+        "user_id": "The user.",
+        "items": "item_index of the last events (sequences.last_events), oldest first.",
+        "n_events": "Events of the whole history.",
+        "last_ts": "Time of the newest event.",
+    },
 )
 
-# What a night's sequences were made from, as it was then: while both fingerprints hold, building
-# them anew would give the same rows.
+# While both fingerprints hold, building the histories anew would give the same rows.
 SEQUENCE_INPUTS = Table(
     "sequence_inputs",
     pa.schema(
         [
             DT,
-            ("inputs", pa.string()),  # of the settings, the vocabulary and the files of events
-            ("files", pa.string()),  # of the files of the night's sequences and left_out_events
-            ("core_items", pa.list_(pa.int32())),  # with enough; null: no left_out_events are kept
+            ("inputs", pa.string()),
+            ("files", pa.string()),
+            ("core_items", pa.list_(pa.int32())),
+            ("data_fingerprint", pa.string()),
+            ("data_items", pa.int32()),
+            ("data_files", pa.string()),
         ]
     ),
+    row="What one night's histories were made from, so that the next night may add to them.",
+    meanings={
+        **THE_NIGHT,
+        "inputs": "Fingerprint of the settings, the vocabulary and the files of events.",
+        "files": "Fingerprint of the night's files of sequences and left_out_events.",
+        "core_items": (
+            "item_index of the items with enough events; null if left_out_events are not kept."
+        ),
+        "data_fingerprint": "Fingerprint of the histories themselves; a model is named after it.",
+        "data_items": "Number of different items in the histories.",
+        "data_files": "Fingerprint of the files that data_fingerprint was taken of.",
+    },
 )
 
-# One event up to the end of a night that its sequences leave out as of a user or an item that has
-# too few (`sequences.min_user_events`, `sequences.min_item_events`). Not kept where they are most.
+# Not kept where most events are left out.
 LEFT_OUT_EVENTS = Table(
     "left_out_events",
     pa.schema(
@@ -177,41 +263,65 @@ LEFT_OUT_EVENTS = Table(
             ("user_id", pa.string()),
             ("item_index", pa.int32()),
             ("ts", TIME),
-            ("position", pa.int64()),  # ascends by user, and with the events of each
+            ("position", pa.int64()),
         ]
     ),
     many_valued=("ts", "position"),
+    row=(
+        "One event that a night's histories leave out, because its user or item has too few events "
+        "(sequences.min_user_events, sequences.min_item_events)."
+    ),
+    meanings={
+        **THE_NIGHT,
+        "user_id": "The user.",
+        "item_index": "The item's number, as in items.",
+        "ts": "When it happened.",
+        "position": "Order of the events: ascending by user, and within a user by time.",
+    },
 )
 
-# One trained model.
 MODELS = Table(
     "models",
     pa.schema(
         [
             DT,
             ("model_version", pa.string()),
-            ("path", pa.string()),  # below lake.root
+            ("path", pa.string()),
             ("promoted", pa.bool_()),
-            ("parent_version", pa.string()),  # the model before it, whose intents it carries on
+            ("parent_version", pa.string()),
             ("settings_fingerprint", pa.string()),
             ("data_fingerprint", pa.string()),
         ]
     ),
+    row="One trained model.",
+    meanings={
+        "dt": "The night whose histories it was trained on, a UTC date.",
+        "model_version": "Its name: the night and a hash of settings, data and parent.",
+        "path": "Its folder, below lake.root.",
+        "promoted": "Whether it labels from its night on, until the next promoted model.",
+        "parent_version": "The promoted model before it, whose intents it carries on.",
+        "settings_fingerprint": "Hash of the settings that decide what is trained.",
+        "data_fingerprint": "Hash of the histories that it was trained on.",
+    },
 )
 
-# One night from which on a person has chosen the model that labels, until a later promotion.
 CHOICES = Table(
     "choices",
     pa.schema(
         [
             DT,
-            ("model_version", pa.string()),  # of this night or an earlier one
-            ("next_intent_id", pa.int32()),  # above every id that was in use when it was chosen
+            ("model_version", pa.string()),
+            ("next_intent_id", pa.int32()),
         ]
     ),
+    row="One night from which on a person has chosen the model that labels.",
+    meanings={
+        "dt": "The night, a UTC date. The choice holds until a later night's model is promoted.",
+        "model_version": "The chosen model, of this night or an earlier one.",
+        "next_intent_id": "Smallest id that a new intent may get: above every id used until then.",
+    },
 )
 
-# One number about one model.
 METRICS = Table(
     "metrics",
     pa.schema(
@@ -224,16 +334,30 @@ METRICS = Table(
             ("value", pa.float64()),
         ]
     ),
+    row="One figure about one model.",
+    meanings={
+        "dt": "The night that measured it, a UTC date.",
+        "model_version": "The model, or the name of a baseline, such as popularity.",
+        "split": (
+            "test: the newest event of each user. time: the night's events, ranked by a model of a "
+            "night before. labels: the labels that the model would give."
+        ),
+        "slice": (
+            "The users: all, or idle (no event since they were labelled). 'against <version>': the "
+            "difference from that model."
+        ),
+        "metric": "Name of the figure, for example NDCG@20.",
+        "value": "The figure.",
+    },
 )
 
-# One user a night.
 INTENT_LABELS = Table(
     "intent_labels",
     pa.schema(
         [
             DT,
             ("user_id", pa.string()),
-            ("intent_id", pa.int32()),  # null: no item of the history is known to the model
+            ("intent_id", pa.int32()),
             ("confidence", pa.float32()),
             ("runner_up_id", pa.int32()),
             ("runner_up_confidence", pa.float32()),
@@ -243,9 +367,20 @@ INTENT_LABELS = Table(
         ]
     ),
     many_valued=("user_id",),
+    row="One user in one night.",
+    meanings={
+        "dt": "The night, a UTC date: events up to its end count.",
+        "user_id": "The user, as the source writes it; once in each night.",
+        "intent_id": "The user's intent; null if the model knows no item of the user.",
+        "confidence": "Probability of that intent, 0 to 1; null where intent_id is.",
+        "runner_up_id": "The most probable other intent; null if there is none.",
+        "runner_up_confidence": "Its probability; the higher one where the label was held.",
+        "n_events": "Events of the user up to the end of the night.",
+        "last_ts": "Time of the newest of them.",
+        "model_version": "The model that gave the label.",
+    },
 )
 
-# One intent a night.
 INTENT_PROFILES = Table(
     "intent_profiles",
     pa.schema(
@@ -258,18 +393,33 @@ INTENT_PROFILES = Table(
                 "top_items",
                 pa.list_(pa.struct([("item_id", pa.string()), ("lift", pa.float32())])),
             ),
-            ("born", pa.date32()),  # night of the first model that had it
-            ("status", pa.string()),  # active; empty: no users; retired: this night, for good
-            # Where its users were the night the model was trained: intents of the model before.
+            ("born", pa.date32()),
+            ("status", pa.string()),
             (
                 "came_from",
                 pa.list_(pa.struct([("intent_id", pa.int32()), ("share", pa.float32())])),
             ),
         ]
     ),
+    row="One intent in one night.",
+    meanings={
+        **THE_NIGHT,
+        "intent_id": "The intent. The id means the same intent on every later night.",
+        "users": "Users with this label.",
+        "share": "Their share of all users with a label.",
+        "top_items": (
+            "The items that set the intent apart. lift: share of its users who have the item, "
+            "divided by the share of all labelled users who have it."
+        ),
+        "born": "Night of the first model that had the intent.",
+        "status": "active; empty: no users; retired: given up this night, and never used again.",
+        "came_from": (
+            "Which intents of the model before its users had on the night it was trained, with "
+            "their share."
+        ),
+    },
 )
 
-# The last run of one step of one night.
 STEPS = Table(
     "steps",
     pa.schema(
@@ -279,24 +429,38 @@ STEPS = Table(
             ("started_at", TIME),
             ("seconds", pa.float64()),
             ("peak_mb", pa.float64()),
-            ("summary", pa.string()),  # JSON
+            ("summary", pa.string()),
         ]
     ),
     partition_by=("dt", "step"),
+    row="The last successful run of one step of one night.",
+    meanings={
+        **THE_NIGHT,
+        "step": "Name of the step.",
+        "started_at": "When it started.",
+        "seconds": "How long it took.",
+        "peak_mb": "Its largest resident memory, in MB (10^6 bytes).",
+        "summary": "What the step returned, as JSON.",
+    },
 )
 
-# One person whose events are left out from the moment they were forgotten. The id itself is not
-# kept; `salt` is the same in all rows of a lake.
+# The id itself is not kept.
 FORGOTTEN = Table(
     "forgotten",
     pa.schema(
         [
-            ("user_hash", pa.string()),  # SHA-256 of the salt and the id, hexadecimal
+            ("user_hash", pa.string()),
             ("salt", pa.string()),
             ("forgotten_at", TIME),
         ]
     ),
     partition_by=(),
+    row="One person whose events are left out from the moment they were forgotten.",
+    meanings={
+        "user_hash": "SHA-256 of the salt and the user's id, hexadecimal; the id is not kept.",
+        "salt": "The same in all rows of a lake.",
+        "forgotten_at": "When the person was forgotten.",
+    },
 )
 
 TABLES = {

@@ -242,7 +242,7 @@ def churn(
     numbers: the model's number of each item_index (`model_numbers`).
 
     Of all users with a label then, and of the idle ones among them, who have had no event since.
-    The labels are those that `label` would write with this model, held by the settings' odds; a
+    The labels are those that `label` would write with this model and the settings under `label`. A
     user who would be left without one counts as changed. Nothing without earlier labels.
     """
     lake = Lake(settings.lake.root)

@@ -7,7 +7,7 @@ are dropped and counted.
 
 A night also reads `ingest.late_days` behind itself: an event of these days that their own nights
 did not see is added to its own day, once, with `ingested` saying which night brought it. For each
-part, rows read = events + late + quarantined + duplicates + repeats and busy users' rows above
+part, rows read = events + late + quarantined + duplicates + repeats and users' rows above
 the caps + filtered (of a type that is not asked for) + rows of other nights; each of these is
 counted on its own, and the step stops when they disagree.
 """
@@ -51,14 +51,14 @@ class PartCounts:
     quarantined: int = 0
     duplicates: int = 0
     repeats: int = 0
-    busy: int = 0
+    over_cap: int = 0
     filtered: int = 0
 
     @property
     def unaccounted(self) -> int:
         """Rows read that are in none of the counts."""
         known = self.events + self.late + self.quarantined + self.duplicates + self.repeats
-        return self.rows_read - known - self.busy - self.filtered - self.other_nights
+        return self.rows_read - known - self.over_cap - self.filtered - self.other_nights
 
 
 def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _leave_out(con: duckdb.DuckDBPyConnection, settings: IngestSettings) -> None
     grouping as many rows takes DuckDB three times as long.
     """
     caps = settings.model_dump(include={"max_user_events", "max_repeats"})
-    caps = {cap: most or UNLIMITED for cap, most in caps.items()}
+    caps = {cap: limit or UNLIMITED for cap, limit in caps.items()}
     staged = con.sql("SELECT count(*) FROM staged WHERE reason IS NULL").fetchall()[0][0]
     hashes = np.empty(staged, np.uint64)
     # As many numbers as there are events, within limits: other users' days seldom share one.
@@ -165,8 +165,8 @@ def _leave_out(con: duckdb.DuckDBPyConnection, settings: IngestSettings) -> None
     hashes = pl.Series(hashes).sort().to_numpy()  # by all cores, as numpy does not
     shared = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
     con.register("shared_hashes", pl.DataFrame({"row_hash": shared}))
-    busy = np.flatnonzero(of_day > min(caps.values())).astype(np.uint32)
-    con.register("busy_days", pl.DataFrame({"user_day": busy}))
+    crowded = np.flatnonzero(of_day > min(caps.values())).astype(np.uint32)
+    con.register("crowded_days", pl.DataFrame({"user_day": crowded}))
     con.execute(duck.sql("duplicate_rows"))
     con.execute(duck.sql("left_out_rows"), caps)
 
@@ -281,10 +281,10 @@ def _stage_unparsed(con: duckdb.DuckDBPyConnection, part: Part) -> int:
 def _settle(con: duckdb.DuckDBPyConnection, counts: dict[str, PartCounts]) -> None:
     """Fill in what is written and what is not, and hold the sum against the rows read."""
     found = con.execute(duck.sql("night_counts")).fetchall()
-    for name, events, duplicates, repeats, busy, late, rejects, others in found:
+    for name, events, duplicates, repeats, over_cap, late, rejects, others in found:
         count = counts[name]
         count.events, count.duplicates, count.late = events, duplicates, late
-        count.repeats, count.busy, count.quarantined = repeats, busy, rejects
+        count.repeats, count.over_cap, count.quarantined = repeats, over_cap, rejects
         count.other_nights += others
     for name, count in counts.items():
         if count.unaccounted:
@@ -383,7 +383,7 @@ def _write(
             "rows_quarantined": count.quarantined,
             "rows_duplicate": count.duplicates,
             "rows_repeat": count.repeats,
-            "rows_busy": count.busy,
+            "rows_busy": count.over_cap,
             "rows_late": count.late,
             "rows_filtered": count.filtered,
             "rows_other_nights": count.other_nights,

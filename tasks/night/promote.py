@@ -153,10 +153,10 @@ def find_failings(
         (ALL_USERS, "users", "max_churn"),
         (IDLE_USERS, "users without new events", "max_idle_churn"),
     ):
-        if users in churn and not churn[users] <= (most := getattr(limits, name)):
+        if users in churn and not churn[users] <= (ceiling := getattr(limits, name)):
             failings.append(
                 f"it would give {churn[users]:.3f} of the {of_whom} another label than they had, "
-                f"above promote.{name} {most:.3f}"
+                f"above promote.{name} {ceiling:.3f}"
             )
     if change is None:
         return failings

@@ -1,7 +1,7 @@
 """Give the labels of a night to their readers: to each target of the settings under `publish`.
 
-The Delta table `intent_labels` is there already; with no other target, the labels are held to the
-contract with their readers and that is all.
+The Delta table `intent_labels` is there already; with no other target, the labels are validated
+against the contract with their readers and that is all.
 """
 
 import datetime as dt
@@ -33,7 +33,7 @@ def publish(settings: Settings, night: dt.date) -> dict[str, Any]:
     lake = Lake(settings.lake.root)
     with connect(settings) as con:
         lake.view(con, tables.INTENT_LABELS, first=night, last=night)
-        labels = contract.hold(con, night)
+        labels = contract.validate(con, night)
         if not labels:
             raise LakeError(
                 f"table intent_labels has no rows for night {night}: run label for it first"

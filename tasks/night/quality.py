@@ -1,4 +1,4 @@
-"""Steps 2, 4 and 9: hold the tables to their expectations.
+"""The steps check-events, check-sequences and check-labels.
 
 Each check opens a throw-away DuckDB database with views over the night's files in the lake and
 runs the suites of `tasks/night/suites/` on it with Great Expectations, each on the view or table

@@ -29,6 +29,7 @@ import pyarrow as pa
 from tasks.errors import NightError, NotReadyError, SettingsError
 from tasks.lake import ConcurrentWriteError, Lake, duck, tables
 from tasks.night.core import in_order, k_core, last_of_each, once_a_session, stable_order
+from tasks.registry.histories import Fingerprint, take_fingerprint
 from tasks.settings import SequenceSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -148,7 +149,9 @@ def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
         elif lake.files(tables.LEFT_OUT_EVENTS, night, night):  # of a run by other settings
             nothing = tables.LEFT_OUT_EVENTS.schema.empty_table()
             lake.replace(tables.LEFT_OUT_EVENTS, nothing, nights=[night])
-        inputs.record(night, core_items)
+        # Read and hashed here once: train, evaluate and promote name their model by it.
+        data = take_fingerprint(settings, night) if kept[0] else None
+        inputs.record(night, core_items, data)
         items = _count(con, "items")
     return {
         "users": kept[0],
@@ -203,13 +206,21 @@ class _Inputs:
             ]
         )
 
-    def record(self, night: dt.date, core_items: npt.NDArray[np.int64] | None) -> None:
+    def record(
+        self,
+        night: dt.date,
+        core_items: npt.NDArray[np.int64] | None,
+        data: Fingerprint | None,
+    ) -> None:
         """Note that the night's histories, which have just been written, are made from these."""
         row = {
             "dt": night,
             "inputs": self.fingerprint(night),
             "files": self.written(night),
             "core_items": core_items,
+            "data_fingerprint": data.digest if data else None,
+            "data_items": data.n_items if data else None,
+            "data_files": data.files if data else None,
         }
         rows = pa.Table.from_pylist([row], schema=tables.SEQUENCE_INPUTS.schema)
         self.lake.replace(tables.SEQUENCE_INPUTS, rows, nights=[night])

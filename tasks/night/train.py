@@ -67,7 +67,9 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
         config = configure(settings, number_of_intents(settings, len(histories)))
         before, carried = np.empty(0, np.int32), np.empty(0, np.int64)
     else:
-        before, speaking, carried = earlier_intents(settings, night, parent, lake, by_index, lately)
+        before, recently_consistent, carried = earlier_intents(
+            settings, night, parent, lake, by_index, lately
+        )
         if identity.warm:
             config = replace(
                 configure(settings, carried.size), max_epochs=settings.model.warm_epochs
@@ -75,12 +77,12 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
             initial = carried_over(parent, item_ids, config, carried)
         else:
             if identity.same_settings:
-                k = carried.size  # what intents there are is for the users to say, not their number
+                k = carried.size  # keep the parent model's number of intents
             else:
                 k = number_of_intents(settings, len(histories))
                 carried = largest(before, carried, k)
             config = configure(settings, k)
-            groups = seeds(before, speaking, carried)
+            groups = seeds(before, recently_consistent, carried)
     log.info(
         "model %s: %d users with 3 events or more, %d events, %d items, %d intents, %s",
         identity.version,
@@ -88,7 +90,7 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
         len(histories.items),
         len(item_ids),
         config.n_intents,
-        f"trained on from {identity.parent_version}" if initial else "trained from nothing",
+        f"trained on from {identity.parent_version}" if initial else "trained from scratch",
     )
     reports: list[EpochReport] = []
 
@@ -149,10 +151,9 @@ def earlier_intents(
     by_index: the night's histories; lately: who of them had an event in the last
         `model.left_nights`.
 
-    Returns the users' intents as places of the parent's centres, int32 `[n]`, -1 for none; who of
-    the users came lately and is still after the same by the newest events, bool `[n]`; and the
-    places of the centres to go on from: an intent that its users have left is given up, for hardly
-    anybody's newest events are of it (`elcrec.matching.deserted`).
+    Returns the users' intents as places of the parent's centres, int32 `[n]`, -1 for none; whether
+    a user came lately and the newest events alone have the same intent, bool `[n]`; and the places
+    of the centres to go on from: those that are not deserted (`elcrec.matching.deserted`).
     """
     mine = renumbered(by_index, model_numbers(lake, parent.item_ids))
     k = parent.model.config.n_intents
@@ -161,27 +162,31 @@ def earlier_intents(
         newest = parent.model.transform(mine.take(lately).newest(NEWEST_EVENTS)).intent
     except ELCRecError as error:
         raise ModelError(f"training on night {night} failed: {error}") from error
-    speaking = np.zeros(before.size, bool)
-    speaking[lately] = newest == before[lately]
-    given_up = deserted(before, speaking, k, settings.model.least_share / 2)
-    return before, speaking, np.flatnonzero(~given_up)
+    recently_consistent = np.zeros(before.size, bool)
+    recently_consistent[lately] = newest == before[lately]
+    given_up = deserted(before, recently_consistent, k, settings.model.least_share / 2)
+    return before, recently_consistent, np.flatnonzero(~given_up)
 
 
 def seeds(
-    before: npt.NDArray[np.int32], speaking: npt.NDArray[np.bool_], carried: npt.NDArray[np.int64]
+    before: npt.NDArray[np.int32],
+    recently_consistent: npt.NDArray[np.bool_],
+    carried: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
-    """Say whose behaviours an intent starts from when training is anew: int64 `[n]`, -1 for none.
+    """Choose the users whose behaviours a centre starts from in a training from scratch.
 
-    Those who speak for it; all of its users where these are few. Who has it of old, perhaps from an
-    intent that is gone, would draw it away from those who come.
+    They are the users who are recently consistent with the intent, or all of its users where fewer
+    than LEAST_USERS are. A user who has the intent only from long ago, perhaps from an intent that
+    is retired, would pull the centre away from the users who come now.
 
-    Returns the place of the user's intent in `carried`.
+    Returns the place of the user's intent in `carried`, int64 `[n]`, -1 for a user who is not
+    chosen.
     """
     k = 1 + max(int(before.max(initial=-1)), int(carried.max(initial=-1)))
     place = np.full(k + 1, -1)  # the last is of nobody
     place[carried] = np.arange(carried.size)
-    many = np.bincount(before[speaking & (before >= 0)], minlength=k + 1) >= LEAST_USERS
-    return np.where(speaking | ~many[before], place[before], -1)
+    many = np.bincount(before[recently_consistent & (before >= 0)], minlength=k + 1) >= LEAST_USERS
+    return np.where(recently_consistent | ~many[before], place[before], -1)
 
 
 def largest(

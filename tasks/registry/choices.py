@@ -46,7 +46,7 @@ def roll_back(settings: Settings, night: dt.date, version: str) -> dict[str, Any
     if row["settings_fingerprint"] != settings_fingerprint(settings) and not settings.promote.force:
         raise ModelError(
             f"model {version} was trained on other settings than the present ones (model, "
-            "sequences, or the version of elcrec), so the night after would train from nothing: "
+            "sequences, or the version of elcrec), so the night after would train from scratch: "
             "put those settings back first, or set promote.force to take it as it is"
         )
     target = load(settings, version)

@@ -3,6 +3,7 @@
 import datetime as dt
 import hashlib
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +13,25 @@ from elcrec import Histories
 from tasks.errors import LakeError, ModelError
 from tasks.lake import Lake, tables
 from tasks.lake.duck import connect, sql
-from tasks.registry.vocabulary import model_numbers, renumbered
+from tasks.registry.vocabulary import model_numbers, renumbered, vocabulary
 from tasks.settings import Settings
 
 # Leave-one-out takes two events of a history and trains on what is left.
 MIN_EVENTS = 3
 USERS_A_BATCH = 65_536  # bounds the memory, whatever the number of users
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What stands for all histories of a night.
+
+    digest: of `data_fingerprint`. n_items: different items in the histories. files: which files
+    held the histories when it was taken.
+    """
+
+    digest: str
+    n_items: int
+    files: str
 
 
 def trainable_histories(settings: Settings, night: dt.date) -> Histories:
@@ -43,6 +57,41 @@ def trainable_users(
             "train on: wait for more events, or loosen sequences.last_events and the k-core"
         )
     return histories, rows.column("last_ts").to_numpy()
+
+
+def fingerprint(settings: Settings, night: dt.date) -> Fingerprint:
+    """Return the fingerprint of a night's histories: the recorded one while it holds, or a new one.
+
+    `build-sequences` records it, so that the steps after it need not read all histories for it. It
+    holds while the histories lie in the same files: what writes them anew, as `forget` does, gives
+    them others.
+
+    Raises LakeError when the night has no histories.
+    """
+    lake = Lake(settings.lake.root)
+    recorded = lake.scan(tables.SEQUENCE_INPUTS, first=night, last=night).select(
+        "data_fingerprint", "data_items", "data_files"
+    )
+    files = _files(lake, night)
+    for digest, n_items, of_files in recorded.collect().iter_rows():
+        if of_files == files:
+            return Fingerprint(digest, n_items, files)
+    return take_fingerprint(settings, night)
+
+
+def take_fingerprint(settings: Settings, night: dt.date) -> Fingerprint:
+    """Read all histories of a night and compute their fingerprint; raises as `fingerprint`."""
+    # The files first: where the histories are written anew meanwhile, the record will not hold.
+    files = _files(Lake(settings.lake.root), night)
+    item_ids = vocabulary(settings, night)
+    return Fingerprint(data_fingerprint(settings, night, item_ids), len(item_ids), files)
+
+
+def _files(lake: Lake, night: dt.date) -> str:
+    """Return what stands for the files of a night's histories: no name is ever used again."""
+    names = ["/".join(file.split("/")[-2:]) for file in lake.files(tables.SEQUENCES, night, night)]
+    described = json.dumps([lake.identity(tables.ITEMS), sorted(names)])
+    return hashlib.sha256(described.encode()).hexdigest()
 
 
 def data_fingerprint(settings: Settings, night: dt.date, item_ids: pl.Series) -> str:

@@ -18,9 +18,8 @@ from elcrec.errors import ELCRecError
 from elcrec.estimator import WHERE_IT_RUNS
 from tasks.errors import ModelError, SettingsError
 from tasks.lake import Lake, tables
-from tasks.registry.histories import data_fingerprint
+from tasks.registry.histories import fingerprint
 from tasks.registry.versions import first_free_id, promoted, registered
-from tasks.registry.vocabulary import vocabulary
 from tasks.settings import Settings
 
 # Where a night departs from the library's preset: one a day has no time for the last digit.
@@ -38,7 +37,7 @@ class Identity:
     parent_version: str | None  # the last promoted model of an earlier night
     same_settings: bool  # whether the parent was made with the same
     warm: bool  # whether training goes on from the parent
-    first_free_id: int  # an intent that is new gets this id or a higher one
+    first_free_id: int  # smallest id a new intent may get
 
 
 def identify(settings: Settings, night: dt.date) -> Identity:
@@ -47,17 +46,16 @@ def identify(settings: Settings, night: dt.date) -> Identity:
     Raises LakeError when the night has no histories.
     """
     lake = Lake(settings.lake.root)
-    item_ids = vocabulary(settings, night)
-    data = data_fingerprint(settings, night, item_ids)
+    data = fingerprint(settings, night)
     made = settings_fingerprint(settings)
     parent, same_settings, warm = _parent(settings, lake, night, made)
     first_free = first_free_id(lake, night)
     ancestry = f"{parent}{warm}{first_free or ''}"
     return Identity(
-        version=f"{night:%Y%m%d}-{_digest(made + data + ancestry)[:8]}",
+        version=f"{night:%Y%m%d}-{_digest(made + data.digest + ancestry)[:8]}",
         settings_fingerprint=made,
-        data_fingerprint=data,
-        n_items=len(item_ids),
+        data_fingerprint=data.digest,
+        n_items=data.n_items,
         parent_version=parent,
         same_settings=same_settings,
         warm=warm,
@@ -88,7 +86,7 @@ def _parent(
 ) -> tuple[str | None, bool, bool]:
     """Return the last promoted model of an earlier night, if its settings are these, if to go on.
 
-    Nights that train from nothing are told by their date alone, so that a backfill does as the
+    Nights that train from scratch are told by their date alone, so that a backfill does as the
     nightly run did. A parent of other settings may have another shape: it lends ids, no weights.
     """
     before = promoted(lake, until=night - dt.timedelta(days=1))

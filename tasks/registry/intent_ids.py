@@ -1,7 +1,7 @@
 """Which intent is which from night to night: ids, their births, and where their users came from.
 
 A model's folder holds the ids of its intents. A model that had a promoted one before it, whether it
-was trained on from that or from nothing, carries on the ids of the intents whose users it kept
+was trained on from that or from scratch, carries on the ids of the intents whose users it kept
 together (`elcrec.matching`); an id that no intent carries on is retired and never comes back.
 """
 

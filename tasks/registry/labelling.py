@@ -46,15 +46,16 @@ def label_batch(
     numbers: npt.NDArray[np.int32],
     night: dt.date,
     version: str,
-    hold: LabelSettings,
+    rules: LabelSettings,
     labelled: dt.date | None,
 ) -> pa.RecordBatch:
     """Label one batch of `sequences`, each with its user's previous label; rows keep their order.
 
     numbers: the model's number of each item_index (`model_numbers`).
-    hold: how many times as sure as the previous one another intent must be to replace it. One born
-        after the night `labelled`, whose labels are the previous ones, was not there to be chosen:
-        for it nobody's odds are larger than `odds`.
+    rules: how many times as probable as the user's previous intent another one must be to replace
+        it. An intent that was born after the night `labelled` was not there to be chosen then: for
+        it `probability_ratio` is enough for every user.
+    labelled: the night of the previous labels; None without any.
 
     Raises ModelError when the model cannot be applied or gives confidences that are no numbers.
     """
@@ -66,8 +67,10 @@ def label_batch(
         labels = model.model.transform(
             renumbered(items, numbers),
             model.intents.centers_of(previous),
-            np.where(idle, hold.idle_odds, hold.odds),
-            np.array([hold.odds if labelled and day > labelled else np.inf for day in born]),
+            np.where(idle, rules.idle_probability_ratio, rules.probability_ratio),
+            np.array(
+                [rules.probability_ratio if labelled and day > labelled else np.inf for day in born]
+            ),
         )
     except ELCRecError as error:
         raise ModelError(f"model {version} cannot label night {night}: {error}") from error

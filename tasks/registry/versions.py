@@ -38,7 +38,7 @@ def promoted(lake: Lake, *, until: dt.date) -> tuple[str, dt.date] | None:
 
 
 def first_free_id(lake: Lake, night: dt.date) -> int:
-    """Return the id below which a night gives no intent a new one, as its parent may not know.
+    """Return the smallest id a new intent may get, as far as the parent model may not know it.
 
     A model that goes on from one that was chosen by hand does not have the ids of those after it.
     """

@@ -68,8 +68,8 @@ COLUMNS = (
 NAMES = tuple(column.name for column in COLUMNS)
 
 
-def hold(con: duckdb.DuckDBPyConnection, night: dt.date) -> int:
-    """Hold the view `intent_labels` to the contract; return how many labels it has.
+def validate(con: duckdb.DuckDBPyConnection, night: dt.date) -> int:
+    """Validate the view `intent_labels` against the contract; return how many labels it has.
 
     Raises
     ------

@@ -29,7 +29,7 @@ def test_one_known_item_is_enough_for_a_label_and_none_gets_none(model):
     assert labels.intent[3] == labels.intent[0]
 
 
-def test_a_previous_intent_is_held_until_the_odds_for_another_are_high_enough(model):
+def test_a_previous_intent_is_kept_until_another_is_probable_enough(model):
     histories = walks()
     free = model.transform(histories)
     n = len(histories)
@@ -45,7 +45,7 @@ def test_a_previous_intent_is_held_until_the_odds_for_another_are_high_enough(mo
     assert (model.transform(histories, free.runner_up).intent == free.intent).all()
 
 
-def test_infinite_odds_hold_an_intent_that_is_out_of_the_question(model, monkeypatch):
+def test_an_infinite_ratio_keeps_an_intent_whose_probability_is_zero(model, monkeypatch):
     certain = torch.eye(6)[[3]]
     monkeypatch.setattr(model.network, "intent_probabilities", lambda h: certain.expand(len(h), 6))
     histories = walks()
@@ -54,17 +54,21 @@ def test_infinite_odds_hold_an_intent_that_is_out_of_the_question(model, monkeyp
     assert (model.transform(histories, previous, 1e30).intent == 3).all()
 
 
-@pytest.mark.parametrize("odds", [0.0, 0.99, float("nan")])
-def test_odds_below_one_are_refused(model, odds):
+@pytest.mark.parametrize("ratio", [0.0, 0.99, float("nan")])
+def test_ratios_below_one_are_refused(model, ratio):
     histories = walks()
     previous = np.zeros(len(histories), int)
-    with pytest.raises(ELCRecError, match=f"odds must be at least 1, not {odds:g}"):
-        model.transform(histories, previous, odds)
-    with pytest.raises(ELCRecError, match=f"odds must be at least 1, not {odds:g}"):
-        model.transform(histories, previous, np.inf, np.full(6, odds))
+    with pytest.raises(
+        ELCRecError, match=f"ratio of probabilities must be at least 1, not {ratio:g}"
+    ):
+        model.transform(histories, previous, ratio)
+    with pytest.raises(
+        ELCRecError, match=f"ratio of probabilities must be at least 1, not {ratio:g}"
+    ):
+        model.transform(histories, previous, np.inf, np.full(6, ratio))
 
 
-def test_an_intent_can_ask_for_lower_odds_than_a_user_has(model):
+def test_an_intent_can_cap_the_ratio_that_a_user_has(model):
     histories = walks()
     free = model.transform(histories)
     most = np.where(np.arange(6) == 2, 1.0, np.inf)

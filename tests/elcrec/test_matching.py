@@ -75,18 +75,18 @@ def test_nobody_takes_over_the_id_of_an_intent_that_was_given_up():
 
 def test_an_intent_is_deserted_when_those_who_still_come_are_after_something_else():
     intents = np.repeat([0, 1, 2], 100)
-    speaking = np.tile(np.arange(100) < 40, 3)
-    assert not deserted(intents, speaking, 3, 0.05).any()
-    speaking[100:] &= np.tile(np.arange(100) < 4, 2)
-    speaking[200:] = np.arange(100) < 40
-    assert deserted(intents, speaking, 3, 0.05).tolist() == [False, True, False]
+    recently_consistent = np.tile(np.arange(100) < 40, 3)
+    assert not deserted(intents, recently_consistent, 3, 0.05).any()
+    recently_consistent[100:] &= np.tile(np.arange(100) < 4, 2)
+    recently_consistent[200:] = np.arange(100) < 40
+    assert deserted(intents, recently_consistent, 3, 0.05).tolist() == [False, True, False]
 
 
 def test_that_few_users_come_at_all_or_none_of_a_few_is_no_desertion():
     intents = np.repeat([0, 1, 2], [100, 100, 10])
-    speaking = np.arange(210) % 25 == 0  # about four of a hundred
-    speaking[100:] = False
-    assert not deserted(intents, speaking, 3, 0.05).any()
+    recently_consistent = np.arange(210) % 25 == 0  # about four of a hundred
+    recently_consistent[100:] = False
+    assert not deserted(intents, recently_consistent, 3, 0.05).any()
 
 
 def test_an_intent_with_hardly_a_user_is_deserted_but_never_all_are():

@@ -3,9 +3,7 @@
 import datetime as dt
 import fcntl
 import json
-import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -310,19 +308,3 @@ def test_a_login_that_is_refused_is_one_sentence(
     monkeypatch.setattr(httpx, "Client", lambda **_: running.client)
     with pytest.raises(PipelineError, match=f"refused POST /auth/token: {status} why"):
         running.login()
-
-
-def test_make_says_which_python_is_missing(tmp_path: Path) -> None:
-    for name in ("Makefile", "constraints.txt", "pyproject.toml"):
-        (tmp_path / name).write_bytes((REPO / name).read_bytes())
-    made = subprocess.run(
-        ["make", "install", "PYTHON=no-such-python"],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert made.returncode != 0
-    assert "error: 'no-such-python' is not a Python 3.11" in made.stderr
-    assert not (tmp_path / ".venv").exists()

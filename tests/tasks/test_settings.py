@@ -34,6 +34,7 @@ def test_every_setting_is_explained_in_the_file() -> None:
         ({"source.format": "xml"}, ["source.format", "'xml'", "'parquet'"]),
         ({"model": {"max_epochs": -1}}, ["model.max_epochs", "-1", "greater than or equal to 0"]),
         ({"evaluate": 3}, ["unknown setting evaluate"]),
+        ({"label.odds": 3}, ["label.odds", "called label.probability_ratio now"]),
         ({"lake.root": "s3://bucket/lake"}, ["lake.root", "not supported yet", "folder"]),
         ({"lake.root": "a%20b"}, ["lake.root", "%"]),
         ({"source.separator": "::"}, ["source.separator", "'::'", "one character"]),
@@ -57,6 +58,7 @@ def test_a_wrong_value_of_a_run_is_named(overrides: dict[str, object], says: lis
     [
         ("ELCREC_SOURCE__PTH", "x", ["ELCREC_SOURCE__PTH", "ELCREC_SOURCE__PATH"]),
         ("ELCREC_SOURCE", "x", ["ELCREC_SOURCE"]),
+        ("ELCREC_LABEL__IDLE_ODDS", "3", ["called ELCREC_LABEL__IDLE_PROBABILITY_RATIO now"]),
         ("ELCREC_MODEL__MAX_EPOCHS", "many", ["model.max_epochs", "ELCREC_MODEL__MAX_EPOCHS"]),
         ("ELCREC_EVALUATE__CUTOFFS", "5,10", ["JSON", "ELCREC_EVALUATE__CUTOFFS"]),
         ("ELCREC_SETTINGS", "nowhere.toml", ["ELCREC_SETTINGS", "nowhere.toml"]),

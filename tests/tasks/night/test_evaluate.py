@@ -23,7 +23,9 @@ from tasks.settings import PromoteSettings, Settings
 from tests.tasks.nights import NIGHT, SMALL_MODEL, small_settings, table, write_histories
 
 NEXT_NIGHT = NIGHT + dt.timedelta(days=1)
-MOVES_IDLE = {"idle_odds": 4}  # so that users without a new event are seen to change, too
+MOVES_IDLE = {
+    "idle_probability_ratio": 4
+}  # so that users without a new event are seen to change, too
 WEAKER_MODEL = SMALL_MODEL | {"max_epochs": 1, "overrides": {"dim": 8, "layers": 1}}
 
 

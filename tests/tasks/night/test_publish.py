@@ -98,7 +98,7 @@ def test_a_column_of_another_type_breaks_the_contract() -> None:
         with pytest.raises(
             PublishError, match=r"dt is missing.*n_events is int64 instead of int32.*more is int32"
         ):
-            contract.hold(con, NIGHT)
+            contract.validate(con, NIGHT)
 
 
 def test_a_night_without_labels_is_named(settings: Settings) -> None:
@@ -175,7 +175,7 @@ def test_publishing_that_was_killed_is_completed_by_doing_it_again(settings: Set
     write_labels(settings, NIGHT, labels_of(NIGHT, [f"u{n}" for n in range(1000)]))
     code = (
         "import datetime as dt, os, signal, sys;"
-        "from tasks import publish; from tasks.settings import load_settings;"
+        "from tasks.night import publish; from tasks.settings import load_settings;"
         "from tasks.targets import parquet;"
         "parquet._swap = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
         "given = dict(zip(('lake.root', 'publish.parquet'), sys.argv[1:]));"

@@ -182,9 +182,11 @@ def test_a_label_changes_only_when_another_intent_is_many_times_as_sure(
     night_done: Settings,
 ) -> None:
     changed = []
-    for odds in (1, 3, math.inf):
+    for ratio in (1, 3, math.inf):
         settings = small_settings(
-            night_done.lake.root, model=SMALL_MODEL, label={"odds": odds, "idle_odds": odds}
+            night_done.lake.root,
+            model=SMALL_MODEL,
+            label={"probability_ratio": ratio, "idle_probability_ratio": ratio},
         )
         with_next_night(settings)
         run_night(settings, NEXT)
