@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table as Printed
 from rich.text import Text
 
+from tasks.chores.published_scores import by_counts
 from tasks.errors import LakeError
 from tasks.lake import Lake, tables
 from tasks.settings import Settings
@@ -22,52 +23,8 @@ from tasks.steps import STEPS
 LARGEST = 10  # intents shown
 TOP_ITEMS = 5  # items shown of each
 SAMPLE = 5  # labels shown
-
-# Test scores under the published protocol (leave-one-out, full ranking), by the data they hold
-# for, which are known by their counts: users, items, events.
-PUBLISHED = {
-    (22_363, 12_101, 198_502): (
-        "Beauty",
-        {
-            "ELCRec, the paper": {
-                "HR@5": 0.0529,
-                "NDCG@5": 0.0355,
-                "HR@20": 0.1079,
-                "NDCG@20": 0.0509,
-            },
-            "ICSRec, WSDM 2024": {
-                "HR@5": 0.0698,
-                "NDCG@5": 0.0494,
-                "HR@20": 0.1298,
-                "NDCG@20": 0.0663,
-            },
-            "BSARec, AAAI 2024": {
-                "HR@5": 0.0736,
-                "NDCG@5": 0.0523,
-                "HR@20": 0.1373,
-                "NDCG@20": 0.0703,
-            },
-        },
-    ),
-    (35_598, 18_357, 296_337): (
-        "Sports",
-        {
-            "ELCRec, the paper": {
-                "HR@5": 0.0286,
-                "NDCG@5": 0.0185,
-                "HR@20": 0.0648,
-                "NDCG@20": 0.0286,
-            },
-            "ICSRec, WSDM 2024": {
-                "HR@5": 0.0403,
-                "NDCG@5": 0.0283,
-                "HR@20": 0.0794,
-                "NDCG@20": 0.0393,
-            },
-            "BSARec, AAAI 2024": {"HR@5": 0.0426, "HR@20": 0.0858},
-        },
-    ),
-}
+# What others have published for data that a night may hold.
+PUBLISHED = by_counts()
 
 
 def show(
@@ -219,11 +176,10 @@ def _evaluation(lake: Lake, night: dt.date, labels_with: str) -> Printed:
         mark = " (labels)" if version == labels_with else ""
         _add_row(table, version + mark, *(_number(values.get(column), 4) for column in columns))
     if known := PUBLISHED.get(_counts(lake, night)):
-        name, published = known
-        for method, figures in published.items():
+        for method, figures in known.scores.items():
             _add_row(
                 table,
-                f"{name}: {method}",
+                f"{known.name}: {method}",
                 *(_number(figures.get(column), 4) for column in columns),
                 style="dim",
             )
