@@ -16,12 +16,12 @@ PYTHONS := python3.11 python3.12 python3.13
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 STAMP := $(VENV)/.installed
-RUFF_ROOMS := dags local tasks elcrec tests bench docker
+RUFF_ROOMS := dags plugins local tasks elcrec tests bench docker docs
 
 # Said by the person who calls make; exported so that a value with blanks or quotes reaches the program as it is.
 export EVENTS NIGHT LAKE PORT PYTHON
 
-.PHONY: help install same-python lock servers run up test lint format bench clean
+.PHONY: help install same-python lock servers run up test lint format rooms bench clean
 
 help: ## What there is
 	@echo "Usage: make <target> [NAME=value ...]"
@@ -111,8 +111,8 @@ lint: $(STAMP) ## ruff, mypy, directions of imports, dependencies, sqlfluff, had
 	$(RUN) ruff format --check $(RUFF_ROOMS)
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports --no-cache --no-logo
-	$(VENV)/bin/deptry . --extend-exclude bench
-	$(VENV)/bin/deptry tests bench --exclude '^$$' --ignore DEP002,DEP004
+	$(VENV)/bin/deptry . --extend-exclude 'bench|docs'
+	$(VENV)/bin/deptry tests bench docs --exclude '^$$' --ignore DEP002,DEP004
 	$(RUN) sqlfluff lint sql
 	$(VENV)/bin/hadolint docker/Dockerfile
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose*.yaml
@@ -121,6 +121,9 @@ format: $(STAMP) ## Let ruff and sqlfluff write the format that lint asks for
 	@$(RUN) ruff check --fix-only $(RUFF_ROOMS)
 	$(RUN) ruff format $(RUFF_ROOMS)
 	$(RUN) sqlfluff fix --quiet sql
+
+rooms: $(STAMP) ## Draw the rooms and their imports into docs/architecture.md
+	@$(VENV)/bin/python docs/rooms.py
 
 bench: $(STAMP) ## Wall time and peak memory of each step on Beauty          [EVENTS=]
 	@$(VENV)/bin/python bench/steps.py

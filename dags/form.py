@@ -1,5 +1,7 @@
 """The fields of the trigger forms, and the settings that they change."""
 
+import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +13,18 @@ from tasks.settings import Settings, load_settings
 def field(title: str, kind: str, description: str, **schema: Any) -> Param:
     """Describe a field of the trigger form that may be left empty."""
     return Param(None, description, title=title, type=["null", kind], **schema)
+
+
+def filled_in(params: Mapping[str, Param]) -> dict[str, Param]:
+    """Fill in the fields that `ELCREC_FORM` names, a JSON object: `make up` says there what it has.
+
+    A scheduled run takes its night from its data interval, whatever is filled in.
+    """
+    values = json.loads(os.environ.get("ELCREC_FORM", "{}"))
+    return {
+        name: Param(values[name], param.description, **param.schema) if name in values else param
+        for name, param in params.items()
+    }
 
 
 LAKE = {"lake.root": field("Lake", "string", "Folder of the tables, not the settings' one.")}

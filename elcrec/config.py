@@ -36,18 +36,24 @@ class Config:
     # With more items than this the softmax is sampled and a step touches only the rows it needs …
     full_softmax_items: int = 50_000
     negatives: int = 4_096  # … from this many, drawn anew for every batch and shared by it
-    held_out_negatives: bool = (
-        True  # bce: false as published, which draws no item held out for tests
-    )
+    # bce: whether an item held out for validation or test may be its user's negative. That it never
+    # is, as published, tells training a little about both.
+    held_out_negatives: bool = True
 
     # Intents
     n_intents: int = 256  # k
     intent_loss: Literal["attraction", "elcm", "none"] = "attraction"  # elcm: the paper's loss 2
     intent_loss_weight: float = 0.1  # α
-    warmup_epochs: int = 1  # on the next item alone, before k-means places the intents
+    warmup_epochs: int = 1  # without the clustering loss, before k-means places the intents
+    # What the warm-up learns: the next item alone, or the contrasts too, both on real events alone.
+    warmup_losses: Literal["next_item", "contrasts"] = "next_item"
     intent_temperature: float = 0.03  # τ of the soft assignment
     intent_balance: float = 0.5  # 0: intents may grow as they like … 1: all alike in training
     pooling: Literal["blend", "outputs", "padded_outputs"] = "blend"  # see Network.behaviours
+    # Of the paper's losses. direction: they see the centres' directions alone; renormalised: as
+    # published, the centres are made of unit length in each step, and what the losses ask of their
+    # lengths is in the gradient too (so that Adam turns them more slowly).
+    center_gradient: Literal["direction", "renormalised"] = "direction"
     recency: float = 0.3  # blend: an item that a newer ones follow weighs (1 + a)^−recency
 
     # Intent-assisted contrast (loss 3)
@@ -182,8 +188,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "next_item": "bce",
         "intent_loss": "elcm",
         "intent_loss_weight": 10.0,
-        "warmup_epochs": 0,
-        "pooling": "outputs",
+        "warmup_epochs": 100,
+        "warmup_losses": "contrasts",
+        "pooling": "padded_outputs",
+        "center_gradient": "renormalised",
+        "held_out_negatives": False,
+        "intent_contrast_negatives": "both",
         "sequence_contrast_weight": 0.1,
         "intent_contrast_weight": 0.1,
         "average_decay": 0.0,
@@ -193,6 +203,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_epochs": 300,
         "patience": 40,
     },
+}
+
+# Where the paper's text and its published code disagree, `paper` does as the code, which gave the
+# paper's figures. With these changes it does as the text:
+# Config.preset("paper", "beauty", **PAPER_AS_WRITTEN).
+PAPER_AS_WRITTEN: dict[str, Any] = {
+    "pooling": "outputs",
+    "center_gradient": "direction",
+    "held_out_negatives": True,
+    "intent_contrast_negatives": "centers",
 }
 
 PAPER_DATASETS: dict[str, dict[str, Any]] = {

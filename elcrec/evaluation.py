@@ -96,21 +96,22 @@ def target_ranks(
 
 def newest_outputs(network: Network, histories: Histories) -> Tensor:
     """The encoder's output at every history's newest event, `[n, d]`; no history may be empty."""
-    batch = _newest_events(network, histories)
+    batch = _newest_events(network, histories, padding=False)
     return _in_callers_order(batch, network.newest(batch))
 
 
 def behaviours(network: Network, histories: Histories) -> Tensor:
     """The behaviour embedding `h` of every history, `[n, d]`; no history may be empty."""
-    batch = _newest_events(network, histories)
+    padding = network.config.pooling == "padded_outputs"
+    batch = _newest_events(network, histories, padding)
     return _in_callers_order(batch, network.label_behaviours(batch))
 
 
-def _newest_events(network: Network, histories: Histories) -> Packed:
+def _newest_events(network: Network, histories: Histories, padding: bool) -> Packed:
     L = network.config.max_length
     lengths = np.minimum(histories.lengths, L)
     items = histories.items[ragged_arange(histories.offsets[1:] - lengths, lengths)]
-    if network.config.pooling == "padded_outputs":
+    if padding:
         full, full_lengths = padded(items, lengths, L)
         return pack(full, full_lengths, L, network.centers.device)
     return pack(items, lengths, L, network.centers.device)

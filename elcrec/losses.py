@@ -161,6 +161,21 @@ def elcm(behaviours: Tensor, centers: Tensor) -> Tensor:
     return pull - apart
 
 
+def elcm_of_unit_centers(behaviours: Tensor, centers: Tensor) -> Tensor:
+    """Loss 2 as published: of unit centres, but with the gradient along their lengths, too.
+
+    `−1/k² Σ_i Σ_j ‖c_i−c_j‖² + 1/(B·k) Σ_i Σ_j ‖ĥ_i−c_j‖²`, so that the first mean has the zeros of
+    i = j in it.
+
+    behaviours: `[B, d]`; centers: `[k, d]`, of unit length. Scalar out.
+    """
+    h = F.normalize(behaviours, dim=-1)
+    squared, mean = centers.square().sum(-1).mean(), centers.mean(0)
+    apart = 2 * squared - 2 * (mean @ mean)
+    pull = h.square().sum(-1).mean() + squared - 2 * (h.mean(0) @ mean)
+    return pull - apart
+
+
 def intent_attraction(scores: Tensor, temperature: float) -> Tensor:
     """Attract each behaviour to the centres near it, the nearest most: a mixture of directions.
 

@@ -313,8 +313,17 @@ class Network(nn.Module):
         return (rows.detach() @ F.normalize(self.centers.detach(), dim=-1).T).argmax(1)
 
     def fuse(self, outputs: Tensor) -> Tensor:
-        """Outputs joined with their nearest centres: `[N, d]` (shift) or `[N, 2d]` (concat)."""
-        nearest = self.centers[self.nearest_centers(outputs)]  # [N, d]
+        """Outputs joined with their nearest centres: `[N, d]` (shift) or `[N, 2d]` (concat).
+
+        Nearest is the centre with the highest cosine; as published, where centres are brought back
+        to unit length (`center_gradient`), the one at the least distance.
+        """
+        if self.config.center_gradient == "direction":
+            index = self.nearest_centers(outputs)
+        else:
+            c = self.centers.detach()
+            index = (outputs.detach() @ c.T - c.square().sum(-1) / 2).argmax(1)
+        nearest = self.centers[index]  # [N, d]
         return (
             outputs + nearest
             if self.config.fusion == "shift"

@@ -181,14 +181,14 @@ class Trainer:
     def losses(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> dict[str, Tensor]:
         """Every loss of the config on the windows `chosen`, weighted, by name.
 
-        While warming up the next item's alone.
+        While warming up those that the config names for it, without padding.
         """
         config, network = self.config, self.network
         starts, inputs = self.windows.starts[chosen], self.windows.lengths[chosen] - 1
         rows = ragged_arange(starts, inputs)
         items = self.known.items[rows]
         lengths = inputs
-        if config.pooling == "padded_outputs":
+        if self.padding:
             batch_items, batch_lengths = padded(items, lengths, config.max_length)
             batch = pack(batch_items, batch_lengths, config.max_length, self.device)
         else:
@@ -201,15 +201,35 @@ class Trainer:
         within = ragged_arange(np.zeros_like(inputs), inputs)
         predicted = within >= np.repeat(skipped, inputs)
         parts = {"next_item": self._next_item(batch, outputs, rows, lengths, predicted, rng)}
-        if self.warming_up:
+        if self.warming_up and config.warmup_losses == "next_item":
             return parts
         behaviours = network.behaviours(batch, outputs, embedded)  # [B, d]
-        if config.intent_loss != "none":
-            parts["clustering"] = config.intent_loss_weight * self.clustering(behaviours)
+        views: Packed | None = None
         if config.sequence_contrast_weight or config.intent_contrast_weight:
+            views, of_views = self._views(items, lengths, rng)
+        if config.sequence_contrast_weight:
+            assert views is not None
+            parts["sequence_contrast"] = config.sequence_contrast_weight * self._sequence_contrast(
+                views, of_views
+            )
+        if config.center_gradient == "renormalised":
+            # After the contrast of sequences, which the published code gives what a step left.
+            with torch.no_grad():
+                network.centers.copy_(F.normalize(network.centers, dim=-1))
+        if config.intent_loss != "none" and not self.warming_up:
+            parts["clustering"] = config.intent_loss_weight * self.clustering(behaviours)
+        if config.intent_contrast_weight:
+            assert views is not None
             intents = network.nearest_centers(behaviours)[torch.from_numpy(_inverse(batch.order))]
-            parts |= self._contrasts(items, lengths, intents, rng)
+            parts["intent_contrast"] = config.intent_contrast_weight * self._intent_contrast(
+                views, of_views, intents
+            )
         return parts
+
+    @property
+    def padding(self) -> bool:
+        """Whether a batch has item 0 wherever a history has no event."""
+        return self.config.pooling == "padded_outputs" and not self.warming_up
 
     @torch.no_grad()
     def place_centers(self, centers: Tensor) -> None:
@@ -222,7 +242,12 @@ class Trainer:
         """Loss 2 as the config has it: `[B, d]` to a scalar. Moves the intents' running shares."""
         config, network = self.config, self.network
         if config.intent_loss == "elcm":
-            return losses.elcm(behaviours, network.centers)
+            elcm = (
+                losses.elcm
+                if config.center_gradient == "direction"
+                else losses.elcm_of_unit_centers
+            )
+            return elcm(behaviours, network.centers)
         temperature = config.intent_temperature
         log_shares = config.intent_balance * network.shares.log()
         scores = losses.intent_scores(behaviours, network.centers, temperature) - log_shares
@@ -231,57 +256,55 @@ class Trainer:
         network.shares.lerp_(scores.detach().softmax(1).mean(0), pace).clamp_(min=1e-6)
         return losses.intent_attraction(scores, temperature)
 
-    def _contrasts(
-        self,
-        items: NDArray[np.int32],
-        lengths: NDArray[np.int64],
-        intents: Tensor,
-        rng: np.random.Generator,
-    ) -> dict[str, Tensor]:
-        """Losses 3a and 3b from one encoder pass over both views of every history."""
-        config, network = self.config, self.network
-        both = [random_view(items, lengths, config, rng) for _ in range(2)]
-        if config.pooling == "padded_outputs":
-            both = [padded_view(view, config.max_length) for view in both]
+    def _views(
+        self, items: NDArray[np.int32], lengths: NDArray[np.int64], rng: np.random.Generator
+    ) -> tuple[Packed, Tensor]:
+        """Two augmented views of every history, `2B` sequences, and the encoder's outputs of them.
+
+        One pass gives what both contrasts need; the published code makes one for each, which
+        differ in their dropout alone.
+        """
+        both = [random_view(items, lengths, self.config, rng) for _ in range(2)]
+        if self.padding:
+            both = [padded_view(view, self.config.max_length) for view in both]
         views = pack(
             np.concatenate([v.items for v in both]),
             np.concatenate([v.lengths for v in both]),
-            config.max_length,
+            self.config.max_length,
             self.device,
             np.concatenate([v.positions for v in both]),
         )
-        outputs = network(views)
-        parts = {}
-        if config.sequence_contrast_weight:
-            similarities = sequence_similarities(network.fuse(outputs), views)  # [2B, 2B]
-            B = lengths.size
-            parts["sequence_contrast"] = (
-                config.sequence_contrast_weight
-                * losses.info_nce_of_similarities(
-                    similarities[:B, :B],
-                    similarities[B:, B:],
-                    similarities[:B, B:],
-                    config.contrast_temperature,
-                )
-            )
-        if config.intent_contrast_weight:
-            h = network.behaviours(views, outputs)[
-                torch.from_numpy(_inverse(views.order))
-            ]  # [2B, d]
-            centers = F.normalize(network.centers, dim=-1)[intents]  # [B, d]
-            same = intents[:, None] == intents[None, :] if config.mask_same_intent else None
-            temperature = config.contrast_temperature
-            contrast = (
-                losses.intent_contrast
-                if config.intent_contrast_negatives == "centers"
-                else losses.info_nce
-            )
-            contrasts = [
-                contrast(view, centers, temperature, same)
-                for view in (h[: lengths.size], h[lengths.size :])
-            ]
-            parts["intent_contrast"] = config.intent_contrast_weight * torch.stack(contrasts).mean()
-        return parts
+        return views, self.network(views)
+
+    def _sequence_contrast(self, views: Packed, outputs: Tensor) -> Tensor:
+        """Loss 3a."""
+        similarities = sequence_similarities(self.network.fuse(outputs), views)  # [2B, 2B]
+        B = views.lengths.numel() // 2
+        return losses.info_nce_of_similarities(
+            similarities[:B, :B],
+            similarities[B:, B:],
+            similarities[:B, B:],
+            self.config.contrast_temperature,
+        )
+
+    def _intent_contrast(self, views: Packed, outputs: Tensor, intents: Tensor) -> Tensor:
+        """Loss 3b; intents: int64 `[B]`."""
+        config, network = self.config, self.network
+        h = network.behaviours(views, outputs)[torch.from_numpy(_inverse(views.order))]  # [2B, d]
+        own = network.centers[intents]  # [B, d]
+        if config.center_gradient == "direction":
+            own = F.normalize(own, dim=-1)
+        same = intents[:, None] == intents[None, :] if config.mask_same_intent else None
+        contrast = (
+            losses.intent_contrast
+            if config.intent_contrast_negatives == "centers"
+            else losses.info_nce
+        )
+        contrasts = [
+            contrast(view, own, config.contrast_temperature, same)
+            for view in (h[: intents.numel()], h[intents.numel() :])
+        ]
+        return torch.stack(contrasts).mean()
 
     def _next_item(
         self,

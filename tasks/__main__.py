@@ -263,6 +263,40 @@ def rollback(
 
 
 @app.command(rich_help_panel=OTHER_PANEL)
+def stale(
+    lake: LakeRoot = None,
+    changes: Changes = [],  # noqa: B006
+) -> None:
+    """Say which nights are stale, and why: what they were made from has changed since."""
+    from tasks.chores import stale as chore
+
+    for line in chore.lines(settings_from(None, lake, changes)):
+        typer.echo(line)
+
+
+@app.command(rich_help_panel=OTHER_PANEL)
+def refresh(
+    to: Annotated[
+        str, typer.Option(help="The last night to look at; all if not given.", metavar="YYYY-MM-DD")
+    ] = "",
+    not_known: Annotated[
+        bool,
+        typer.Option("--not-known", help="Also the nights of which nothing is recorded."),
+    ] = False,
+    lake: LakeRoot = None,
+    changes: Changes = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Run the steps that are stale, night by night, until every night is up to date."""
+    from tasks.chores import stale as chore
+
+    _log(quiet)
+    last = date_from("--to", to) if to else None
+    done = chore.refresh(settings_from(None, lake, changes), last=last, not_known=not_known)
+    typer.echo(json.dumps(done, indent=2))
+
+
+@app.command(rich_help_panel=OTHER_PANEL)
 def upkeep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List what would go, and leave it.")

@@ -28,8 +28,9 @@ from tasks.errors import SettingsError
 
 REPO = Path(__file__).resolve().parent.parent
 ENV_PREFIX = "ELCREC_"
-# Names with the prefix that are no settings: where the file is, and where test data lies.
-OTHER_ENV = frozenset({"ELCREC_SETTINGS", "ELCREC_DATA"})
+# Names with the prefix that are no settings: where the file is, where test data lies, and what is
+# filled in in the trigger form.
+OTHER_ENV = frozenset({"ELCREC_SETTINGS", "ELCREC_DATA", "ELCREC_FORM"})
 # Keys of earlier versions, and what to write today.
 RENAMED = {
     "label.odds": "label.probability_ratio",

@@ -18,6 +18,7 @@ import polars as pl
 
 from tasks.lake import Lake, tables
 from tasks.lake.tables import Table
+from tasks.registry.inputs import keep_digests
 from tasks.registry.versions import promoted
 from tasks.settings import Settings
 
@@ -34,6 +35,7 @@ KEPT_BY = {
     tables.INTENT_LABELS: "labels_nights",
     tables.INTENT_PROFILES: "labels_nights",
     tables.STEPS: "steps_nights",
+    tables.CHECK_RESULTS: "steps_nights",
 }
 
 
@@ -81,6 +83,7 @@ def upkeep(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
         if dry_run:
             return summary
         for table, nights in removals.nights.items():
+            keep_digests(settings, table, nights)
             lake.replace(table, table.schema.empty_table(), nights=nights)
             log.info("%s: %d nights up to %s removed", table.name, len(nights), nights[-1])
         for folder in removals.models + removals.trainings + removals.pages:

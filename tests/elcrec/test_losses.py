@@ -116,6 +116,19 @@ def test_elcm_equals_its_double_sums():
     torch.testing.assert_close(losses.elcm(h, c), expected)
 
 
+def test_elcm_of_unit_centers_equals_its_double_sums_and_feels_their_lengths():
+    h, c = torch.randn(6, 5), torch.randn(4, 5, requires_grad=True)
+    unit_h = F.normalize(h, dim=1)
+    apart = sum((c[i] - c[j]).square().sum() for i in range(4) for j in range(4))
+    pull = sum((unit_h[i] - c[j]).square().sum() for i in range(6) for j in range(4))
+    expected = -apart / (4 * 4) + pull / (6 * 4)
+    found = losses.elcm_of_unit_centers(h, c)
+    torch.testing.assert_close(found, expected)
+    [gradient], [plain] = (torch.autograd.grad(loss, c) for loss in (found, expected))
+    torch.testing.assert_close(gradient, plain)
+    assert (gradient * c).sum(1).abs().max() > 0.01  # elcm's is at right angles to every centre
+
+
 def test_intent_attraction_of_one_behaviour_between_two_centres():
     behaviours, centers = (
         torch.tensor([[4.0, 0.0]]),

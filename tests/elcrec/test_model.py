@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from elcrec import Config
+from elcrec.config import PAPER_AS_WRITTEN
 from elcrec.evaluation import padded
 from elcrec.model import Network
 from elcrec.packing import pack
@@ -20,7 +21,7 @@ L = 12
 def network(**changes) -> Network:
     torch.manual_seed(0)
     settings = {"dim": 8, "layers": 2, "heads": 2, "max_length": L, "n_intents": 3, "init_std": 0.5}
-    config = Config.preset("paper", **settings | changes)
+    config = Config.preset("paper", **PAPER_AS_WRITTEN | settings | changes)
     return Network(config, n_items=30).eval()
 
 
@@ -158,10 +159,12 @@ def test_a_blended_behaviour_is_recent_items_and_the_newest_output_in_equal_part
 
 
 @pytest.mark.parametrize("fusion", ["shift", "concat"])
-def test_fusion_joins_each_output_with_its_nearest_centre(fusion):
-    net = network(fusion=fusion)
+@pytest.mark.parametrize("gradient", ["direction", "renormalised"])
+def test_fusion_joins_each_output_with_its_nearest_centre(fusion, gradient):
+    net = network(fusion=fusion, center_gradient=gradient)
     rows = torch.randn(5, 8)
-    distances = torch.cdist(rows, F.normalize(net.centers, dim=1))
+    centers = F.normalize(net.centers, dim=1) if gradient == "direction" else net.centers
+    distances = torch.cdist(rows, centers)
     nearest = net.centers[distances.argmin(1)]
     expected = rows + nearest if fusion == "shift" else torch.cat([rows, nearest], dim=1)
     torch.testing.assert_close(net.fuse(rows), expected)

@@ -1,0 +1,435 @@
+"""The paper's evidence from trainings here: Table 1, Figure 2, cost, convergence, labels.
+
+    python bench/paper.py train --dataset beauty --seeds 1 2 3      # Table 1
+    python bench/paper.py train --ablations B B+ICL B+ELCM          # Figure 2
+    python bench/paper.py train --as-written                        # the text's switches
+    python bench/paper.py cost                                      # of alternating optimisation
+    python bench/paper.py show                                      # tables and the picture
+
+`train` trains preset `paper` until it stops by itself and writes a JSON file a training under
+--results: what each epoch gave, the test figures and the labels of the best epoch so far, the
+config, the machine, the commit and the command. It may be killed at any time: the same command goes
+on from the last epoch. Beauty takes about 40 s an epoch on one core, Sports about 150 s; a training
+takes 100 to 300 epochs. Toys and Yelp are read from --file, a user and items a line.
+
+`cost` measures an epoch end to end beside one of the alternating optimisation that ELCRec replaces:
+k-means over all users, then an epoch with the centres held, without the clustering loss.
+
+`show` prints the tables in Markdown, each figure beside the published one, and draws the validation
+figure of all trainings by epoch into paper-convergence.svg beside the JSON files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import platform
+import resource
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import numpy as np
+import torch
+
+from elcrec import Config, ELCRec, EpochReport, Histories, checkpoint
+from elcrec.config import PAPER_AS_WRITTEN, PAPER_DATASETS
+from elcrec.evaluation import BLOCK_USERS, behaviours
+from elcrec.intents import intent_lift, largest_share, perplexity, spherical_kmeans
+from elcrec.model import Network
+from elcrec.training import Trainer
+
+REPO = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("ELCREC_DATA") or REPO.parent / "shared" / "data")
+RESULTS = REPO / "bench" / "results"
+CHECKPOINTS = REPO / "build" / "paper"  # not part of the repository
+PICTURE = "paper-convergence.svg"
+FILES = {
+    "beauty": "Beauty.txt",
+    "sports": "Sports_and_Outdoors.txt",
+    "toys": "Toys_and_Games.txt",
+    "yelp": "Yelp.txt",
+}
+ABLATIONS = ("B", "B+ICL", "B+ELCM", "full")
+COLUMNS = ("HR@5", "HR@20", "NDCG@5", "NDCG@20")
+PUBLISHED = {  # Table 1, ELCRec
+    "beauty": (0.0529, 0.1079, 0.0355, 0.0509),
+    "sports": (0.0286, 0.0648, 0.0185, 0.0286),
+    "toys": (0.0585, 0.1138, 0.0403, 0.0560),
+    "yelp": (0.0236, 0.0653, 0.0150, 0.0266),
+}
+# Figure 2: the sum of the four, read off the bars but for `full`, which is Table 1's.
+PUBLISHED_SUMS = {
+    "beauty": {"B": 0.239, "B+ICL": 0.240, "B+ELCM": 0.243, "full": 0.2472},
+    "sports": {"B": 0.134, "B+ICL": 0.138, "B+ELCM": 0.140, "full": 0.1405},
+}
+MEASURED_EVERY = 10  # epochs
+COST_ROUNDS = 3
+KMEANS_ITERATIONS, KMEANS_STARTS = 20, 5  # of the alternating optimisation's published code
+
+
+def read_histories(dataset: str, file: Path | None) -> tuple[Histories, int]:
+    """Read a benchmark file, a user and items a line; return histories and number of items."""
+    lines = (file or DATA / FILES[dataset]).read_text().splitlines()
+    histories = Histories.from_lists([[int(item) for item in line.split()[1:]] for line in lines])
+    return histories, int(histories.items.max())
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Name what a time depends on."""
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "processor": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "torch": torch.__version__,
+    }
+
+
+def provenance(threads: int) -> dict[str, Any]:
+    """Machine, commit and command of a result."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=REPO, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    command = shlex.join(["python", "bench/paper.py", *sys.argv[1:]])
+    return {"machine": machine(threads), "commit": commit, "command": command}
+
+
+def label_figures(model: ELCRec, histories: Histories, n_items: int, seed: int) -> dict[str, float]:
+    """Measure labels made without the newest two events, and k-means on mean item vectors.
+
+    The latter, with as many centres, is what the labels have to beat.
+    """
+    assert model.network is not None
+    known = histories.drop_last(2)
+    labels = model.transform(known).intent
+    table = model.network.items.weight.detach()
+    owners = torch.from_numpy(np.repeat(np.arange(len(known)), known.lengths))
+    rows = table[torch.from_numpy(known.items.astype(np.int64))]
+    sums = torch.zeros(len(known), table.shape[1]).index_add_(0, owners, rows)
+    plain = spherical_kmeans(sums, model.config.n_intents, KMEANS_ITERATIONS, seed)[1].numpy()
+    return {
+        "perplexity": perplexity(labels),
+        "largest share": largest_share(labels),
+        "lift@20": intent_lift(labels, histories, n_items),
+        "k-means lift@20": intent_lift(plain, histories, n_items),
+    }
+
+
+def best_so_far(folder: Path, config: Config, n_items: int) -> ELCRec:
+    """Load the model of the best epoch that the checkpoint of an unfinished training holds."""
+    tensors, _ = checkpoint.read(folder, "training")
+    best = {n.removeprefix("best."): t for n, t in tensors.items() if n.startswith("best.")}
+    model = ELCRec(config)
+    model.n_items = n_items
+    model.network = Network(config, n_items)
+    model.network.load_state_dict(best)
+    model.network.eval()
+    return model
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write whole or not at all, an epoch a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({k: v for k, v in document.items() if k != "epochs"}, indent=1)
+    if "epochs" in document:
+        lines = ",\n  ".join(json.dumps(epoch) for epoch in document["epochs"])
+        text = text.removesuffix("\n}") + f',\n "epochs": [\n  {lines}\n ]\n}}'
+    partial = path.with_suffix(".partial")
+    partial.write_text(text + "\n")
+    partial.replace(path)
+
+
+def train(
+    given: argparse.Namespace,
+    ablation: str,
+    seed: int,
+    histories: Histories,
+    n_items: int,
+) -> None:
+    """Train until it stops by itself, going on from what an earlier call left; write JSON."""
+    config = config_of(given, ablation, seed)
+    parts = [given.dataset, ablation.lower().replace("+", "-")]
+    parts += ["as-written"] if given.as_written else []
+    parts += [given.label] if given.label else []
+    name = "-".join([*parts, str(seed)])
+    path, folder = given.results / f"paper-{name}.json", given.checkpoints / name
+    if path.exists() and json.loads(path.read_text())["done"]:
+        print(f"{path.name} is done: remove it to train again", file=sys.stderr)
+        return
+    document: dict[str, Any] = {
+        "name": name,
+        "dataset": given.dataset,
+        "ablation": ablation,
+        "done": False,
+        **provenance(config.threads),
+        "config": config.to_dict(),
+        "epochs": [],
+    }
+
+    def measure(model: ELCRec, epochs: list[EpochReport]) -> None:
+        document["epochs"] = [rounded(report) for report in epochs]
+        document["best_epoch"] = epochs[-1].best_epoch
+        document["test"] = model.evaluate(histories)
+        document["labels"] = label_figures(model, histories, n_items, config.seed)
+        write_json(path, document)
+
+    # The fit's own list holds the epochs of earlier calls too.
+    model = ELCRec(config)
+
+    def say(report: EpochReport) -> None:
+        losses = " ".join(f"{name} {value:.3f}" for name, value in report.losses.items())
+        found = f"NDCG@20 {report.metrics['NDCG@20']:.4f}"
+        print(f"{name} epoch {report.epoch} {losses} {found} {report.seconds:.0f} s", flush=True)
+        if report.epoch % MEASURED_EVERY == 0:
+            measure(best_so_far(folder, config, n_items), model.history)
+
+    model.fit(histories, n_items, checkpoint_dir=folder, on_epoch=say)
+    document["done"] = True
+    measure(model, model.history)
+
+
+def rounded(report: EpochReport) -> dict[str, Any]:
+    """Give an epoch in few digits: losses, validation metrics, seconds."""
+    whole = asdict(report)
+    return {
+        "epoch": report.epoch,
+        "losses": {name: round(value, 5) for name, value in whole["losses"].items()},
+        "validation": {name: round(value, 5) for name, value in whole["metrics"].items()},
+        "seconds": round(report.seconds, 1),
+    }
+
+
+def end_to_end(trainer: Trainer, number: int) -> None:
+    """Train an epoch as ELCRec does."""
+    trainer.epoch(number)
+
+
+def alternating(trainer: Trainer, number: int) -> None:
+    """Place the centres by k-means over all users, then train an epoch with them held there."""
+    trainer.network.eval()
+    known = trainer.known
+    with torch.no_grad():
+        h = torch.cat(
+            [
+                behaviours(trainer.network, known.slice(i, min(i + BLOCK_USERS, len(known))))
+                for i in range(0, len(known), BLOCK_USERS)
+            ]
+        )
+    k = trainer.config.n_intents
+    centers, _ = spherical_kmeans(h, k, KMEANS_ITERATIONS, number, KMEANS_STARTS)
+    trainer.place_centers(centers)
+    trainer.epoch(number)
+
+
+WAYS: dict[str, Callable[[Trainer, int], None]] = {
+    "end to end": end_to_end,
+    "alternating": alternating,
+}
+
+
+def cost_of(way: str, config: Config, histories: Histories, n_items: int) -> dict[str, float]:
+    """Median seconds of an epoch, after a first one to warm up, and peak memory of the process."""
+    if way == "alternating":
+        config = config.ablation("B+ICL")
+    torch.manual_seed(config.seed)
+    network = Network(config, n_items)
+    if way == "alternating":
+        network.centers.requires_grad_(False)
+    trainer = Trainer(network, histories, config)
+    seconds = []
+    for number in range(1, COST_ROUNDS + 2):
+        start = time.perf_counter()
+        WAYS[way](trainer, number)
+        seconds.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return {"epoch_s": statistics.median(seconds[1:]), "peak_mb": peak}
+
+
+def measure_cost(given: argparse.Namespace) -> None:
+    """Each way in a process of its own, in turn; write JSON."""
+    if given.way:
+        histories, n_items = read_histories(given.dataset, given.file)
+        config = config_of(given, "full", 1)
+        print(json.dumps(cost_of(given.way, config, histories, n_items)))
+        return
+    found = {}
+    for way in WAYS:
+        command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
+        env = {**os.environ, "PYTHONPATH": str(REPO)}
+        done = subprocess.run(command, check=True, env=env, stdout=subprocess.PIPE, text=True)
+        found[way] = json.loads(done.stdout.splitlines()[-1])
+        print(f"{way}: {found[way]}", file=sys.stderr)
+    name = given.dataset + ("-as-written" if given.as_written else "")
+    facts = {"dataset": given.dataset, "name": name, **provenance(given.threads)}
+    write_json(given.results / f"paper-cost-{name}.json", facts | {"ways": found})
+
+
+def config_of(given: argparse.Namespace, ablation: str, seed: int) -> Config:
+    """Make the preset's config with what the command line changes."""
+    changes: dict[str, Any] = dict(PAPER_AS_WRITTEN) if given.as_written else {}
+    for pair in given.set:
+        field, _, value = pair.partition("=")
+        try:
+            changes[field] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            changes[field] = value
+    values = {"threads": given.threads, "validation_users": 10**9, **changes, "seed": seed}
+    config = Config.preset("paper", given.dataset, **values)
+    return replace(config.ablation(ablation), epoch_windows=10**9)
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """All trainings, in the order of their names."""
+    paths = sorted(folder.glob("paper-*.json"))
+    found = [json.loads(path.read_text()) for path in paths]
+    return [result for result in found if "epochs" in result]
+
+
+def show(folder: Path) -> None:
+    """Print the tables, draw the picture."""
+    results = read_results(folder)
+    print("| training | " + " | ".join(COLUMNS) + " | sum | best of epochs |")
+    print("| --- |" + " ---: |" * 6)
+    for dataset in PAPER_DATASETS:
+        of_dataset = [r for r in results if r["dataset"] == dataset and "test" in r]
+        if not of_dataset:
+            continue
+        published = PUBLISHED[dataset]
+        sums = " · ".join(f"{k} {v:g}" for k, v in PUBLISHED_SUMS.get(dataset, {}).items())
+        cells = " | ".join(f"{value:.4f}" for value in published)
+        print(f"| {dataset}, published | {cells} | {sum(published):.4f} ({sums}) | |")
+        for result in of_dataset:
+            test = [result["test"][column] for column in COLUMNS]
+            cells = " | ".join(
+                f"{value:.4f} ({value / there:.0%})"
+                for value, there in zip(test, published, strict=True)
+            )
+            trained = f"{result['best_epoch']} of {len(result['epochs'])}"
+            end = "" if result["done"] else ", not done"
+            print(f"| {result['name']} | {cells} | {sum(test):.4f} | {trained}{end} |")
+    print(
+        "\n| labels of | perplexity | utilisation | largest share | lift@20 | lift@20 of k-means |"
+    )
+    print("| --- |" + " ---: |" * 5)
+    for result in results:
+        if "labels" in result:
+            of = result["labels"]
+            used = of["perplexity"] / result["config"]["n_intents"]
+            row = [f"{of['perplexity']:.1f}", f"{used:.2f}", f"{of['largest share']:.3f}"]
+            row += [f"{of['lift@20']:.2f}", f"{of['k-means lift@20']:.2f}"]
+            print(f"| {result['name']} | {' | '.join(row)} |")
+    costs = [json.loads(path.read_text()) for path in sorted(folder.glob("paper-cost-*.json"))]
+    if costs:
+        print("\n| cost on | alternating, s an epoch | end to end | change | MB | MB end to end |")
+        print("| --- |" + " ---: |" * 5)
+    for cost in costs:
+        there, here = cost["ways"]["alternating"], cost["ways"]["end to end"]
+        change = here["epoch_s"] / there["epoch_s"] - 1
+        row = [f"{there['epoch_s']:.1f}", f"{here['epoch_s']:.1f}", f"{change:+.1%}"]
+        row += [f"{there['peak_mb']:.0f}", f"{here['peak_mb']:.0f}"]
+        print(f"| {cost['name']} | {' | '.join(row)} |")
+    curves = {
+        result["name"]: [(e["epoch"], e["validation"]["NDCG@20"]) for e in result["epochs"]]
+        for result in results
+        if result["epochs"]
+    }
+    if curves:
+        (folder / PICTURE).write_text(picture(curves))
+
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 380, 60, 190, 16, 44
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+
+
+def picture(curves: dict[str, list[tuple[int, float]]]) -> str:
+    """Draw validation NDCG@20 by epoch as SVG, a line a training: name to (epoch, value)."""
+    last = max(epoch for curve in curves.values() for epoch, _ in curve)
+    highest = max(value for curve in curves.values() for _, value in curve)
+    top = max(np.ceil(highest * 100) / 100, 0.01)
+
+    def at(epoch: float, value: float) -> tuple[float, float]:
+        x = LEFT + (WIDTH - LEFT - RIGHT) * epoch / last
+        return round(x, 1), round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * value / top, 1)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        'font-family="sans-serif" font-size="12">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+    ]
+    for value in np.linspace(0, top, 6):
+        x, y = at(0, value)
+        parts.append(f'<path d="M{x} {y}H{WIDTH - RIGHT}" stroke="#ddd"/>')
+        parts.append(f'<text x="{x - 6}" y="{y + 4}" text-anchor="end">{value:.3f}</text>')
+    for epoch in np.unique(np.linspace(0, last, 6).round().astype(int)):
+        x, y = at(epoch, 0)
+        parts.append(f'<text x="{x}" y="{y + 16}" text-anchor="middle">{epoch}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">epoch</text>')
+    parts.append(f'<text x="{LEFT}" y="{TOP - 4}">validation NDCG@20</text>')
+    for number, (name, curve) in enumerate(curves.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        points = " ".join(f"{x},{y}" for x, y in (at(*point) for point in curve))
+        parts.append(
+            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
+        )
+        y = TOP + 14 + 18 * number
+        parts.append(
+            f'<text x="{WIDTH - RIGHT + 10}" y="{y}" fill="{colour}">{escape(name)}</text>'
+        )
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def main() -> None:
+    """Do what the command line names."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("do", choices=["train", "cost", "show"])
+    parser.add_argument("--dataset", choices=FILES, default="beauty")
+    parser.add_argument("--file", type=Path, help="of the data set, if not in the usual folder")
+    parser.add_argument("--ablations", choices=ABLATIONS, nargs="+", default=["full"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--as-written", action="store_true", help="where text and code disagree, as the text"
+    )
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="of Config")
+    parser.add_argument("--label", default="", help="of what --set makes, in the file's name")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
+    parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS, help="to go on from")
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if bool(given.set) != bool(given.label):
+        parser.error("--set and --label go together: the label tells the trainings apart")
+
+    # Contrasts of far-apart sequences give probabilities too small for normal floats; as denormal
+    # ones they make the products of a step take twice as long.
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(given.threads)
+    if given.do == "show":
+        show(given.results)
+    elif given.do == "cost":
+        measure_cost(given)
+    else:
+        histories, n_items = read_histories(given.dataset, given.file)
+        for ablation in given.ablations:
+            for seed in given.seeds:
+                train(given, ablation, seed, histories, n_items)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The trainings of bench/paper.py, on a data set that fits a test."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from bench import paper
+from tests.elcrec.test_training import walks
+
+SMALL = ("dim=8", "n_intents=4", "max_length=10", "batch_users=64", "warmup_epochs=1")
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch, capsys):
+    """Run the program as its users do; give what it prints."""
+    file = tmp_path / "walks.txt"
+    histories = walks()
+    file.write_text(
+        "".join(f"{u} {' '.join(map(str, histories[u]))}\n" for u in range(len(histories)))
+    )
+    folders = ("--results", tmp_path / "results", "--checkpoints", tmp_path / "checkpoints")
+
+    def run(do: str, *given: str) -> str:
+        command = ["bench/paper.py", do, "--file", file, *folders, *given]
+        monkeypatch.setattr(sys, "argv", list(map(str, command)))
+        threads = torch.get_num_threads()
+        try:
+            paper.main()
+        finally:
+            torch.set_flush_denormal(False)
+            torch.set_num_threads(threads)
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_a_training_goes_on_where_it_was_left_and_its_figures_stand_beside_the_papers(
+    bench, tmp_path
+):
+    settings = ("--label", "small", "--ablations", "B+ELCM", "--set", *SMALL)
+    first = bench("train", *settings, "max_epochs=2")
+    path = tmp_path / "results" / "paper-beauty-b-elcm-small-1.json"
+    done = json.loads(path.read_text())
+    assert done["done"] and [epoch["epoch"] for epoch in done["epochs"]] == [1, 2]
+    assert set(done["epochs"][1]["losses"]) == {"next_item", "clustering"}
+    assert done["config"]["max_epochs"] == 2 and len(done["commit"]) == 40
+    # A training that is done is left alone; one that is not goes on from its checkpoint.
+    assert first.count("epoch") == 2 and bench("train", *settings, "max_epochs=2") == ""
+    path.write_text(json.dumps(done | {"done": False}))
+    assert bench("train", *settings, "max_epochs=2") == ""
+    again = json.loads(path.read_text())
+    assert (again["test"], again["epochs"]) == (done["test"], done["epochs"])
+
+    lines = bench("show").splitlines()
+    [row] = [line for line in lines if line.startswith("| beauty-b-elcm-small-1 | 0")]
+    share = done["test"]["HR@5"] / 0.0529
+    assert f"{done['test']['HR@5']:.4f} ({share:.0%})" in row
+    picture = (tmp_path / "results" / "paper-convergence.svg").read_text()
+    assert picture.count("<polyline") == 1 and "beauty-b-elcm-small-1" in picture
+
+
+def test_both_ways_to_train_are_timed(bench, tmp_path):
+    bench("cost", "--label", "small", "--set", *SMALL)
+    ways = json.loads((tmp_path / "results" / "paper-cost-beauty.json").read_text())["ways"]
+    assert set(ways) == {"end to end", "alternating"}
+    assert all(way["epoch_s"] > 0 and way["peak_mb"] > 0 for way in ways.values())
+    assert "| beauty |" in bench("show").split("| cost on")[1]
+
+
+@pytest.mark.parametrize("alone", [("--set", "dim=8"), ("--label", "small")])
+def test_changed_settings_need_a_label_to_tell_their_training_from_the_presets(bench, alone):
+    with pytest.raises(SystemExit):
+        bench("train", *alone)
