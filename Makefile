@@ -21,7 +21,7 @@ RUFF_ROOMS := dags plugins local tasks elcrec tests bench docker docs
 # Said by the person who calls make; exported so that a value with blanks or quotes reaches the program as it is.
 export EVENTS NIGHT LAKE PORT PYTHON
 
-.PHONY: help install same-python lock servers run up test lint format rooms bench clean
+.PHONY: help install same-python lock servers run up test test-fast lint format rooms bench clean
 
 help: ## What there is
 	@echo "Usage: make <target> [NAME=value ...]"
@@ -104,7 +104,11 @@ up: $(STAMP) ## Airflow with its web page on 127.0.0.1, until Ctrl-C        [EVE
 	@$(RUN) local up
 
 test: $(STAMP) servers ## All tests
-	@$(RUN) pytest --numprocesses auto --dist loadfile
+	@$(RUN) pytest --numprocesses auto --dist loadfile --durations 15
+
+# The folder tests/dags is not even read: its tests import Airflow.
+test-fast: $(STAMP) ## The tests that need no Airflow and no server, and no more than ten seconds each
+	@$(RUN) pytest --numprocesses auto --dist loadfile --durations 15 --ignore tests/dags -m "not slow and not airflow and not servers"
 
 lint: $(STAMP) ## ruff, mypy, directions of imports, dependencies, sqlfluff, hadolint, compose files
 	@$(RUN) ruff check $(RUFF_ROOMS)
