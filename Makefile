@@ -103,8 +103,10 @@ run: $(STAMP) ## One night of the DAG through Airflow, then what came out   [EVE
 up: $(STAMP) ## Airflow with its web page on 127.0.0.1, until Ctrl-C        [EVENTS= LAKE= PORT=]
 	@$(RUN) local up
 
-test: $(STAMP) servers ## All tests
-	@$(RUN) pytest --numprocesses auto --dist loadfile --durations 15
+# From Python 3.12 on, coverage can be told to use sys.monitoring, which costs next to nothing.
+test: $(STAMP) servers ## All tests, and how much of the code they run
+	@export COVERAGE_CORE=$$($(VENV)/bin/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
+	$(RUN) pytest --numprocesses auto --dist loadfile --durations 15 --cov
 
 # The folder tests/dags is not even read: its tests import Airflow.
 test-fast: $(STAMP) ## The tests that need no Airflow and no server, and no more than ten seconds each
@@ -133,5 +135,5 @@ bench: $(STAMP) ## Wall time and peak memory of each step on Beauty          [EV
 	@$(VENV)/bin/python bench/steps.py
 
 clean: ## Remove .venv, Airflow's folder and caches; tables in lakes/ and lake/ stay
-	@rm -rf $(VENV) .airflow build .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	@rm -rf $(VENV) .airflow build .pytest_cache .mypy_cache .ruff_cache .coverage *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
