@@ -307,9 +307,12 @@ MODELS = Table(
         "parent_version": "The promoted model before it, whose intents it carries on.",
         "settings_fingerprint": "Hash of the settings that decide what is trained.",
         "data_fingerprint": "Hash of the histories that it was trained on.",
-        "warm": "Whether it was trained on from its parent; null: from before this column.",
-        "first_free_id": "Smallest id that its new intents could get.",
-        "next_intent_id": "Smallest id above those of its intents: later models begin there.",
+        "warm": "Whether its training continued from its parent; null in older rows.",
+        "first_free_id": "Smallest id that its new intents could get; null in older rows.",
+        "next_intent_id": (
+            "Smallest id above those of its intents, which no later model gives again; null in "
+            "older rows."
+        ),
         "superseded": (
             "Whether its night ran again with the same settings, on other events or from another "
             "parent. Such a model keeps no ids, and labels nothing any more."
@@ -355,8 +358,9 @@ METRICS = Table(
             "night before. labels: the labels that the model would give."
         ),
         "slice": (
-            "The users: all, or idle (no event since they were labelled). 'against <version>': the "
-            "difference from that model."
+            "The users: all; new items (the target is new to the user); repeats (it is not); idle "
+            "(no event since they were labelled). 'against <version>': the difference from that "
+            "model or baseline."
         ),
         "metric": "Name of the figure, for example NDCG@20.",
         "value": "The figure.",

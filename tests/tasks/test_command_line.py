@@ -117,13 +117,24 @@ def test_only_what_reads_events_has_an_option_for_them(called: Called, tmp_path:
     assert code == 2 and "No such option" in said
 
 
-def test_a_file_of_an_unknown_ending_is_called_that(called: Called, tmp_path: Path) -> None:
-    file = tmp_path / "orders 2026.XLSX"
-    file.write_bytes(b"PK")
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("orders 2026.v2.XLSX", "has the ending .XLSX, which is unknown: known are .parquet, .csv"),
+        ("orders.xlsx.gz", "has the ending .xlsx.gz, which is unknown"),
+        ("orders.gz", "has the ending .gz, which is unknown"),
+        ("orders", "has no ending: known are .parquet"),
+        ("notes.txt", "has no event files (but notes.txt)"),
+    ],
+)
+def test_a_file_of_an_unknown_ending_is_called_that(
+    called: Called, tmp_path: Path, name: str, says: str
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(b"Dear reader,\nthis is prose.\n")
     code, _, said = called("ingest", "--events", file, "--lake", tmp_path / "lake")
     assert code == 2
-    assert "has the ending .XLSX, which is unknown: known are .parquet, .csv" in said
-    assert "source.format" in said
+    assert says in said and "source.format" in said
 
 
 @pytest.mark.parametrize(
@@ -200,11 +211,11 @@ def test_a_terminal_shows_a_training_as_a_bar_and_a_pipe_as_lines(
     bar = terminal.BarHandler(Console(file=shown, force_terminal=True, width=100))
     bar.emit(record("training starts in [red]"))
     for epoch in (1, 2):
-        bar.emit(record(f"epoch {epoch}/3", done=epoch, most=3))
+        bar.emit(record(f"epoch {epoch}/3", done=epoch, most=3, left=f"{9 - epoch} s left"))
     bar.emit(record("trained"))
     text = shown.getvalue()
     assert "training starts in [red]" in text and "trained" in text
-    assert "━" in text and "2/3" in text and "epoch 2/3" in text
+    assert "━" in text and "2/3" in text and "epoch 1/3" in text and "7 s left" in text
     assert text.index("━") < text.index("trained")
     assert bar.bar is None, "a bar that stays would hold the terminal"
 
