@@ -106,6 +106,7 @@ class Fingerprints:
         }
         self._files: dict[str, dict[dt.date, str]] = {}
         self._small = _SmallTables(settings.lake.root)  # models, choices, forgotten
+        self._models: dict[dt.date, tuple[str, dt.date] | None] = {}  # that label, by night
 
     def of_step(
         self, step: str, night: dt.date, relabelled_with: str | None = None
@@ -122,14 +123,14 @@ class Fingerprints:
             elif name in ROWS:
                 yield from self.rows(name, night, night)
             elif name == MODEL_BEFORE:
-                yield _model(name, promoted(lake, until=day_before))
+                yield _model(name, self._promoted(day_before))
             elif name == MODELS:
                 versions = registered(lake, night)["model_version"]
                 yield Input(name, night, None, " ".join(versions))
             elif name == LABELS_WITH and relabelled_with:
                 yield Input(RELABELLED_WITH, None, None, relabelled_with)
             elif name == LABELS_WITH:
-                yield _model(name, promoted(lake, until=night))
+                yield _model(name, self._promoted(night))
             elif name == FORGOTTEN:
                 hashes = sorted(lake.scan(tables.FORGOTTEN).collect()["user_hash"])
                 yield Input(name, None, None, short(hashes))
@@ -155,7 +156,13 @@ class Fingerprints:
     def forget_files(self) -> None:
         """Look at the tables anew the next time: a step has written to them."""
         self._files.clear()
+        self._models.clear()
         self._small = _SmallTables(self.settings.lake.root)
+
+    def _promoted(self, until: dt.date) -> tuple[str, dt.date] | None:
+        if until not in self._models:
+            self._models[until] = promoted(self._small, until=until)
+        return self._models[until]
 
     def _files_of(self, name: str) -> dict[dt.date, str]:
         table, _ = ROWS[name]
