@@ -80,7 +80,8 @@ def standings(settings: Settings) -> list[Standing]:
         elif stale:
             one.state = FOLLOWS
             one.reasons = {"label": [f"it goes on from night {stale}, which is not up to date"]}
-        if one.state == FOLLOWS or set(reasons) - set(NOTHING_AFTER):
+        changes = one.state == FOLLOWS or set(reasons) - set(NOTHING_AFTER)
+        if changes and not one.remark:  # one that cannot be made anew stays what others stand on
             stale = night
         found.append(one)
     return found

@@ -180,6 +180,7 @@ def test_a_backfill_that_changes_nothing_makes_nothing_stale(made: Made) -> None
     assert table(made.settings, tables.INTENT_LABELS).equals(before)
 
 
+@pytest.mark.slow
 def test_a_backfill_on_a_corrected_source_makes_later_nights_stale_until_they_are_refreshed(
     made: Made,
 ) -> None:
@@ -209,6 +210,7 @@ def test_a_backfill_on_a_corrected_source_makes_later_nights_stale_until_they_ar
     hold_equal(made.settings, made.in_another_lake().settings)
 
 
+@pytest.mark.slow
 def test_late_events_make_the_nights_they_belong_to_stale(made: Made) -> None:
     """The night that brings them knows them, those between do not."""
     add_event(made, NIGHTS[3], NIGHTS[1])
@@ -310,6 +312,7 @@ def test_other_labels_make_the_night_after_them_stale_which_is_held_against_them
     )
 
 
+@pytest.mark.slow
 def test_forgetting_people_makes_the_nights_stale_that_knew_them(made: Made) -> None:
     user = table(made.settings, tables.INTENT_LABELS, NIGHTS[0])["user_id"][0]
     forget(made.settings, [user])
