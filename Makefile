@@ -21,7 +21,7 @@ RUFF_ROOMS := dags plugins local tasks elcrec tests bench docker docs
 # Said by the person who calls make; exported so that a value with blanks or quotes reaches the program as it is.
 export EVENTS NIGHT LAKE PORT PYTHON
 
-.PHONY: help install same-python lock servers run up test lint format rooms bench clean
+.PHONY: help install same-python lock servers run up test test-fast lint format rooms bench clean
 
 help: ## What there is
 	@echo "Usage: make <target> [NAME=value ...]"
@@ -103,8 +103,14 @@ run: $(STAMP) ## One night of the DAG through Airflow, then what came out   [EVE
 up: $(STAMP) ## Airflow with its web page on 127.0.0.1, until Ctrl-C        [EVENTS= LAKE= PORT=]
 	@$(RUN) local up
 
-test: $(STAMP) servers ## All tests
-	@$(RUN) pytest --numprocesses auto --dist loadfile
+# From Python 3.12 on, coverage can be told to use sys.monitoring, which costs next to nothing.
+test: $(STAMP) servers ## All tests, and how much of the code they run
+	@export COVERAGE_CORE=$$($(VENV)/bin/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
+	$(RUN) pytest --numprocesses auto --dist loadfile --durations 15 --cov
+
+# The folder tests/dags is not even read: its tests import Airflow.
+test-fast: $(STAMP) ## The tests that need no Airflow and no server, and no more than ten seconds each
+	@$(RUN) pytest --numprocesses auto --dist loadfile --durations 15 --ignore tests/dags -m "not slow and not airflow and not servers"
 
 lint: $(STAMP) ## ruff, mypy, directions of imports, dependencies, sqlfluff, hadolint, compose files
 	@$(RUN) ruff check $(RUFF_ROOMS)
@@ -129,5 +135,5 @@ bench: $(STAMP) ## Wall time and peak memory of each step on Beauty          [EV
 	@$(VENV)/bin/python bench/steps.py
 
 clean: ## Remove .venv, Airflow's folder and caches; tables in lakes/ and lake/ stay
-	@rm -rf $(VENV) .airflow build .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	@rm -rf $(VENV) .airflow build .pytest_cache .mypy_cache .ruff_cache .coverage *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,12 +4,12 @@ Turns the event log into **one intent label a user** (`intent_labels`) and profi
 (`intent_profiles`). A run works on one **night**, a UTC date; nothing later is read.
 
 * **A scheduled run** takes the night that has just ended: the start of its data interval.
-* **By hand:** click *Trigger*. An empty night means the newest night that is over and that the source
-  has. Any other empty field keeps the value of the settings.
-* **To run it again,** clear the tasks: each replaces what it wrote for the night. The run keeps its
-  night.
-* **When a task fails,** its log ends with a sentence: what is wrong, where, what to do. A fault that
-  a person must mend (bad input, bad settings) fails at once. Other errors are tried again.
+* **By hand:** click *Trigger*. An empty night means the newest night that is over and that the
+  source has. Any other empty field keeps the value of the settings.
+* **To run it again,** clear the tasks: each replaces what it wrote for the night. The run keeps
+  its night.
+* **When a task fails,** its log ends with a sentence: what is wrong, where, what to do. A fault
+  that a person must mend (bad input, bad settings) fails at once. Other errors are tried again.
 * **Training** logs every epoch: losses, validation metrics, time left.
 * **Settings** are in `settings.toml`, and environment variables: `ELCREC_MODEL__SEED`.
 """

@@ -26,7 +26,7 @@ from tasks.steps import STEPS, check_night, run_step
 from tasks.terminal import console_of, log_to_stderr
 
 STEP_PANEL = "Steps of a night, in order"
-OTHER_PANEL = "Around them"
+OTHER_PANEL = "Around a night"
 PYTHON_TASKS = ".venv/bin/python -m tasks"
 
 app = typer.Typer(
@@ -43,7 +43,7 @@ NewestOfSource = Annotated[
     str,
     typer.Option(
         "--night",
-        help="UTC date of the night. Default: the newest night that is over and that the source has.",
+        help="UTC date of the night. Default: the newest one that is over and in the source.",
         metavar="YYYY-MM-DD",
     ),
 ]
@@ -57,14 +57,14 @@ NewestOfLake = Annotated[
 ]
 Events = Annotated[
     str | None,
-    typer.Option(help="Event file, folder, glob or s3:// URL, instead of source.path."),
+    typer.Option(help="File, folder, glob or s3:// URL, instead of source.path."),
 ]
 LakeRoot = Annotated[Path | None, typer.Option(help="Write to another lake than lake.root.")]
 Changes = Annotated[
     list[str],
     typer.Option(
         "--set",
-        help="Change a setting for this call only, for example model.n_intents=64. May be repeated. "
+        help="Change a setting for this call only, e.g. model.n_intents=64. May be repeated. "
         "Write lists and tables as JSON. `.venv/bin/python -m tasks settings` prints all settings.",
         metavar="SECTION.KEY=VALUE",
     ),
@@ -239,16 +239,12 @@ def inspect_source(
 
 @app.command(rich_help_panel=OTHER_PANEL)
 def relabel(
-    first: Annotated[
-        str, typer.Option("--from", help="First night to label.", metavar="YYYY-MM-DD")
-    ],
-    last: Annotated[str, typer.Option("--to", help="Last night to label.", metavar="YYYY-MM-DD")],
-    version: Annotated[
-        str, typer.Option(help="A model_version from the table models, e.g. 20261119-1f3a0c77.")
-    ],
+    first: Annotated[str, typer.Option("--from", help="First night.", metavar="YYYY-MM-DD")],
+    last: Annotated[str, typer.Option("--to", help="Last night.", metavar="YYYY-MM-DD")],
+    version: Annotated[str, typer.Option(help="A model_version from the table models.")],
     other_settings: Annotated[
         bool,
-        typer.Option("--other-settings", help="Allow a model that was trained on other settings."),
+        typer.Option("--other-settings", help="Allow a model of other settings."),
     ] = False,
     lake: LakeRoot = None,
     changes: Changes = [],  # noqa: B006
@@ -269,20 +265,18 @@ def relabel(
 @app.command(rich_help_panel=OTHER_PANEL)
 def report(
     night: Annotated[
-        str, typer.Option(help="UTC date of the night. Default: the newest night with labels.")
+        str, typer.Option(help="UTC date. Default: the newest night with labels.")
     ] = "",
     lake: LakeRoot = None,
     truth: Annotated[
         Path | None,
-        typer.Option(help="truth.parquet of generated events. Adds NMI and ARI to the report."),
+        typer.Option(help="truth.parquet of generated events: adds NMI and ARI."),
     ] = None,
     intent: Annotated[int | None, typer.Option(help="Print only this intent.")] = None,
     user: Annotated[str | None, typer.Option(help="Print only this user.")] = None,
     everything: Annotated[
         bool,
-        typer.Option(
-            "--all", help="Print every intent, label and figure, not only the first ones."
-        ),
+        typer.Option("--all", help="Print all intents, labels and figures."),
     ] = False,
     changes: Changes = [],  # noqa: B006
 ) -> None:
@@ -363,9 +357,7 @@ def forget(
 def rollback(
     to: Annotated[
         str,
-        typer.Option(
-            help="A model_version from the table models, e.g. 20261119-1f3a0c77.", metavar="VERSION"
-        ),
+        typer.Option(help="A model_version, e.g. 20261119-1f3a0c77.", metavar="VERSION"),
     ],
     night: NewestOfLake = "",
     lake: LakeRoot = None,

@@ -46,7 +46,7 @@ def mark(item: pytest.Item) -> None:
         fixtures = (one for many in item._fixtureinfo.name2fixturedefs.values() for one in many)
         seen: set[int] = set()
         for function in (item.function, *(fixture.func for fixture in fixtures)):
-            for found in sorted(_reached(function, seen)):
+            for found in sorted(reached(function, seen)):
                 item.add_marker(found)
 
 
@@ -55,8 +55,12 @@ def starts(item: pytest.Item) -> None:
     _running[:] = [item]
 
 
-def _reached(function: Any, seen: set[int]) -> set[str]:
-    """Return the marks of a function of the tests and of all that it names."""
+def reached(function: Any, seen: set[int] | None = None) -> set[str]:
+    """Return the marks of a function of the tests and of all that it names.
+
+    seen: functions, by identity, that need not be looked at again.
+    """
+    seen = set() if seen is None else seen
     marks = set(getattr(function, MARKS, set()))
     function = inspect.unwrap(function)
     if not inspect.isfunction(function) or id(function) in seen:
@@ -64,7 +68,7 @@ def _reached(function: Any, seen: set[int]) -> set[str]:
     seen.add(id(function))
     if function.__module__.startswith("tests."):
         for name in _names(function.__code__):
-            marks |= _reached(function.__globals__.get(name), seen)
+            marks |= reached(function.__globals__.get(name), seen)
     return marks
 
 

@@ -22,6 +22,7 @@ from rich.console import Console
 from local.generator import generate
 from tasks.__main__ import main
 from tasks.chores import report
+from tasks.chores.published_scores import DataSet
 from tasks.chores.stale import FRESH, standings
 from tasks.errors import LakeError
 from tasks.lake import Lake, tables
@@ -215,12 +216,13 @@ def test_a_run_ends_with_a_report(done: Done) -> None:
 def test_published_figures_stand_beside_the_data_they_hold_for_only(
     done: Done, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "the paper" not in done.printed
+    assert "NeurIPS" not in done.printed
     counts = report._counts(Lake(done.settings.lake.root), NIGHT)
-    monkeypatch.setitem(report.PUBLISHED, counts, ("Slice", {"the paper": {"HR@5": 0.0529}}))
+    published = DataSet("Slice", {"ELCRec, NeurIPS 2024": {"HR@5": 0.0529}})
+    monkeypatch.setitem(report.PUBLISHED, counts, published)
     console = Console(width=120, record=True)
     report.show(done.settings, NIGHT, console=console)
-    assert "Slice: the paper" in console.export_text()
+    assert "Slice: ELCRec, NeurIPS 2024" in console.export_text()
 
 
 def test_the_report_of_a_night_that_never_ran_names_those_that_did(done: Done) -> None:

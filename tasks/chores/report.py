@@ -17,6 +17,7 @@ from rich.table import Table as Printed
 from rich.text import Text
 
 from tasks.chores import stale
+from tasks.chores.published_scores import DataSet, by_counts
 from tasks.errors import LakeError
 from tasks.lake import Lake, tables
 from tasks.registry.figures import (
@@ -39,51 +40,8 @@ SAMPLE = 5  # labels shown
 NEWEST = 20  # items shown of a user's history
 UNBOUNDED = 100_000  # columns of a page that nobody's eye has to fit
 
-# Test scores under the published protocol (leave-one-out, full ranking), by the data they hold
-# for, which are known by their counts: users, items, events.
-PUBLISHED = {
-    (22_363, 12_101, 198_502): (
-        "Beauty",
-        {
-            "ELCRec, the paper": {
-                "HR@5": 0.0529,
-                "NDCG@5": 0.0355,
-                "HR@20": 0.1079,
-                "NDCG@20": 0.0509,
-            },
-            "ICSRec, WSDM 2024": {
-                "HR@5": 0.0698,
-                "NDCG@5": 0.0494,
-                "HR@20": 0.1298,
-                "NDCG@20": 0.0663,
-            },
-            "BSARec, AAAI 2024": {
-                "HR@5": 0.0736,
-                "NDCG@5": 0.0523,
-                "HR@20": 0.1373,
-                "NDCG@20": 0.0703,
-            },
-        },
-    ),
-    (35_598, 18_357, 296_337): (
-        "Sports",
-        {
-            "ELCRec, the paper": {
-                "HR@5": 0.0286,
-                "NDCG@5": 0.0185,
-                "HR@20": 0.0648,
-                "NDCG@20": 0.0286,
-            },
-            "ICSRec, WSDM 2024": {
-                "HR@5": 0.0403,
-                "NDCG@5": 0.0283,
-                "HR@20": 0.0794,
-                "NDCG@20": 0.0393,
-            },
-            "BSARec, AAAI 2024": {"HR@5": 0.0426, "HR@20": 0.0858},
-        },
-    ),
-}
+# What others have published for data that a night may hold.
+PUBLISHED = by_counts()
 
 
 def show(
@@ -469,7 +427,7 @@ def _scores(
     title: str,
     measured: Mapping[str, Mapping[str, float]],
     labels_with: str,
-    known: tuple[str, Mapping[str, Mapping[str, float]]] | None = None,
+    known: DataSet | None = None,
 ) -> Printed:
     """Print scores: models first, then baselines, then those published for these very data."""
     columns = _ranking_metrics(measured)
@@ -477,14 +435,14 @@ def _scores(
     for version, values in sorted(measured.items(), key=lambda one: one[0] in BASELINES):
         mark = " (labels)" if version == labels_with else ""
         _add_row(table, version + mark, *(_number(values.get(column), 4) for column in columns))
-    name, published = known or ("", {})
-    for method, figures in published.items():
-        _add_row(
-            table,
-            f"{name}: {method}",
-            *(_number(figures.get(column), 4) for column in columns),
-            style="dim",
-        )
+    if known:
+        for method, figures in known.scores.items():
+            _add_row(
+                table,
+                f"{known.name}: {method}",
+                *(_number(figures.get(column), 4) for column in columns),
+                style="dim",
+            )
     return table
 
 
