@@ -16,12 +16,12 @@ PYTHONS := python3.11 python3.12 python3.13
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 STAMP := $(VENV)/.installed
-RUFF_ROOMS := dags local tasks elcrec tests bench docker
+RUFF_ROOMS := dags plugins local tasks elcrec tests bench docker docs
 
 # Said by the person who calls make; exported so that a value with blanks or quotes reaches the program as it is.
 export EVENTS NIGHT LAKE PORT PYTHON
 
-.PHONY: help install same-python lock servers run up test lint format bench clean
+.PHONY: help install same-python lock servers run up test test-fast lint format rooms bench clean
 
 help: ## What there is
 	@echo "Usage: make <target> [NAME=value ...]"
@@ -103,16 +103,22 @@ run: $(STAMP) ## One night of the DAG through Airflow, then what came out   [EVE
 up: $(STAMP) ## Airflow with its web page on 127.0.0.1, until Ctrl-C        [EVENTS= LAKE= PORT=]
 	@$(RUN) local up
 
-test: $(STAMP) servers ## All tests
-	@$(RUN) pytest --numprocesses auto --dist loadfile
+# From Python 3.12 on, coverage can be told to use sys.monitoring, which costs next to nothing.
+test: $(STAMP) servers ## All tests, and how much of the code they run
+	@export COVERAGE_CORE=$$($(VENV)/bin/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
+	$(RUN) pytest --numprocesses auto --dist loadfile --durations 15 --cov
+
+# The folder tests/dags is not even read: its tests import Airflow.
+test-fast: $(STAMP) ## The tests that need no Airflow and no server, and no more than ten seconds each
+	@$(RUN) pytest --numprocesses auto --dist loadfile --durations 15 --ignore tests/dags -m "not slow and not airflow and not servers"
 
 lint: $(STAMP) ## ruff, mypy, directions of imports, dependencies, sqlfluff, hadolint, compose files
 	@$(RUN) ruff check $(RUFF_ROOMS)
 	$(RUN) ruff format --check $(RUFF_ROOMS)
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports --no-cache --no-logo
-	$(VENV)/bin/deptry . --extend-exclude bench
-	$(VENV)/bin/deptry tests bench --exclude '^$$' --ignore DEP002,DEP004
+	$(VENV)/bin/deptry . --extend-exclude 'bench|docs'
+	$(VENV)/bin/deptry tests bench docs --exclude '^$$' --ignore DEP002,DEP004
 	$(RUN) sqlfluff lint sql
 	$(VENV)/bin/hadolint docker/Dockerfile
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose*.yaml
@@ -122,9 +128,12 @@ format: $(STAMP) ## Let ruff and sqlfluff write the format that lint asks for
 	$(RUN) ruff format $(RUFF_ROOMS)
 	$(RUN) sqlfluff fix --quiet sql
 
+rooms: $(STAMP) ## Draw the rooms and their imports into docs/architecture.md
+	@$(VENV)/bin/python docs/rooms.py
+
 bench: $(STAMP) ## Wall time and peak memory of each step on Beauty          [EVENTS=]
 	@$(VENV)/bin/python bench/steps.py
 
 clean: ## Remove .venv, Airflow's folder and caches; tables in lakes/ and lake/ stay
-	@rm -rf $(VENV) .airflow build .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	@rm -rf $(VENV) .airflow build .pytest_cache .mypy_cache .ruff_cache .coverage *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

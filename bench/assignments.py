@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from quality import FILES, INTENTS, kmeans_labels, label_figures, read_histories, say
 from torch import Tensor
 
+from bench.record import add_option, record
 from elcrec import Config, ELCRec, losses
 from elcrec.training import Trainer
 
@@ -113,12 +114,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    add_option(parser)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     histories, n_items = read_histories(given.dataset)
     known, intents = histories.drop_last(2), INTENTS[given.dataset]
     columns = "HR@5 | NDCG@20 | lift@20 | k-means lift@20 | utilisation | largest | confidence"
     print(f"| way | {columns} | minutes |\n| --- " + "| ---: " * 8 + "|")
+    ways = []
     for name in given.only:
         title, trainer, changes = WAYS[name]
         config = Config(
@@ -137,6 +140,20 @@ def main() -> None:
         row = [f"{test['HR@5']:.4f}", f"{test['NDCG@20']:.4f}", f"{lift:.2f}", f"{other:.2f}"]
         row += [f"{used:.2f}", f"{largest:.3f}", f"{labels.confidence.mean():.2f}"]
         print(f"| {title} | {' | '.join(row)} | {minutes:.1f} |", flush=True)
+        ways.append(
+            {
+                "way": title,
+                "HR@5": test["HR@5"],
+                "NDCG@20": test["NDCG@20"],
+                "lift@20": lift,
+                "kmeans_lift@20": other,
+                "utilisation": used,
+                "largest_share": largest,
+                "confidence": float(labels.confidence.mean()),
+                "minutes": minutes,
+            }
+        )
+    record(given.record, {"ways": ways})
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ included and PostgreSQL not; the line "none" has what is not for a target.
 
 import argparse
 import datetime as dt
-import json
 import os
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from rich.table import Table
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
+from bench.record import add_option, record  # noqa: E402
 from tasks.lake import Lake, tables  # noqa: E402
 from tests.servers import postgres  # noqa: E402
 
@@ -36,7 +36,7 @@ def main() -> int:
     """Publish generated labels to each target and print what it took."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--users", type=int, default=1_000_000)
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    add_option(parser)
     given = parser.parse_args()
     measured = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, postgres() as server:
@@ -74,8 +74,7 @@ def main() -> int:
                     }
                 )
     show(given.users, measured)
-    if given.json:
-        given.json.write_text(json.dumps(measured, indent=2) + "\n")
+    record(given.record, {"users": given.users, "rows": measured})
     return 0
 
 

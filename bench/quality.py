@@ -18,6 +18,7 @@ import ast
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bench.record import add_option, record
 from elcrec import Config, ELCRec, EpochReport, Histories
 from elcrec.intents import (
     intent_lift,
@@ -104,6 +106,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="of Config")
+    add_option(parser)
     given = parser.parse_args()
     changes: dict[str, Any] = {}
     for pair in given.set:
@@ -120,6 +123,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     print("| seed | " + " | ".join(COLUMNS) + " | lift@20 | utilisation | largest share |", end="")
     print(" k-means lift@20 | epochs | minutes |\n| " + "---: | " * 11)
+    runs = []
     for seed in given.seeds:
         values = {"seed": seed, "n_intents": intents, "threads": given.threads} | changes
         config = Config.preset(given.preset, dataset, **values).ablation(given.ablation)
@@ -133,6 +137,18 @@ def main() -> None:
         row = [f"{test[name]:.4f}" for name in COLUMNS]
         row += [f"{lift:.2f}", f"{used:.2f}", f"{largest:.3f}", f"{other:.2f}"]
         print(f"| {seed} | {' | '.join(row)} | {len(model.history)} | {minutes:.1f} |", flush=True)
+        runs.append(
+            {
+                "seed": seed,
+                **{name: test[name] for name in COLUMNS},
+                "lift@20": lift,
+                "utilisation": used,
+                "largest_share": largest,
+                "kmeans_lift@20": other,
+                "epochs": len(model.history),
+                "minutes": minutes,
+            }
+        )
         last = label_survival(model.transform, known)
     print("\n| confidence | users | keep it without the oldest event | without the newest |")
     print("| ---: | ---: | ---: | ---: |")
@@ -141,8 +157,20 @@ def main() -> None:
         print(f"| >= {at.confidence:.1f} | " + " | ".join(f"{x:.3f}" for x in shares) + " |")
     print("\n| events since | ratio | users with another label | lift@20 |")
     print("| ---: | ---: | ---: | ---: |")
-    for events, ratio, changed, lift in held_labels(model, histories, n_items):
+    held = held_labels(model, histories, n_items)
+    for events, ratio, changed, lift in held:
         print(f"| {events} | {ratio:g} | {changed:.3f} | {lift:.2f} |")
+    record(
+        given.record,
+        {
+            "runs": runs,
+            "survival": [asdict(at) for at in last],
+            "held": [  # ratio: a number or "inf", which JSON has no number for
+                {"events_since": events, "ratio": f"{ratio:g}", "changed": changed, "lift@20": lift}
+                for events, ratio, changed, lift in held
+            ],
+        },
+    )
 
 
 if __name__ == "__main__":

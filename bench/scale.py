@@ -26,14 +26,17 @@ import numpy as np
 import polars as pl
 import torch
 
+from bench.record import add_option, record
 from elcrec import Config, ELCRec, Histories
 from elcrec.matching import first_ids
 from elcrec.model import Network
 from elcrec.training import Trainer
 from tasks.lake import Lake, tables
 from tasks.lake.duck import connect
-from tasks.registry import models
+from tasks.registry.identity import Identity, register
 from tasks.registry.intent_ids import named
+from tasks.registry.versions import registered
+from tasks.registry.weights import save
 from tasks.settings import load_settings
 
 REPO = Path(__file__).resolve().parent.parent
@@ -72,7 +75,7 @@ def build_lake(root: Path, users: int) -> None:
     torch.manual_seed(0)
     model = ELCRec(Config(n_intents=INTENTS))
     model.network, model.n_items = Network(model.config, LABELLED_ITEMS), LABELLED_ITEMS
-    identity = models.Identity(
+    identity = Identity(
         version="generated",
         settings_fingerprint="",
         data_fingerprint="",
@@ -83,9 +86,9 @@ def build_lake(root: Path, users: int) -> None:
         first_free_id=0,
     )
     intents = named(first_ids(INTENTS), NIGHT, None)
-    models.save(model, ids, intents, lake.model_dir(identity.version))
-    models.register(lake, NIGHT, identity)
-    promoted = models.registered(lake, NIGHT).with_columns(promoted=True)
+    save(model, ids, intents, lake.model_dir(identity.version))
+    register(lake, NIGHT, identity)
+    promoted = registered(lake, NIGHT).with_columns(promoted=True)
     lake.replace(tables.MODELS, promoted, nights=[NIGHT])
 
 
@@ -161,6 +164,7 @@ def main() -> None:
     parser.add_argument("--users", type=float, nargs="+", default=SIZES["labels"][1])
     parser.add_argument("--items", type=float, nargs="+", default=SIZES["items"][1])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    add_option(parser)
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -172,6 +176,8 @@ def main() -> None:
         print(json.dumps({"labels": labels, "items": items}[given.part](sizes[0], given.threads)))
         return
     rows = [measured(given.part, size, given.threads) for size in sizes]
+    sized = [{SIZES[given.part][0]: size} | row for size, row in zip(sizes, rows, strict=True)]
+    record(given.record, {"threads": given.threads, "rows": sized})
     columns = [TITLES[key] for key in rows[0]]
     print(
         f"| {SIZES[given.part][0]} | {' | '.join(columns)} |\n| " + "---: | " * (1 + len(columns))

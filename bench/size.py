@@ -12,7 +12,6 @@ the whole process, imports included.
 
 import argparse
 import datetime as dt
-import json
 import os
 import resource
 import shutil
@@ -29,6 +28,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from bench.record import add_option, record
 from tasks.lake import Lake, duck, tables
 from tasks.settings import load_settings
 
@@ -194,7 +194,9 @@ def measure(folder: Path, events: int, given: argparse.Namespace) -> list[dict[s
     rows = []
     for label, step, night, path, count, changes in plan:
         command = [sys.executable, "-m", "tasks", step, "--night", str(night), "--quiet"]
-        command += ["--events", str(path), "--lake", str(lake)]
+        command += ["--lake", str(lake)]
+        if step == "ingest":
+            command += ["--events", str(path)]
         for change in (
             f"duckdb.threads={given.threads}",
             f"duckdb.memory_limit={given.memory}",
@@ -284,7 +286,7 @@ def main() -> int:
         "--baseline-gb", type=float, default=12, help="what does not fit into it has failed"
     )
     parser.add_argument("--only-generate", action="store_true")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    add_option(parser)
     parser.add_argument("--alone", choices=[SCAN, *BASELINES], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.alone == SCAN:
@@ -306,8 +308,7 @@ def main() -> int:
         if not given.only_generate:
             measured[events] = measure(folder, events, given)
     show(measured)
-    if given.json:
-        given.json.write_text(json.dumps([r for rows in measured.values() for r in rows], indent=2))
+    record(given.record, {"rows": [row for rows in measured.values() for row in rows]})
     return int(any(row["failed"] for rows in measured.values() for row in rows))
 
 

@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import adjusted_rand_score
 
+from bench.record import add_option, record
 from elcrec import ELCRec, Histories
 from local.generator import generate
 from tasks.lake import Lake, tables
@@ -45,6 +46,7 @@ REPO = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("ELCREC_DATA") or REPO.parent / "shared" / "data")
 STEPS = ("ingest", "build-sequences", "train", "evaluate", "promote", "label")
 MONTH = 28  # nights between labels that are compared over a longer time
+SHARES = ("all", "median", "worst")
 QUALITY = {"intent_lift@20": "lift@20", "utilisation": "utilisation", "largest_share": "largest"}
 
 
@@ -189,6 +191,7 @@ def main() -> None:
     parser.add_argument("--scratch-every", type=int, default=1, help="0: no comparison")
     parser.add_argument("--retrain-nights", type=int, default=28)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    add_option(parser)
     given = parser.parse_args()
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory(prefix="bench-") as root:
@@ -203,15 +206,16 @@ def main() -> None:
                 "model.threads": given.threads,
             }
         )
-        replay(settings, given.nights, given.scratch_every)
+        figures = replay(settings, given.nights, given.scratch_every)
+        record(given.record, figures)
         lake = Lake(settings.lake.root)
         say_births(lake)
         if given.drift:
             say_what_changed(lake, truth, when)
 
 
-def replay(settings: Settings, count: int, scratch_every: int) -> None:
-    """Run the nights and print how their labels compare."""
+def replay(settings: Settings, count: int, scratch_every: int) -> dict[str, Any]:
+    """Run the nights, print how their labels compare, and return what is printed."""
     lake, last = Lake(settings.lake.root), latest_night(settings)
     nights = [last - dt.timedelta(days=n) for n in reversed(range(count))]
     rows: list[dict[str, float]] = []
@@ -270,15 +274,37 @@ def replay(settings: Settings, count: int, scratch_every: int) -> None:
             beside = [f"{f(v):.4f}" for v in values[1:] if v for f in (np.mean, np.min)]
             table.add_row(title, *figures, *beside)
     Console(width=None if sys.stdout.isatty() else 110).print(table)
+    figures: dict[str, Any] = {
+        "pairs": len(rows),
+        "scratch_pairs": len(scratch_rows),
+        "trained_from_scratch": retrained,
+        "without_events": shares_kept(rows, scratch_rows, "idle"),
+        "with_events": shares_kept(rows, scratch_rows, "active"),
+        "ari": dict(zip(SHARES, [f(aris[0]) for f in (np.mean, np.median, np.min)], strict=True)),
+    }
+    if scratch_rows:
+        figures["ari"]["scratch"] = float(np.mean(aris[1]))
     if scratch_rows:
         own, other = (1 - float(kept_shares(side, "active")[0]) for side in (rows, scratch_rows))
         print(f"Churn of users with new events: {own:.4f}, from scratch {other:.4f}")
     means = {
         name: np.nanmean([row.get(key, np.nan) for row in quality]) for key, name in QUALITY.items()
     }
+    figures |= {name: float(value) for name, value in means.items()}
     print(
         "Mean of the models: " + ", ".join(f"{name} {value:.4f}" for name, value in means.items())
     )
+    return figures
+
+
+def shares_kept(
+    rows: list[dict[str, float]], scratch_rows: list[dict[str, float]], name: str
+) -> dict[str, float]:
+    """Return the share of users who keep their label, of the replayed nights and from scratch."""
+    found = [float(share) for share in kept_shares(rows, name) if share]
+    shares = dict(zip(SHARES, found, strict=False))
+    beside = kept_shares(scratch_rows, name)[0]
+    return shares | ({"scratch": float(beside)} if beside else {})
 
 
 def kept_shares(rows: list[dict[str, float]], name: str) -> list[str]:

@@ -1,12 +1,11 @@
 """Wall time and peak memory of each step of a night, each in a process of its own.
 
-`make bench` measures Beauty; EVENTS names other events. Prints a table and, with --json, writes a
-file to compare with. A step's time is that of its whole process, imports included: a task of
+`make bench` measures Beauty; EVENTS names other events. Prints a table and, with --record NAME,
+keeps the figures. A step's time is that of its whole process, imports included: a task of
 Airflow has to load them too.
 """
 
 import argparse
-import json
 import os
 import resource
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from bench.record import add_option, record
 from tasks.errors import PipelineError
 from tasks.night.ingest import latest_night
 from tasks.settings import load_settings
@@ -31,7 +31,7 @@ def main() -> int:
     """Run the steps of the last night of some events on an empty lake and print what each took."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", default=os.environ.get("EVENTS") or str(DATA / "Beauty.txt"))
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    add_option(parser)
     given = parser.parse_args()
     events = Path(given.events).absolute()
     try:
@@ -45,7 +45,7 @@ def main() -> int:
         for name in STEPS:
             print(f"{name} ...", file=sys.stderr)
             step = [sys.executable, "-m", "tasks", name, "--night", str(night), "--quiet"]
-            where = ["--events", str(events), "--lake", lake]
+            where = ["--lake", lake, *(["--events", str(events)] if name == "ingest" else [])]
             start = time.perf_counter()
             process = subprocess.Popen([*step, *where], cwd=REPO, stdout=subprocess.DEVNULL)
             _, status, used = os.wait4(process.pid, 0)
@@ -61,8 +61,7 @@ def main() -> int:
                 }
             )
     show(events, measured)
-    if given.json:
-        given.json.write_text(json.dumps(measured, indent=2) + "\n")
+    record(given.record, {"events": events.name, "rows": measured})
     return 0
 
 

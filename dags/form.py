@@ -1,5 +1,7 @@
 """The fields of the trigger forms, and the settings that they change."""
 
+import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +15,19 @@ def field(title: str, kind: str, description: str, **schema: Any) -> Param:
     return Param(None, description, title=title, type=["null", kind], **schema)
 
 
-LAKE = {"lake.root": field("Lake", "string", "Folder of the tables, not the settings' one.")}
+def filled_in(params: Mapping[str, Param]) -> dict[str, Param]:
+    """Fill in the fields that `ELCREC_FORM` names, a JSON object: `make up` says there what it has.
+
+    A scheduled run takes its night from its data interval, whatever is filled in.
+    """
+    values = json.loads(os.environ.get("ELCREC_FORM", "{}"))
+    return {
+        name: Param(values[name], param.description, **param.schema) if name in values else param
+        for name, param in params.items()
+    }
+
+
+LAKE = {"lake.root": field("Lake", "string", "Write to another lake than `lake.root`.")}
 
 
 def settings_of(params: Mapping[str, Any]) -> Settings:

@@ -51,8 +51,8 @@ def step(name: str, night: Any) -> Any:
             if name == "label":
                 return relabel_night(*which, params["version"], at_once=AIRFLOW.relabel_at_once)
             summary = run_step(name, *which)
-        if name == AFTER_LABEL[-1]:
-            announce(night, outlet_events)
+            if name == AFTER_LABEL[-1]:
+                announce(night, outlet_events, which[0])
         return summary
 
     outlets = [LABELS] if name == AFTER_LABEL[-1] else []

@@ -3,7 +3,8 @@
 from typing import Any
 
 from airflow.sdk import BaseSensorOperator, Context
-from airflow.sdk.exceptions import AirflowFailException
+
+from dags.failures import MendFirstError
 
 
 class InTurn(BaseSensorOperator):
@@ -23,7 +24,7 @@ class InTurn(BaseSensorOperator):
 def is_in_turn(ti: Any, dag_run: Any) -> bool:
     """Tell whether a run of this type may begin, by the run before it.
 
-    Raises AirflowFailException in a backfill that begins with its last night.
+    Raises MendFirstError in a backfill that begins with its last night.
     """
     before = ti.get_previous_dagrun()
     if before is None or before.state not in ("queued", "running"):
@@ -33,7 +34,7 @@ def is_in_turn(ti: Any, dag_run: Any) -> bool:
     if before.run_type != "backfill":
         return True  # it may be waiting for this one
     if dag_run.run_type == "backfill":
-        raise AirflowFailException(
+        raise MendFirstError(
             f"the night before, run {before.run_id}, has not begun: nights go on from each other, "
             "create the backfill without --run-backwards"
         )

@@ -82,6 +82,7 @@ def local_environment(home: Path, name: str, port: int) -> dict[str, str]:
         "PYTHONPATH": str(REPO),
         "AIRFLOW_HOME": str(home / name),  # of its own: workers write a file with their process id
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPO / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPO / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",

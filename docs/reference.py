@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from tasks.__main__ import app
 from tasks.lake.tables import TABLES
 from tasks.settings import ENV_PREFIX, REPO, QualitySettings, Section, Settings
-from tasks.steps import STEPS
+from tasks.steps import STEPS, Step
 
 FOLDER = REPO / "docs" / "reference"
 SUITES = REPO / "tasks" / "night" / "suites"
@@ -35,6 +35,8 @@ CHECKS = {
     "checked_labels": ("`check-labels`", "rows"),
     "checked_label_totals": ("`check-labels`", "all labels"),
 }
+# Tables that no step writes: who does.
+WRITERS = {"steps": "every step", "forgotten": "`forget`", "taken_out": "`upkeep`"}
 SEVERITIES = {"critical": "stop", "warning": "warn"}
 
 
@@ -57,20 +59,30 @@ def settings() -> str:
         "`.venv/bin/python -m tasks settings` prints the values in effect.",
     ]
     for section, groups in _commented((REPO / "settings.toml").read_text("utf-8")).items():
-        lines += ["", f"## {section}", ""]
         annotation = Settings.model_fields[section].annotation
         assert isinstance(annotation, type) and issubclass(annotation, Section)
-        lines += [inspect.getdoc(annotation) or "", ""]
-        lines += ["| setting | default | values | meaning |", "| --- | --- | --- | --- |"]
+        of_section, rows = [], []
         for keys, comment in groups:
             fields = [annotation.model_fields[key] for key in keys]
+            # Two blanks: a line of the file that has nothing behind its #.
+            about, _, meaning = comment.rpartition("  ")
+            if about:
+                of_section.append(_plain(about))
             cells = (
                 _stacked(f"`{key}`" for key in keys),
                 _stacked(f"`{_as_toml(field.default)}`" for field in fields),
                 _stacked(_values(field) for field in fields),
-                comment,
+                _plain(meaning),
             )
-            lines.append(_row(*cells))
+            rows.append(_row(*cells))
+        lines += [
+            "",
+            f"## {section}",
+            "",
+            " ".join(of_section) or inspect.getdoc(annotation) or "",
+            "",
+        ]
+        lines += ["| setting | default | values | meaning |", "| --- | --- | --- | --- |", *rows]
     return _page(lines)
 
 
@@ -89,8 +101,8 @@ def tables() -> str:
         *(_row(f"[`{name}`](#{name})", table.row) for name, table in TABLES.items()),
     ]
     for name, table in TABLES.items():
-        written = [f"`{step.name}`" for step in STEPS.values() if name in step.writes]
-        read = [f"`{step.name}`" for step in STEPS.values() if name in step.reads]
+        written = [_step(step) for step in STEPS.values() if name in step.writes]
+        read = [_step(step) for step in STEPS.values() if name in step.reads]
         lines += [
             "",
             f"## {name}",
@@ -98,7 +110,7 @@ def tables() -> str:
             table.row,
             "",
             f"Partitions: {', '.join(f'`{column}`' for column in table.partition_by) or 'none'}. "
-            f"Written by: {', '.join(written) or 'no step'}. "
+            f"Written by: {', '.join(written) or WRITERS.get(name, 'no step')}. "
             f"Read by: {', '.join(read) or 'no step'}.",
             "",
             "| column | type | meaning |",
@@ -144,7 +156,7 @@ def commands() -> str:
         tables_of = (
             ", ".join(f"`{name}`" for name in names) for names in (step.reads, step.writes)
         )
-        lines.append(_row(f"`{step.name}`", f"{step.does[0].upper()}{step.does[1:]}.", *tables_of))
+        lines.append(_row(_step(step), f"{step.does[0].upper()}{step.does[1:]}.", *tables_of))
     root = typer.main.get_command(app)
     assert isinstance(root, typer.core.TyperGroup)
     having: dict[str, list[str]] = {}  # the steps that have an option
@@ -152,9 +164,7 @@ def commands() -> str:
         for option in root.commands[name].params:
             having.setdefault(_option(option), []).append(name)
     options = [
-        row
-        if len(names) == len(STEPS)
-        else row.removesuffix(" |") + f" Only: {', '.join(names)}. |"
+        row if len(names) == len(STEPS) else row.removesuffix(" |") + f" Of {', '.join(names)}. |"
         for row, names in having.items()
     ]
     lines += ["", "Their options:", "", *_options(options)]
@@ -211,6 +221,13 @@ def _page(lines: list[str]) -> str:
 
 def _row(*cells: str) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _plain(text: str) -> str:
+    """Keep Markdown from reading what a comment says as markup; what it quotes stays code."""
+    parts = text.split("`")
+    parts[::2] = [re.sub(r"([<*\[\]])", r"\\\1", part) for part in parts[::2]]
+    return "`".join(parts)
 
 
 def _stacked(values: Iterable[str]) -> str:
@@ -289,7 +306,8 @@ def _type(kind: pa.DataType) -> str:
     if pa.types.is_struct(kind):
         fields = (kind.field(i) for i in range(kind.num_fields))
         return f"({', '.join(f'`{field.name}` {_type(field.type)}' for field in fields)})"
-    return {"date32[day]": "date"}.get(str(kind), str(kind))
+    shown = {"date32[day]": "date", "float": "float32", "double": "float64"}
+    return shown.get(str(kind), str(kind))
 
 
 def _option(option: Any) -> str:
@@ -300,6 +318,12 @@ def _option(option: Any) -> str:
     else:
         default = f"`{option.default}`" if option.default not in (None, "", [], (), False) else ""
     return _row(name, default, _one_line(getattr(option, "help", None)))
+
+
+def _step(step: Step) -> str:
+    """Write the name of a step as a link to its module."""
+    module, _, _ = step.target.partition(":")
+    return f"[{step.name}](../../{module.replace('.', '/')}.py)"
 
 
 def _one_line(text: str | None) -> str:

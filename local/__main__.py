@@ -9,6 +9,7 @@ files are parsed once, up front (`airflow dags reserialize`).
 """
 
 import argparse
+import json
 import logging
 import os
 import shlex
@@ -79,6 +80,20 @@ def settings_of_up(source: Source) -> dict[str, Any]:
     return settings
 
 
+def form_of_up(source: Source, night: date) -> dict[str, str]:
+    """Return what `make up` fills in in the trigger form, by field: the night and the source.
+
+    The night only where the events end with it: where new ones come every day, the one that is the
+    newest today is an old one tomorrow, and an empty field is always the newest.
+    """
+    form = {}
+    if source.settings.source.path:
+        form["source.path"] = source.settings.source.path
+    if "airflow.schedule" in settings_of_up(source):
+        form["night"] = night.isoformat()
+    return form
+
+
 def up(events: str | None, lake: str | None, port: int, home: Path) -> None:
     """`make up`: Airflow with its web page until Ctrl-C."""
     source = choose_source(events, lake, yesterday())
@@ -98,13 +113,19 @@ def up(events: str | None, lake: str | None, port: int, home: Path) -> None:
     }
     night = choose_night(None, source)
     out.print("Starting Airflow")
-    with airflow(home, port, services, settings_of_up(source)) as running:
+    form = form_of_up(source, night)
+    settings = settings_of_up(source) | {"form": json.dumps(form)}
+    with airflow(home, port, services, settings) as running:
         out.print(f"\n  Web page   {running.url}/dags/{DAG_ID}")
         out.print(f"  Log in     user [bold]{USER}[/bold], password [bold]{password(home)}[/bold]")
         out.print(f"  Source     {escape(str(source_of(source.settings)))}")
         out.print(f"  Tables     {escape(str(source.settings.lake.root))}")
         out.print(f"  Logs       {escape(str(home / 'logs'))}")
-        out.print(f"\nTrigger the DAG there, for example with night {night}. Ctrl-C stops Airflow.")
+        known = "Night and source are filled in" if "night" in form else "The source is filled in"
+        out.print(
+            f"\nTrigger the DAG there: without a change to its form it runs night {night}. "
+            f"{known}. Ctrl-C stops Airflow."
+        )
         while True:
             running.check_alive()
             time.sleep(1)
@@ -139,7 +160,17 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+        if given.command == "run":
+            print(
+                "\nStopped: what the finished tasks wrote stays, and a training goes on after its "
+                "last epoch. To go on, give the same command again.",
+                file=sys.stderr,
+            )
+        else:
+            print(
+                "\nStopped: tasks that were running are tried again at the next make up.",
+                file=sys.stderr,
+            )
         return 130
     return 0
 

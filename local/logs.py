@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.markup import escape
 
+SAYS_WHY = "dags.failures"  # the logger of the last line of a task that failed
+
 
 def _worth_printing(task: str, record: Mapping[str, Any]) -> str:
     """Return a log line of the pipeline: all of the training, of other tasks what is amiss."""
@@ -26,6 +28,7 @@ class TaskLogs:
         self.folder = folder
         self.read: dict[Path, int] = {}
         self.errors: dict[str, str] = {}
+        self.raised: dict[str, str] = {}  # what Airflow logged with frames
 
     def new_lines(self) -> Iterator[str]:
         """Yield what is worth printing of what the tasks have logged since the last call."""
@@ -46,7 +49,7 @@ class TaskLogs:
                         yield escape(f"{task}  {line}")
 
     def failure(self, task: str) -> str:
-        """Return why a task failed: the sentence of the exception that ended its last try."""
+        """Return why a task failed: the sentence that its last try ended with."""
         for _ in self.new_lines():
             pass
         log = self.folder / f"task_id={task}"
@@ -56,10 +59,11 @@ class TaskLogs:
 
     def _note_error(self, task: str, record: Mapping[str, Any]) -> None:
         for error in record.get("error_detail") or []:
-            kind, value = error["exc_type"], error["exc_value"]
-            # A sentence is complete as it is; another exception is nothing without its kind.
+            # A sentence is complete as it is (see dags/failures.py); an exception that comes with
+            # frames is nothing without its kind and them.
             log = self.folder / f"task_id={task}"
-            self.errors[task] = (
-                value if kind == "AirflowFailException" else f"{kind}: {value} (log: {log})"
-            )
+            self.raised[task] = f"{error['exc_type']}: {error['exc_value']}"
+            self.errors[task] = f"{self.raised[task]} (log: {log})"
             return
+        if record.get("logger") == SAYS_WHY and record["event"] != self.raised.get(task):
+            self.errors[task] = str(record["event"])

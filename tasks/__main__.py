@@ -1,29 +1,33 @@
 """The command line: every step by itself, a whole night, and what is around them.
 
 A step prints its summary as JSON on stdout and logs to stderr. What a person can mend ends in
-one line `error: ...` on stderr and exit code 2.
+one line `error: ...` on stderr and exit code 2; Ctrl-C in one that says what is kept and how to go
+on, and exit code 130.
 """
 
 import datetime as dt
 import json
-import logging
 import os
+import shlex
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from tasks.errors import NightError, NotReadyError, PipelineError, SettingsError
-from tasks.lake import Lake
+from tasks.lake import Lake, tables
 from tasks.settings import Settings, load_settings
 from tasks.steps import STEPS, check_night, run_step
+from tasks.terminal import console_of, log_to_stderr
 
 STEP_PANEL = "Steps of a night, in order"
-OTHER_PANEL = "Around them"
+OTHER_PANEL = "Around a night"
+PYTHON_TASKS = ".venv/bin/python -m tasks"
 
 app = typer.Typer(
     help="Turn an event log into one intent label a user, night by night.",
@@ -35,20 +39,33 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Night = Annotated[
-    str, typer.Option(help="The UTC date to work on; yesterday if not given.", metavar="YYYY-MM-DD")
+NewestOfSource = Annotated[
+    str,
+    typer.Option(
+        "--night",
+        help="UTC date of the night. Default: the newest one that is over and in the source.",
+        metavar="YYYY-MM-DD",
+    ),
+]
+NewestOfLake = Annotated[
+    str,
+    typer.Option(
+        "--night",
+        help="UTC date of the night. Default: the newest night that the lake has.",
+        metavar="YYYY-MM-DD",
+    ),
 ]
 Events = Annotated[
     str | None,
-    typer.Option(help="Event file, folder or glob, or its s3:// URL: the setting source.path."),
+    typer.Option(help="File, folder, glob or s3:// URL, instead of source.path."),
 ]
-LakeRoot = Annotated[Path | None, typer.Option(help="Folder of the tables: the setting lake.root.")]
+LakeRoot = Annotated[Path | None, typer.Option(help="Write to another lake than lake.root.")]
 Changes = Annotated[
     list[str],
     typer.Option(
         "--set",
-        help="A setting for this call only, for example model.n_intents=64; may be repeated. "
-        "Lists and tables as JSON. `.venv/bin/python -m tasks settings` shows them all.",
+        help="Change a setting for this call only, e.g. model.n_intents=64. May be repeated. "
+        "Write lists and tables as JSON. `.venv/bin/python -m tasks settings` prints all settings.",
         metavar="SECTION.KEY=VALUE",
     ),
 ]
@@ -80,11 +97,29 @@ def _value(key: str, text: str) -> Any:
         raise SettingsError(f"--set {key}={text} is no valid JSON: {error}") from None
 
 
-def night_from(text: str) -> dt.date:
-    """Read a night as a person writes it; yesterday (UTC) when it is empty."""
-    if not text:
-        return dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
-    return date_from("--night", text)
+def night_of_source(text: str, settings: Settings) -> dt.date:
+    """Read a night as a person writes it; the newest night of the source when it is empty.
+
+    Yesterday would be a night that events of the past do not reach.
+    """
+    if text:
+        return date_from("--night", text)
+    from tasks.night.ingest import latest_night
+
+    return latest_night(settings)
+
+
+def night_of_lake(text: str, settings: Settings) -> dt.date:
+    """Read a night as a person writes it; the newest one that was ingested when it is empty."""
+    if text:
+        return date_from("--night", text)
+    nights = Lake(settings.lake.root).nights(tables.INGESTS)
+    if not nights:
+        raise NightError(
+            f"{settings.lake.root} has no night yet: run ingest first, or name a night with "
+            "--night and a lake with --lake"
+        )
+    return nights[-1]
 
 
 def date_from(option: str, text: str) -> dt.date:
@@ -96,105 +131,177 @@ def date_from(option: str, text: str) -> dt.date:
 
 
 def _log(quiet: bool) -> None:
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s"
-    )
-    least = logging.WARNING if quiet else logging.INFO
+    log_to_stderr(quiet=quiet)
 
-    def worth_reading(record: logging.LogRecord) -> bool:
-        ours = record.name.startswith(("tasks", "elcrec"))
-        return record.levelno >= (least if ours else logging.WARNING)
 
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(worth_reading)
+class _StoppedError(Exception):
+    """Ctrl-C has ended a command; the message says what is kept and how to go on."""
+
+
+@contextmanager
+def _stoppable(doing: str, kept: str) -> Iterator[None]:
+    """Say on Ctrl-C within the block what was being done and what of it is kept."""
+    pressed: list[int] = []
+
+    def interrupt(number: int, _frame: Any) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except BaseException as error:
+        # Of a query DuckDB makes an error of its own.
+        if not pressed or isinstance(error, PipelineError):
+            raise
+        again = f"{PYTHON_TASKS} {shlex.join(sys.argv[1:])}"
+        raise _StoppedError(f"stopped in {doing}: {kept}; to go on: {again}") from None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _run_step(name: str, settings: Settings, night: dt.date) -> dict[str, Any]:
+    kept = "every table is as it was or as it is to be, and the step can run again"
+    if name == "train":
+        kept = "the epochs that are done are kept, and training goes on after the last of them"
+    with _stoppable(f"{name} of night {night}", kept):
+        return run_step(name, settings, night)
+
+
+def _print_summary(name: str, settings: Settings, night: dt.date) -> None:
+    typer.echo(json.dumps(_run_step(name, settings, night), indent=2, default=str))
 
 
 def _command_of(name: str) -> Callable[..., None]:
     def command(
-        night: Night = "",
-        events: Events = None,
+        night: NewestOfLake = "",
         lake: LakeRoot = None,
         changes: Changes = [],  # noqa: B006 - typer copies it
         quiet: Quiet = False,
     ) -> None:
         _log(quiet)
-        summary = run_step(name, settings_from(events, lake, changes), night_from(night))
-        typer.echo(json.dumps(summary, indent=2, default=str))
+        settings = settings_from(None, lake, changes)
+        _print_summary(name, settings, night_of_lake(night, settings))
 
     return command
 
 
-for _step in STEPS.values():
-    app.command(
-        _step.name, help=f"{_step.does[0].upper()}{_step.does[1:]}.", rich_help_panel=STEP_PANEL
-    )(_command_of(_step.name))
-
-
-@app.command("run", rich_help_panel=OTHER_PANEL)
-def run_all(
-    night: Night = "",
+def _ingest(
+    night: NewestOfSource = "",
     events: Events = None,
     lake: LakeRoot = None,
     changes: Changes = [],  # noqa: B006
     quiet: Quiet = False,
 ) -> None:
-    """All steps of a night in order, without Airflow, then the report."""
+    """Do the one step that reads events of the source."""
+    _log(quiet)
+    settings = settings_from(events, lake, changes)
+    _print_summary("ingest", settings, night_of_source(night, settings))
+
+
+for _step in STEPS.values():
+    app.command(
+        _step.name, help=f"{_step.does[0].upper()}{_step.does[1:]}.", rich_help_panel=STEP_PANEL
+    )(_ingest if _step.name == "ingest" else _command_of(_step.name))
+
+
+@app.command("run", rich_help_panel=OTHER_PANEL)
+def run_all(
+    night: NewestOfSource = "",
+    events: Events = None,
+    lake: LakeRoot = None,
+    changes: Changes = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Run all steps of a night in order, without Airflow, and print the report."""
     from tasks.chores import report
 
     _log(quiet)
-    settings, date = settings_from(events, lake, changes), night_from(night)
+    settings = settings_from(events, lake, changes)
+    date = night_of_source(night, settings)
     for name in STEPS:
-        run_step(name, settings, date)
-    report.show(settings, date, console=_console())
+        _run_step(name, settings, date)
+    report.show(settings, date, console=console_of())
+
+
+@app.command("inspect", rich_help_panel=OTHER_PANEL)
+def inspect_source(
+    events: Events = None,
+    changes: Changes = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Show how a source would be read, and the settings that fix this reading. Writes nothing."""
+    from tasks.chores.inspection import inspect
+
+    _log(quiet)
+    inspect(settings_from(events, None, changes), console_of())
 
 
 @app.command(rich_help_panel=OTHER_PANEL)
 def relabel(
-    first: Annotated[str, typer.Option("--from", help="The first night.", metavar="YYYY-MM-DD")],
-    last: Annotated[str, typer.Option("--to", help="The last, included.", metavar="YYYY-MM-DD")],
-    version: Annotated[str, typer.Option(help="A model_version of the table models.")],
+    first: Annotated[str, typer.Option("--from", help="First night.", metavar="YYYY-MM-DD")],
+    last: Annotated[str, typer.Option("--to", help="Last night.", metavar="YYYY-MM-DD")],
+    version: Annotated[str, typer.Option(help="A model_version from the table models.")],
     other_settings: Annotated[
-        bool, typer.Option("--other-settings", help="Also a model trained on other settings.")
+        bool,
+        typer.Option("--other-settings", help="Allow a model of other settings."),
     ] = False,
     lake: LakeRoot = None,
     changes: Changes = [],  # noqa: B006
     quiet: Quiet = False,
 ) -> None:
-    """Label a range of past nights with one model, without training, and check the labels."""
+    """Label past nights again with one model, without training, and check the labels."""
     from tasks.chores.relabel import relabel as label_again
 
     _log(quiet)
     nights = date_from("--from", first), date_from("--to", last)
     settings = settings_from(None, lake, changes)
-    done = label_again(settings, *nights, version, other_settings=other_settings)
+    kept = "each night is labelled anew or as it was, and can be labelled again"
+    with _stoppable(f"relabelling nights {first} to {last}", kept):
+        done = label_again(settings, *nights, version, other_settings=other_settings)
     typer.echo(json.dumps(done, indent=2))
 
 
 @app.command(rich_help_panel=OTHER_PANEL)
 def report(
     night: Annotated[
-        str, typer.Option(help="The night; the last one with labels if not given.")
+        str, typer.Option(help="UTC date. Default: the newest night with labels.")
     ] = "",
     lake: LakeRoot = None,
     truth: Annotated[
-        Path | None, typer.Option(help="truth.parquet of generated events: adds NMI and ARI.")
+        Path | None,
+        typer.Option(help="truth.parquet of generated events: adds NMI and ARI."),
     ] = None,
+    intent: Annotated[int | None, typer.Option(help="Print only this intent.")] = None,
+    user: Annotated[str | None, typer.Option(help="Print only this user.")] = None,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Print all intents, labels and figures."),
+    ] = False,
     changes: Changes = [],  # noqa: B006
 ) -> None:
-    """Print what a night left behind: intents, evaluation, data quality, time, and where it is."""
+    """Print what a night left behind: outcome, intents, evaluation, rows, checks, and where it is.
+
+    In a pipe each row is one line, however long.
+    """
     from tasks.chores import report as reports
 
+    if (intent is not None) + (user is not None) + everything > 1:
+        raise SettingsError("--intent, --user and --all each ask for another report: give one")
     settings = settings_from(None, lake, changes)
-    date = night_from(night) if night else reports.latest_night(settings)
-    reports.show(settings, date, truth=truth, console=_console())
+    date = date_from("--night", night) if night else reports.latest_night(settings)
+    if intent is not None:
+        reports.show_intent(settings, date, intent, console=console_of())
+    elif user is not None:
+        reports.show_user(settings, date, user, console=console_of())
+    else:
+        reports.show(settings, date, truth=truth, everything=everything, console=console_of())
 
 
 @app.command(rich_help_panel=OTHER_PANEL)
 def generate(
-    out: Annotated[Path, typer.Option(help="Folder for events/ and truth.parquet.")],
-    night: Annotated[
-        str, typer.Option(help="The last night of the events; yesterday if not given.")
-    ] = "",
+    out: Annotated[Path, typer.Option(help="Folder to write events/ and truth.parquet to.")],
+    night: Annotated[str, typer.Option(help="Last night of the events. Default: yesterday.")] = "",
     users: Annotated[int, typer.Option(min=1)] = 800,
     items: Annotated[int, typer.Option(min=1)] = 300,
     intents: Annotated[int, typer.Option(min=1)] = 8,
@@ -211,7 +318,9 @@ def generate(
         items=items,
         intents=intents,
         nights=nights,
-        last_night=night_from(night),
+        last_night=date_from("--night", night)
+        if night
+        else dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1),
         seed=seed,
     )
     typer.echo(
@@ -223,39 +332,44 @@ def generate(
 @app.command(rich_help_panel=OTHER_PANEL)
 def forget(
     user: Annotated[
-        list[str], typer.Option(help="A user's id as it stands in events; may be repeated.")
+        list[str], typer.Option(help="Id of a user, as in the table events. May be repeated.")
     ] = [],  # noqa: B006
     users_file: Annotated[
-        Path | None, typer.Option(help="Text file with an id a line, besides those of --user.")
+        Path | None, typer.Option(help="Text file with one id on each line.")
     ] = None,
     lake: LakeRoot = None,
     changes: Changes = [],  # noqa: B006
     quiet: Quiet = False,
 ) -> None:
-    """Remove people from every table, and leave them out of every night from now on."""
+    """Remove people from every table, and from every later night."""
     from tasks.chores.forget import forget as remove
     from tasks.chores.forget import read_users
 
     _log(quiet)
     users = [*user, *(read_users(users_file) if users_file else [])]
-    typer.echo(json.dumps(remove(settings_from(None, lake, changes), users), indent=2))
+    kept = "no night reads these users again, but some of their rows may still be there"
+    with _stoppable("forgetting people", kept):
+        removed = remove(settings_from(None, lake, changes), users)
+    typer.echo(json.dumps(removed, indent=2))
 
 
 @app.command(rich_help_panel=OTHER_PANEL)
 def rollback(
     to: Annotated[
-        str, typer.Option(help="The model, a version in the table models.", metavar="VERSION")
+        str,
+        typer.Option(help="A model_version, e.g. 20261119-1f3a0c77.", metavar="VERSION"),
     ],
-    night: Night = "",
+    night: NewestOfLake = "",
     lake: LakeRoot = None,
     changes: Changes = [],  # noqa: B006
     quiet: Quiet = False,
 ) -> None:
-    """Let an earlier model label from a night on, until a later night's model is promoted."""
+    """Go back to an earlier model, until a later night's model is promoted."""
     from tasks.registry.choices import roll_back
 
     _log(quiet)
-    settings, date = settings_from(None, lake, changes), night_from(night)
+    settings = settings_from(None, lake, changes)
+    date = night_of_lake(night, settings)
     check_night(date)
     place = Lake.there(settings.lake.root)
     with place.in_use(), place.turn(f"steps of night {date}"):
@@ -263,25 +377,60 @@ def rollback(
 
 
 @app.command(rich_help_panel=OTHER_PANEL)
-def upkeep(
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List what would go, and leave it.")
+def stale(
+    lake: LakeRoot = None,
+    changes: Changes = [],  # noqa: B006
+) -> None:
+    """Say which nights are stale, and why: what they were made from has changed since."""
+    from tasks.chores import stale as chore
+
+    for line in chore.lines(settings_from(None, lake, changes)):
+        typer.echo(line)
+
+
+@app.command(rich_help_panel=OTHER_PANEL)
+def refresh(
+    to: Annotated[
+        str, typer.Option(help="Last night to look at. Default: all nights.", metavar="YYYY-MM-DD")
+    ] = "",
+    not_known: Annotated[
+        bool,
+        typer.Option("--not-known", help="Include nights of which nothing is recorded."),
     ] = False,
     lake: LakeRoot = None,
     changes: Changes = [],  # noqa: B006
     quiet: Quiet = False,
 ) -> None:
-    """Take out of the lake what the settings under retention do not keep."""
+    """Run the steps that are stale, night by night, until every night is up to date."""
+    from tasks.chores import stale as chore
+
+    _log(quiet)
+    last = date_from("--to", to) if to else None
+    done = chore.refresh(settings_from(None, lake, changes), last=last, not_known=not_known)
+    typer.echo(json.dumps(done, indent=2))
+
+
+@app.command(rich_help_panel=OTHER_PANEL)
+def upkeep(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be deleted, and delete nothing.")
+    ] = False,
+    lake: LakeRoot = None,
+    changes: Changes = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Delete what is older than the settings under retention keep."""
     from tasks.chores.upkeep import upkeep as take_out
 
     _log(quiet)
-    went = take_out(settings_from(None, lake, changes), dry_run=dry_run)
+    with _stoppable("upkeep", "what went so far is gone, and the rest can go later"):
+        went = take_out(settings_from(None, lake, changes), dry_run=dry_run)
     typer.echo(json.dumps(went, indent=2))
 
 
 @app.command("settings", rich_help_panel=OTHER_PANEL)
 def show_settings(changes: Changes = []) -> None:  # noqa: B006
-    """Print every setting as it is in effect: file, then environment, then --set."""
+    """Print the value in effect of every setting: --set, else environment, else file."""
     in_effect = settings_from(None, None, changes).model_dump(mode="json")
     for section, values in in_effect.items():
         for key, value in values.items():
@@ -290,17 +439,16 @@ def show_settings(changes: Changes = []) -> None:  # noqa: B006
             typer.echo(f"{section}.{key} = {shown}")
 
 
-def _console() -> Console:
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-
-
 def main() -> None:
     """Run the command line."""
     try:
-        app(prog_name=".venv/bin/python -m tasks")
+        app(prog_name=PYTHON_TASKS)
     except (PipelineError, NotReadyError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except _StoppedError as stopped:
+        print(f"\n{stopped}", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ STEPS: dict[str, Step] = {
             "check the night's events",
             "tasks.night.quality:check_events",
             ("events", "ingests", "night_stats", "sequences", "items"),
-            ("night_stats",),
+            ("night_stats", "check_results"),
         ),
         Step(
             "build-sequences",
@@ -104,7 +104,7 @@ STEPS: dict[str, Step] = {
             "check the histories",
             "tasks.night.quality:check_sequences",
             ("sequences", "items"),
-            (),
+            ("check_results",),
         ),
         Step(
             "train",
@@ -139,14 +139,14 @@ STEPS: dict[str, Step] = {
             "check the labels",
             "tasks.night.quality:check_labels",
             ("intent_labels", "intent_profiles", "sequences"),
-            (),
+            ("check_results",),
         ),
         Step(
             "publish",
             "write the labels to the targets that the settings under publish name",
             "tasks.night.publish:publish",
-            ("intent_labels",),
-            (),
+            ("intent_labels", "label_revisions", "steps", "choices", "models"),
+            ("label_revisions",),
         ),
     )
 }
@@ -160,10 +160,13 @@ def run_step(
     settings: Settings,
     night: dt.date,
     work: Callable[[Settings, dt.date], Summary] | None = None,
+    *,
+    relabelled_with: str | None = None,
 ) -> Summary:
-    """Run one step of one night and record how it went in the table `steps`.
+    """Run one step of one night and record in the table `steps` how it went and what it stood on.
 
     work: done in place of the step's own function, on the same tables.
+    relabelled_with: the model that `work` labels with, whichever is promoted.
 
     Returns the step's own summary. Errors of the step come through as they are; a step that
     failed leaves no row, not even that of an earlier success: what it said holds no more.
@@ -173,6 +176,8 @@ def run_step(
     NightError
         The night is not over yet, in UTC.
     """
+    from tasks.registry.inputs import as_rows, inputs_of  # it loads what parsing a DAG does not
+
     check_night(night)
     lake = Lake(settings.lake.root)
     with lake.in_use(), lake.turn(f"steps of night {night}"), _turn_across_nights(lake, name):
@@ -181,6 +186,8 @@ def run_step(
         _forget_peak()
         log.info("%s of night %s starts", name, night)
         _forget_last_run(lake, name, night)
+        # Before the step reads: what another run changes meanwhile is then seen to have changed.
+        stood_on = inputs_of(settings, name, night, relabelled_with=relabelled_with)
         summary = (work or STEPS[name].load())(settings, night)
         seconds = time.perf_counter() - clock
         peak_mb = _peak_mb()
@@ -192,6 +199,7 @@ def run_step(
             "seconds": seconds,
             "peak_mb": peak_mb,
             "summary": json.dumps(summary, sort_keys=True),
+            "inputs": as_rows(stood_on),
         }
         lake.replace(
             tables.STEPS,

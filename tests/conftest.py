@@ -1,11 +1,62 @@
-"""What tests of several rooms share: settings on a lake of their own, and where real data lies."""
+"""What tests of several rooms share: real data, marks, and a list of what is slow.
+
+Marks leave tests out where there is no time or no server for them (`make test-fast`):
+
+    slow        runs for more than ten seconds; set by hand, and named below when it is missing
+    servers     starts PostgreSQL, Redis or an S3 server; set by `tests/needs.py`
+    airflow     starts Airflow or imports it; set by `tests/needs.py`, and for all of tests/dags
+"""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from tests import needs
+
 REPO = Path(__file__).resolve().parent.parent
+SLOW = 10  # seconds of a test
+SLOWEST_FILES = 10
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses among them
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test the marks of what it needs."""
+    for item in items:
+        needs.mark(item)
+        if REPO / "tests" / "dags" in item.path.parents:
+            item.add_marker("airflow")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let what a test starts be held against its marks."""
+    needs.starts(item)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the files that took longest, and the tests that are slow and do not say so."""
+    files: Counter[str] = Counter()
+    unmarked = []
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                files[report.nodeid.partition("::")[0]] += report.duration
+                if (
+                    report.when == "call"
+                    and report.duration > SLOW
+                    and "slow" not in report.keywords
+                ):
+                    unmarked.append(f"{report.duration:6.1f} s  {report.nodeid}")
+    if terminalreporter.config.getoption("durations"):
+        terminalreporter.section(f"slowest {SLOWEST_FILES} files of {len(files)}")
+        for file, seconds in files.most_common(SLOWEST_FILES):
+            terminalreporter.write_line(f"{seconds:6.1f} s  {file}")
+    if unmarked:
+        terminalreporter.section(f"more than {SLOW} s without the mark slow")
+        for line in sorted(unmarked, reverse=True):
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+from tests.needs import needs
+
 
 def free_port() -> int:
     """Return a port of 127.0.0.1 that nobody listens on now."""
@@ -101,6 +103,7 @@ class Postgres:
             raise RuntimeError(f"{name} failed: {done.stderr}")
 
 
+@needs("servers")
 @contextmanager
 def postgres_server(password: str | None = None) -> Iterator[Postgres]:
     """Run a PostgreSQL server."""
@@ -124,6 +127,7 @@ def postgres() -> Iterator[str]:
         yield server.uri
 
 
+@needs("servers")
 @contextmanager
 def redis(password: str) -> Iterator[str]:
     """Run a Redis server that keeps nothing on disk; yields its host and port."""
@@ -170,6 +174,7 @@ def _program(name: str) -> str:
     return found
 
 
+@needs("servers")
 @contextmanager
 def s3() -> Iterator[str]:
     """Run an S3-compatible server, empty, that takes any keys; yields its address."""

@@ -21,6 +21,7 @@ import pytest
 from local.generator import generate
 from local.services import start, stop
 from tasks.lake import Lake, tables
+from tests.needs import needs
 from tests.servers import free_port, postgres_server, redis
 from tests.test_deployment import module
 
@@ -95,6 +96,7 @@ class Deployment:
         return {task["task_id"]: task for task in found}
 
 
+@needs("airflow")
 @contextmanager
 def deployed(folder: Path) -> Iterator[Deployment]:
     """Run docker/processes.py on servers and secrets of its own, with somebody logged in."""

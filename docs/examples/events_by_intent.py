@@ -1,11 +1,11 @@
 """# Events by intent
 
-An example of what stands downstream: as soon as the labels of a date are there, it joins them to
-that date's events and counts who of each intent did what. Copy it into your folder of DAGs.
+An example of a job downstream. When the labels of a date are there, it joins them to the events of
+that date and counts events and users by intent and type. Copy it into your folder of DAGs.
 
-* **Schedule:** the asset `intent_labels`. Each of its events names the date as its partition, and a
-  run is made for that partition, also when the date is backfilled or relabelled.
-* **Again:** a run replaces the date in `events_by_intent`, below the same root.
+* **Schedule:** the asset `intent_labels`. Each update of the asset names a date as its partition.
+  It starts a run for that date, also when the date is backfilled or relabelled.
+* **Again:** a run replaces the date in the table `events_by_intent`, in the same lake.
 """
 
 from datetime import UTC, date, datetime

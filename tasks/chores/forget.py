@@ -1,10 +1,10 @@
 """Remove people from the lake, and leave them out of every night from then on.
 
 A person's rows go from each table that has user ids and from `quarantine`, and from every published
-target; the id goes from what the checks found (`steps`, quality pages), and the versions of these
-tables that still held them are deleted, data and log. A search of all that is left then shows that
-nothing names the person. `forgotten` keeps a salted hash of the id, by which `ingest` leaves out
-what the source still has.
+target; the id goes from what the checks found (`steps`, `check_results`, quality pages), and the
+versions of these tables that still held them are deleted, data and log. A search of all that is
+left then shows that nothing names the person. `forgotten` keeps a salted hash of the id, by which
+`ingest` leaves out what the source still has.
 
 Each part can be killed and done again. It is done while no step runs.
 """
@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from tasks.errors import ForgetError
 from tasks.lake import LOG, Lake, duck, tables
 from tasks.lake.tables import Table
+from tasks.registry import revisions
 from tasks.settings import Settings
 from tasks.targets import targets_of
 
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 USER_TABLES = {
     table: "user_id" for table in tables.TABLES.values() if "user_id" in table.schema.names
 }
+# Tables with a column of text in which an id may stand.
+TEXTS = {tables.QUARANTINE: "raw", tables.CHECK_RESULTS: "observed"}
 INSTEAD = "forgotten"  # what stands in a finding where an id was
 PAGES = (".html", ".json", ".txt")
 
@@ -74,11 +77,14 @@ def forget(settings: Settings, users: Iterable[str]) -> dict[str, Any]:
         raws = _naming(lake, tables.QUARANTINE, "raw", names)
         done[tables.QUARANTINE.name] = _remove(con, lake, tables.QUARANTINE, "raw", raws)
         done[tables.STEPS.name] = _redact_steps(lake, names)
+        done[tables.CHECK_RESULTS.name] = _redact_check_results(lake, names)
         for name, report in done.items():
             report["files_deleted"] = lake.purge(tables.TABLES[name])
         pages = _redact_pages(lake, names)
         searched = _search(con, lake, wanted, names, done)
-        published = {str(target): target.forget(wanted) for target in targets}
+        revisions.keep_files(lake, con)
+        known = revisions.public(lake)
+        published = {str(target): target.forget(wanted, known) for target in targets}
     for name, report in published.items():
         if report["left"]:
             raise ForgetError(
@@ -176,7 +182,10 @@ def _remove(
     found = con.table("found").filter(is_wanted).aggregate("dt, count(*)").order("dt").fetchall()
     for night, rows in found:
         lake.view(con, table, "whole", first=night, last=night)
-        lake.replace(table, con.table("whole").filter(f"NOT {is_wanted}"), nights=[night])
+        others = con.table("whole").filter(f"NOT {is_wanted}")
+        if table is tables.INTENT_LABELS:
+            revisions.forgotten(lake, others, night, rows)
+        lake.replace(table, others, nights=[night])
         log.info("%s of night %s: %d rows removed", table.name, night, rows)
     return {"rows_removed": sum(rows for _, rows in found), "nights_rewritten": len(found)}
 
@@ -206,6 +215,24 @@ def _redact_steps(lake: Lake, names: Names) -> dict[str, int]:
         )
         lake.replace(tables.STEPS, row, nights=[night], within={"step": step})
     return {"rows_removed": 0, "rows_changed": changed, "nights_rewritten": len(nights)}
+
+
+def _redact_check_results(lake: Lake, names: Names) -> dict[str, int]:
+    """Take the ids out of what checks observed: they name an example of a row."""
+    observed = _naming(lake, tables.CHECK_RESULTS, "observed", names)
+    instead = {text: names.redacted(text) for text in observed}
+    naming = pl.col("observed").is_in(observed)
+    changed = lake.scan(tables.CHECK_RESULTS).filter(naming).collect()
+    runs = changed.select("dt", "step").unique(maintain_order=True)
+    for night, step in runs.iter_rows():
+        rows = lake.scan(tables.CHECK_RESULTS, first=night, last=night).filter(step=step).collect()
+        redacted = rows.with_columns(pl.col("observed").replace(instead))
+        lake.replace(tables.CHECK_RESULTS, redacted, nights=[night], within={"step": step})
+    return {
+        "rows_removed": 0,
+        "rows_changed": changed.height,
+        "nights_rewritten": runs["dt"].n_unique(),
+    }
 
 
 def _redact_pages(lake: Lake, names: Names) -> int:
@@ -247,11 +274,12 @@ def _search(
             if table in USER_TABLES:
                 rows = con.read_parquet(file, hive_partitioning=False)
                 left += len(rows.filter("user_id IN (SELECT value FROM wanted)"))
-            elif table is tables.QUARANTINE:
-                raws = pl.scan_parquet(file, glob=False).select(
-                    pl.col("raw").filter(pl.col("raw").str.contains_any(names.forms))
+            elif table in TEXTS:
+                column = pl.col(TEXTS[table])
+                texts = pl.scan_parquet(file, glob=False).select(
+                    column.filter(column.str.contains_any(names.forms))
                 )
-                left += sum(map(names.within, raws.collect()["raw"]))
+                left += sum(map(names.within, texts.collect().to_series()))
             else:
                 told = pl.read_parquet(file, glob=False, columns=["summary"])["summary"]
                 left += sum(names.redacted_json(json.loads(row)) != json.loads(row) for row in told)
@@ -286,6 +314,8 @@ def _named_in_log(file: Path, users: set[str], names: Names) -> bool:
             stats = json.loads((action.get(kind) or {}).get("stats") or "{}")
             for extreme in ("minValues", "maxValues"):
                 values = stats.get(extreme) or {}
-                if values.get("user_id") in users or names.within(values.get("raw") or ""):
+                if values.get("user_id") in users:
+                    return True
+                if any(names.within(values.get(column) or "") for column in TEXTS.values()):
                     return True
     return False

@@ -67,7 +67,7 @@ def relabel_night(
         model = settings.model.model_copy(update={"threads": threads})
         settings = settings.model_copy(update={"model": model})
     work = functools.partial(label_with, version=version, trained=trained, previous=None)
-    return run_step("label", settings, night, work)
+    return run_step("label", settings, night, work, relabelled_with=version)
 
 
 def nights_to_relabel(

@@ -291,6 +291,9 @@ MODELS = Table(
             ("parent_version", pa.string()),
             ("settings_fingerprint", pa.string()),
             ("data_fingerprint", pa.string()),
+            ("warm", pa.bool_()),
+            ("first_free_id", pa.int32()),
+            ("next_intent_id", pa.int32()),
         ]
     ),
     row="One trained model.",
@@ -302,6 +305,12 @@ MODELS = Table(
         "parent_version": "The promoted model before it, whose intents it carries on.",
         "settings_fingerprint": "Hash of the settings that decide what is trained.",
         "data_fingerprint": "Hash of the histories that it was trained on.",
+        "warm": "Whether its training continued from its parent; null in older rows.",
+        "first_free_id": "Smallest id that its new intents could get; null in older rows.",
+        "next_intent_id": (
+            "Smallest id above those of its intents, which no later model gives again; null in "
+            "older rows."
+        ),
     },
 )
 
@@ -343,8 +352,9 @@ METRICS = Table(
             "night before. labels: the labels that the model would give."
         ),
         "slice": (
-            "The users: all, or idle (no event since they were labelled). 'against <version>': the "
-            "difference from that model."
+            "The users: all; new items (the target is new to the user); repeats (it is not); idle "
+            "(no event since they were labelled). 'against <version>': the difference from that "
+            "model or baseline."
         ),
         "metric": "Name of the figure, for example NDCG@20.",
         "value": "The figure.",
@@ -430,6 +440,19 @@ STEPS = Table(
             ("seconds", pa.float64()),
             ("peak_mb", pa.float64()),
             ("summary", pa.string()),
+            (
+                "inputs",
+                pa.list_(
+                    pa.struct(
+                        [
+                            ("input", pa.string()),
+                            ("night", pa.date32()),
+                            ("files", pa.string()),
+                            ("digest", pa.string()),
+                        ]
+                    )
+                ),
+            ),
         ]
     ),
     partition_by=("dt", "step"),
@@ -441,6 +464,109 @@ STEPS = Table(
         "seconds": "How long it took.",
         "peak_mb": "Its largest resident memory, in MB (10^6 bytes).",
         "summary": "What the step returned, as JSON.",
+        "inputs": (
+            "What the step stood on when it began: the partition or model, of which night, what "
+            "stands for its files, and for its rows (or a version or a number). Null if it ran "
+            "before this was recorded."
+        ),
+    },
+)
+
+# What was made from such a partition is not stale because it is gone.
+TAKEN_OUT = Table(
+    "taken_out",
+    pa.schema(
+        [
+            DT,
+            ("input", pa.string()),
+            ("digest", pa.string()),
+            ("taken_out_at", TIME),
+        ]
+    ),
+    partition_by=(),
+    row="One partition of a table that upkeep has taken out of the lake.",
+    meanings={
+        "dt": "The night of the partition, a UTC date.",
+        "input": "What of it a step reads, as in steps.inputs.",
+        "digest": "What stands for the rows that it had.",
+        "taken_out_at": "When upkeep took it out.",
+    },
+)
+
+LABEL_REVISIONS = Table(
+    "label_revisions",
+    pa.schema(
+        [
+            DT,
+            ("revision", pa.int32()),
+            ("published_at", TIME),
+            ("run", pa.string()),
+            ("why", pa.string()),
+            ("because", pa.string()),
+            ("model_version", pa.string()),
+            ("labels", pa.int64()),
+            ("changed", pa.int64()),
+            ("added", pa.int64()),
+            ("removed", pa.int64()),
+            ("digest", pa.string()),
+            ("files", pa.list_(pa.string())),
+            ("stood_on", pa.string()),
+        ]
+    ),
+    row="One published state of one night's labels. The same labels again are no new one.",
+    meanings={
+        "dt": "The night whose labels these are, a UTC date.",
+        "revision": "Its number, from 1 for each night.",
+        "published_at": "When it was published first.",
+        "run": "Airflow's run id, or 'command line'.",
+        "why": (
+            "first run, relabel, people forgotten, late events, other events, rollback, other "
+            "settings, earlier nights, backfill or rerun."
+        ),
+        "because": "The same as a sentence with nights and models, where there is more to say.",
+        "model_version": "The model that gave the labels; null if it is more than one.",
+        "labels": "Users with a label, also one without an intent.",
+        "changed": (
+            "Users whose intent is another one than in the revision before; null, as added and "
+            "removed, if its labels are in the lake no more."
+        ),
+        "added": "Users who had no label in the revision before.",
+        "removed": "Users who had a label in the revision before and have none now.",
+        "digest": "What stands for all columns of the labels.",
+        "files": "The files of intent_labels that held the labels last, to compare the next with.",
+        "stood_on": "What the labels were made from, as JSON.",
+    },
+)
+
+CHECK_RESULTS = Table(
+    "check_results",
+    pa.schema(
+        [
+            DT,
+            ("step", pa.string()),
+            ("suite", pa.string()),
+            ("column_name", pa.string()),
+            ("expectation", pa.string()),
+            ("severity", pa.string()),
+            ("met", pa.bool_()),
+            ("value", pa.float64()),
+            ("observed", pa.string()),
+            ("expected", pa.string()),
+        ]
+    ),
+    partition_by=("dt", "step"),
+    row="One expectation of one check of one night, as the last run of the check found it.",
+    meanings={
+        **THE_NIGHT,
+        "step": "Name of the check: check-events, check-sequences or check-labels.",
+        "suite": "Its suite, which is a file of tasks/night/suites/ and a statement of sql/.",
+        "column_name": "What the suite looks at; null: at the number of rows.",
+        "expectation": "What is expected, in a sentence.",
+        "severity": "critical: when it is not met, the night stops; warning: the night goes on.",
+        "met": "Whether it was met.",
+        "value": "The figure observed; null: there is none, or nothing to compare the night with.",
+        "observed": "What was observed where there is no figure; may name an example of a row.",
+        "expected": "The limit; null: only one value is right.",
     },
 )
 
@@ -481,6 +607,9 @@ TABLES = {
         INTENT_LABELS,
         INTENT_PROFILES,
         STEPS,
+        CHECK_RESULTS,
+        TAKEN_OUT,
+        LABEL_REVISIONS,
         FORGOTTEN,
     )
 }

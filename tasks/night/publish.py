@@ -11,6 +11,7 @@ from typing import Any
 from tasks.errors import LakeError
 from tasks.lake import Lake, tables
 from tasks.lake.duck import connect
+from tasks.registry import revisions
 from tasks.settings import Settings
 from tasks.targets import contract, targets_of
 
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 
 def publish(settings: Settings, night: dt.date) -> dict[str, Any]:
     """Publish the labels of one night; each target has them whole or stays as it was.
+
+    Labels that are others than those published last are a new revision of the night. Each target
+    has the revisions of the night together with its labels.
 
     Raises
     ------
@@ -40,11 +44,15 @@ def publish(settings: Settings, night: dt.date) -> dict[str, Any]:
             )
         for target in targets:
             target.check()
+        revision = revisions.revise(lake, con, night)
         for target in targets:
-            target.publish(con, night)
+            target.publish(con, night, revisions.public(lake, night))
             log.info("%d labels of night %s are in %s", labels, night, target)
     return {
         "labels": labels,
         "contract_version": contract.VERSION,
+        "revision": revision["revision"],
+        "why": revision["why"],
+        "labels_changed": revision["changed"],
         "targets": ["Delta table intent_labels", *map(str, targets)],
     }

@@ -2,8 +2,9 @@
 
 Each check opens a throw-away DuckDB database with views over the night's files in the lake and
 runs the suites of `tasks/night/suites/` on it with Great Expectations, each on the view or table
-that `sql/<suite>.sql` makes. What a suite found is a page under
-`<lake root>/quality/<night>/<check>/validations/`; the summaries and errors name it. Only the
+that `sql/<suite>.sql` makes. What was observed, whether it met the expectation or not, is in the
+log, in the table `check_results` and on a page a suite under
+`<lake root>/quality/<night>/<check>/validations/`; the summaries and errors name the page. Only the
 `index.html` beside it needs the network, for its table is made by scripts from there.
 """
 
@@ -38,6 +39,9 @@ COLUMNS = "checked_columns"  # the suite of every check, alone when the tables d
 REPEATS_AMONG = 5_000_000
 DAY = dt.timedelta(days=1)
 COMPARED = 28 * DAY  # a night is held against those of so long before it
+# The suites whose table is one row of figures.
+OF_FIGURES = ("checked_events", "checked_ingest", "checked_night", "checked_label_totals")
+NOT_COMPARED = "nothing to compare with"  # in the place of a figure that cannot be told yet
 STATS_FROM = (tables.EVENTS, tables.SEQUENCES, tables.ITEMS)
 
 Limits = dict[str, Any]
@@ -152,6 +156,7 @@ def _check(
     """
     pages = Lake(settings.lake.root).root / "quality" / night.isoformat() / check
     places: dict[str, str] = {}
+    figures: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         database = Path(scratch) / "night.duckdb"
         with duck.connect(settings, database) as con:
@@ -165,14 +170,20 @@ def _check(
                 for statement in [faults, *suites] if faults else suites:
                     con.execute(duck.sql(statement))
                 places = _first_places(con, faults, suites[0]) if faults else {}
+                figures = {suite: _figures(con, suite) for suite in suites}
                 suites = (*suites, COLUMNS)
             else:
                 suites = (COLUMNS,)  # the others cannot read columns that are not there
-        results = _validate(settings, night, database, suites, limits, Path(scratch) / "pages")
+        results = _validate(
+            settings, night, database, suites, limits, figures, Path(scratch) / "pages"
+        )
         _replace_folder(pages, Path(scratch) / "pages")
     for result in results:
         result["place"] = places.get(result["column"])
     page_of = {suite: _page(pages, suite) for suite in suites}
+    _write_results(settings, night, check, results)
+    for line in observed_lines(results):
+        log.info("%s of night %s, %s", check, night, line)
     failed = [result for result in results if not result["success"]]
     stops = [result for result in failed if result["severity"] == "critical"]
     for result in failed:
@@ -277,15 +288,83 @@ def _first_places(con: duckdb.DuckDBPyConnection, faults: str, counts: str) -> d
     return places
 
 
+def _figures(con: duckdb.DuckDBPyConnection, suite: str) -> dict[str, Any]:
+    """Return the figures that a suite looks at, by column; of rows that are no figures, none."""
+    looked_at = con.table(suite)
+    first = looked_at.limit(2).fetchall()
+    if len(first) != 1 or suite not in OF_FIGURES:
+        return {}
+    return dict(zip(looked_at.columns, first[0], strict=True))
+
+
+def _write_results(
+    settings: Settings, night: dt.date, check: str, results: list[dict[str, Any]]
+) -> None:
+    """Replace what the check found when it ran on the night before, in `check_results`."""
+    step = f"check-{check}"
+    rows = [
+        {
+            "dt": night,
+            "step": step,
+            "suite": result["suite"],
+            "column_name": result["column"],
+            "expectation": result["expects"],
+            "severity": result["severity"],
+            "met": result["success"],
+            "observed": result["observed"] if result["value"] is None else None,
+            "value": result["value"],
+            "expected": result["limit"] or None,
+        }
+        for result in results
+    ]
+    Lake(settings.lake.root).replace(
+        tables.CHECK_RESULTS,
+        pa.Table.from_pylist(rows, schema=tables.CHECK_RESULTS.schema),
+        nights=[night],
+        within={"step": step},
+    )
+
+
+def observed_lines(results: list[dict[str, Any]]) -> list[str]:
+    """Say what was observed: a line for each figure, and one for the faults that nothing has.
+
+    What is not met is not among them: it is said with what to do.
+    """
+    lines: list[str] = []
+    not_compared: list[str] = []
+    without = 0
+    for result in results:
+        if not result["success"]:
+            continue
+        if result["observed"] == NOT_COMPARED:
+            not_compared.append(result["column"])
+        elif result["value"] is None or result["limit"] == "at most 0":
+            without += 1  # rows without a fault, or a count of faults, which is 0
+        else:
+            what = result["column"] or "rows"
+            limit = f", expected {result['limit']}" if result["limit"] else ""
+            lines.append(f"{what}: {result['observed']}{limit}")
+    if not_compared:
+        lines.append(f"{', '.join(not_compared)}: {NOT_COMPARED}")
+    if without:
+        lines.append(f"{without} kinds of faults were looked for, and no row has one")
+    return lines
+
+
 def _validate(
     settings: Settings,
     night: dt.date,
     database: Path,
     suites: tuple[str, ...],
     limits: Limits,
+    figures: Mapping[str, Mapping[str, Any]],
     pages: Path,
 ) -> list[dict[str, Any]]:
-    """Run Great Expectations; return a flat result for each expectation, in the suites' order."""
+    """Run Great Expectations; return a flat result for each expectation, in the suites' order.
+
+    `figures` are those of a suite by column. Great Expectations shows a value only where it is not
+    as expected; here its pages show each.
+    """
     gx_duckdb.register()
     context = _context(pages)
     source = context.data_sources.add_sql(
@@ -308,7 +387,13 @@ def _validate(
             gx.ValidationDefinition(name=name, data=batch, suite=suite)
         )
         outcome = validation.run(expectation_parameters=limits, run_id=run)
-        results += [_flat(name, result.to_json_dict()) for result in outcome.results]
+        flat = [
+            _flat(name, result.to_json_dict(), figures.get(name, {})) for result in outcome.results
+        ]
+        for shown, result in zip(outcome.results, flat, strict=True):
+            shown.result["observed_value"] = result["observed"]
+        _store(context, name, outcome)
+        results += flat
     context.build_data_docs()
     source.get_engine().dispose()
     return results
@@ -318,6 +403,8 @@ def _context(pages: Path) -> Any:
     """Return a context that keeps nothing, reports to no one and writes its pages to a folder."""
     context = gx.get_context(mode="ephemeral")
     context.enable_analytics(False)
+    # It sets a level of its own, which that of its parent (`tasks.night`) does not reach.
+    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     context.variables.plugins_directory = str(SUITES)  # custom_data_docs/ there
     context.delete_data_docs_site("local_site")
@@ -336,8 +423,18 @@ def _context(pages: Path) -> Any:
     return context
 
 
-def _flat(suite: str, result: dict[str, Any]) -> dict[str, Any]:
-    """Put what matters of an expectation's result side by side."""
+def _store(context: Any, suite: str, outcome: Any) -> None:
+    """Put what a suite found in the place of what Great Expectations has stored of it."""
+    store = context.validation_results_store
+    (key,) = (key for key in store.list_keys() if key.expectation_suite_identifier.name == suite)
+    store.set(key, outcome)
+
+
+def _flat(suite: str, result: dict[str, Any], figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Put what matters of an expectation's result side by side.
+
+    `observed` is what was found, as text; `value` the same as a number, None where it is none.
+    """
     expectation, found = result["expectation_config"], result["result"]
     flat = {
         "suite": suite,
@@ -350,7 +447,23 @@ def _flat(suite: str, result: dict[str, Any]) -> dict[str, Any]:
     }
     if not found:
         raise RuntimeError(f"{flat['expects']} could not be checked: {result['exception_info']}")
-    return {**flat, "observed": _observed(found)}
+    if flat["column"] not in figures:
+        rows = "observed_value" in found  # the number of rows itself
+        return {
+            **flat,
+            "value": float(found["observed_value"]) if rows else None,
+            "observed": _observed(found),
+        }
+    figure = figures[flat["column"]]
+    return {
+        **flat,
+        "value": None if figure is None else float(figure),
+        "observed": NOT_COMPARED if figure is None else _figure(figure),
+    }
+
+
+def _figure(figure: float | int) -> str:
+    return str(round(figure, 6))
 
 
 def _limit(kwargs: dict[str, Any]) -> str:

@@ -22,18 +22,24 @@ days are read. Neither loses an event: what others brought already is known by i
 What "may hold" means is told by the statistics in the table's log. A file without any is read, and
 so is every file when the times are text. Files that were only rewritten (OPTIMIZE) are new, too.
 
+Rows that were changed or deleted since A stop the night with a sentence, unless `source.changes`
+is "follow": every night then reads the newest version, all days that it reads, and what is gone
+from these goes from the lake, too. Never are the old rows and the new ones there side by side.
+
 Files have an order, but it does not outlive a rewriting: as of any table, `row_number` is made of
 the values of the row.
 """
 
 import datetime as dt
+import json
 import logging
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -49,7 +55,13 @@ from tasks.lake.duck import identifier
 from tasks.settings import Settings, SourceSettings
 from tasks.sources import Versions
 from tasks.sources.places import Address
-from tasks.sources.rows import as_json, chosen, numbered_by_content, source_rows
+from tasks.sources.rows import (
+    as_json,
+    chosen,
+    column_of,
+    numbered_by_content,
+    source_rows,
+)
 from tasks.sources.units import END_OF_TIME, START_OF_TIME, US_PER_UNIT
 
 log = logging.getLogger(__name__)
@@ -112,7 +124,9 @@ class Delta:
                 f"{self} lacks data files of its newest version {now.version()}: restore them, or "
                 "restore an earlier version of the table"
             )
-        return Snapshot(self.name, str(self), self.settings, files, versions, self.address)
+        return Snapshot(
+            self.name, str(self), self.settings, files, versions, self.address, self._follows
+        )
 
     def _table(self, version: int | None = None) -> DeltaTable | None:
         """Open the table, at a version if one is given; None when that version is gone."""
@@ -146,11 +160,57 @@ class Delta:
         if self.settings.reread or not rows:
             return newest
         last = rows[-1]
+        if last["dt"] < night or self._follows:
+            self._refuse_changes(last, now.version())
+        if self._follows:
+            return newest
         if last["dt"] == night:
             return Versions(table_id, last["version"], last["after_version"], last["since"])
         if first is None:
             return newest
         return replace(newest, after=last["version"], since=last["dt"] + DAY)
+
+    @property
+    def _follows(self) -> bool:
+        return self.settings.changes == "follow"
+
+    def _refuse_changes(self, last: dict[str, Any], newest: int) -> None:
+        """Raise SourceError when rows were changed or deleted since a night, if none may be."""
+        for version in range(last["version"] + 1, newest + 1):
+            actions = [json.loads(line) for line in self._log_of(version).splitlines() if line]
+            if not any(one.get("remove", {}).get("dataChange") for one in actions):
+                continue
+            what: dict[str, Any] = next(
+                (one["commitInfo"] for one in actions if "commitInfo" in one), {}
+            )
+            name = what.get("operation", "a change")
+            if self._follows:
+                log.warning(
+                    "version %d of %s changed rows (%s): the days that this night reads follow it",
+                    version,
+                    self,
+                    name,
+                )
+                continue
+            raise SourceError(
+                f"version {version} of {self} changed or deleted rows ({name}), after night "
+                f"{last['dt']} read version {last['version']}: to take that over for the days "
+                'within ingest.late_days, set source.changes = "follow", or restore the table'
+            )
+
+    def _log_of(self, version: int) -> str:
+        """Return what a version changed, a line of JSON each; empty when that is cleaned up."""
+        name = f"{version:020}.json"
+        if not self.address:
+            file = Path(self.settings.path) / "_delta_log" / name
+            return file.read_text("utf-8") if file.is_file() else ""
+        import obstore
+
+        key = "/".join([*self.address.parts, "_delta_log", name])
+        try:
+            return bytes(obstore.get(self.address.store(), key).bytes()).decode()
+        except FileNotFoundError:
+            return ""
 
     def _files(
         self, table: DeltaTable, versions: Versions, first: dt.datetime | None, end: dt.datetime
@@ -158,7 +218,7 @@ class Delta:
         """Return the files that a night reads of a version; None when one of them is gone."""
         dataset = self._dataset(table)
         time = chosen(self, dataset.schema.names, self.settings)["time"]
-        days = _Days(time, dataset.schema.field(time).type)
+        days = _Days.of(time, dataset.schema, self.settings)
         before = None if versions.after is None else self._table(versions.after)
         known = set(self._dataset(before).files) if before else set()
         read = set()
@@ -224,6 +284,8 @@ class Snapshot:
     files: ds.FileSystemDataset
     versions: Versions
     address: Address | None
+    mirrors: bool  # all rows of the days that the night reads are there, and no others are
+    columns: dict[str, str] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
         return self.title
@@ -240,17 +302,17 @@ class Snapshot:
         described = con.execute("DESCRIBE SELECT * FROM delta_rows").fetchall()
         types = {name: kind for name, kind, *_ in described}
         columns = {name: identifier(name) for name in types}
-        wanted = chosen(self, columns, self.settings)
+        wanted = chosen(self, columns, self.settings).values()
+        used = sorted({column_of(columns, name) for name in wanted})
         rows = source_rows(
             self,
             self.settings,
             columns,
             reader="delta_rows",
-            row_number=numbered_by_content(
-                [f"{columns[name]}::VARCHAR" for name in wanted.values()]
-            ),
+            row_number=numbered_by_content([f"{columns[name]}::VARCHAR" for name in used]),
             raw=as_json(columns),
             types=types,
+            ordered=False,
         )
         con.execute(f"CREATE OR REPLACE TEMP VIEW source_rows AS {rows}")
         try:
@@ -273,7 +335,14 @@ class _Days:
     """The time column as Arrow filters that the statistics of files are held against."""
 
     name: str
-    type: pa.DataType
+    type: pa.DataType  # null: nothing is known of its values
+
+    @classmethod
+    def of(cls, name: str, schema: pa.Schema, settings: SourceSettings) -> "_Days":
+        """Return the column of this name; of a path, a format or another zone nothing is known."""
+        kind = schema.field(name).type if name in schema.names else pa.null()
+        local = settings.time_zone != "UTC" and not getattr(kind, "tz", None)
+        return cls(name, pa.null() if local or settings.time_format else kind)
 
     def between(self, first: dt.datetime | None, end: dt.datetime) -> pc.Expression:
         """Tell a time from `first` (None: any) to before `end`.

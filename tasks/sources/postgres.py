@@ -35,7 +35,14 @@ from tasks.errors import NotReadyError, SourceError
 from tasks.lake.duck import identifier, literal
 from tasks.settings import Settings, SourceSettings
 from tasks.sources.rows import as_json, chosen, numbered_by_content, source_rows
-from tasks.sources.units import END_OF_TIME, START_OF_TIME, US_PER_UNIT, unit_of
+from tasks.sources.units import (
+    END_OF_TIME,
+    START_OF_TIME,
+    US_PER_UNIT,
+    is_date,
+    refuse_dates,
+    unit_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -116,20 +123,21 @@ class Window:
         ):
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             cursor.execute("SET LOCAL TIME ZONE 'UTC'")
-            rows = self._bring(con, cursor)
+            rows = self._bring(con, cursor, uri)
         con.execute(f"CREATE OR REPLACE TEMP VIEW source_rows AS {rows}")
         try:
             yield
         finally:
             con.execute("DROP TABLE brought")
 
-    def _bring(self, con: duckdb.DuckDBPyConnection, cursor: adbc.Cursor) -> str:
+    def _bring(self, con: duckdb.DuckDBPyConnection, cursor: adbc.Cursor, uri: str) -> str:
         """Put the rows into the table `brought`; return the SELECT of `source_rows` over it."""
         source = self._from()
         # Prepared by itself, what is not one single statement is refused before it does anything.
         described = cursor.adbc_execute_schema(f"SELECT * FROM {source}")
         types = {column.name: _type(column) for column in described}
         wanted = chosen(self, types, self.settings)
+        self._refuse_what_a_query_does(wanted, types)
         time = _Time(wanted["time"], types[wanted["time"]])
         if time.type in NUMBERS:
             sampled = (
@@ -139,6 +147,8 @@ class Window:
             cursor.execute(sampled)
             times = cursor.fetch_arrow_table()["n"].to_pylist()
             if times:
+                if sum(map(is_date, times)) * 2 > len(times):
+                    refuse_dates(self, next(filter(is_date, times)))
                 unit = unit_of(self, self.settings.time_unit, statistics.median(times))
                 time = _Time(time.name, time.type, unit)
         elif time.type not in CLOCKS:
@@ -156,11 +166,17 @@ class Window:
         ]
         listed.append(f"CASE WHEN {time.unusable} THEN {time.column}::text END AS odd_time")
         between = time.between(self.first, self.end)
-        cursor.execute(
+        query = (
             f"SELECT {', '.join(listed)} FROM {source} "
             f"WHERE ({between}) OR {time.column} IS NULL OR {time.unusable}"
         )
-        _copy(con, cursor.fetch_record_batch())
+        cursor.execute(query)
+        try:
+            _copy(con, cursor.fetch_record_batch())
+        except (OSError, pa.ArrowException) as error:
+            if postgres.absence(self.settings.connection, error):
+                raise
+            raise postgres.asked_again(uri, query) or error from None
         kept = {time.name: "DOUBLE" if time.type in NUMBERS else "TIMESTAMPTZ"}
         as_read = {**columns, time.name: f"coalesce(odd_time, {columns[time.name]}::VARCHAR)"}
         return source_rows(
@@ -172,6 +188,21 @@ class Window:
             raw=as_json(as_read),
             types={name: kept.get(name, "VARCHAR") for name in columns},
         )
+
+    def _refuse_what_a_query_does(self, wanted: dict[str, str], types: dict[str, str]) -> None:
+        """Raise SourceError for settings of files, and for columns that are no text."""
+        if self.settings.time_format or self.settings.time_zone != "UTC":
+            raise SourceError(
+                "source.time_unit is a format, or source.time_zone not UTC, which PostgreSQL does "
+                "itself: turn the time into a timestamptz in a source.query"
+            )
+        for name in wanted.values():
+            kind = types.get(name, "a path")
+            if kind in ("a path", "bytea", "json", "jsonb") or kind.startswith("_"):
+                raise SourceError(
+                    f"column {name} of {self} is no single value but {kind}: take it apart in a "
+                    "source.query"
+                )
 
     def _from(self) -> str:
         if self.settings.query:

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Protocol
 
 import duckdb
+import pyarrow as pa
 
 from tasks.settings import Settings
 
@@ -29,15 +30,20 @@ class Target(Protocol):
         """
         ...
 
-    def publish(self, con: duckdb.DuckDBPyConnection, night: dt.date) -> None:
+    def publish(self, con: duckdb.DuckDBPyConnection, night: dt.date, revisions: pa.Table) -> None:
         """Make the rows of the view `intent_labels` the target's copy of the night.
+
+        revisions: of this night (`contract.REVISIONS`). The target has them with the labels, or has
+        the labels and the revisions before.
 
         Raises what `check` does.
         """
         ...
 
-    def forget(self, users: Sequence[str]) -> dict[str, int]:
+    def forget(self, users: Sequence[str], revisions: pa.Table) -> dict[str, int]:
         """Take the rows of these users out of every published night.
+
+        revisions: of all nights; those of a night that is written anew replace the target's.
 
         Returns `rows_removed`, `nights_rewritten`, and `left`: the rows found by a search
         afterwards, which is 0. Raises what `check` does.

@@ -67,6 +67,34 @@ COLUMNS = (
 )
 NAMES = tuple(column.name for column in COLUMNS)
 
+# What a target has of the revisions of its nights. They are a table of their own, and no part of
+# the contract of the labels: a column may be added.
+REVISIONS = (
+    Column("dt", pa.date32(), "date", "The night whose labels were published."),
+    Column("revision", pa.int32(), "integer", "Its number, from 1 for each night."),
+    Column("published_at", TIME, "timestamp with time zone", "When it was published first."),
+    Column("run", pa.string(), "text", "Airflow's run id, or 'command line'."),
+    Column("why", pa.string(), "text", "Why there is a new one, such as first run or late events."),
+    Column("because", pa.string(), "text", "The same as a sentence, if known.", nullable=True),
+    Column(
+        "model_version",
+        pa.string(),
+        "text",
+        "The model that gave the labels; null: more than one.",
+        nullable=True,
+    ),
+    Column("labels", pa.int64(), "bigint", "Users with a label, also one without an intent."),
+    Column(
+        "changed",
+        pa.int64(),
+        "bigint",
+        "Users with another intent than in the revision before; null: not known any more.",
+        nullable=True,
+    ),
+    Column("added", pa.int64(), "bigint", "Users who had no label before.", nullable=True),
+    Column("removed", pa.int64(), "bigint", "Users who have no label now.", nullable=True),
+)
+
 
 def validate(con: duckdb.DuckDBPyConnection, night: dt.date) -> int:
     """Validate the view `intent_labels` against the contract; return how many labels it has.

@@ -3,6 +3,9 @@
 A night's folder is swapped for the new one in one step. Its file is named after what is in it: a
 reader that has listed the folder before opens the very file that it listed, or finds it gone; with
 a file of the same name it could read the footer of one and the columns of the other.
+
+The revisions of the night are in the metadata of its file, as JSON: so they come with the labels,
+and whoever reads the folder finds nothing in it but labels.
 """
 
 import contextlib
@@ -11,6 +14,7 @@ import datetime as dt
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -28,6 +32,7 @@ from tasks.targets import contract
 
 FILES = "dt=*/*.parquet"
 OURS = re.compile(r"intent_labels-[0-9a-f]{16}\.parquet")
+REVISIONS = "revisions"  # in a file's metadata: a JSON list of the night's revisions
 NEW = ".new"  # below the folder: a night that is not finished; afterwards, the one before
 
 
@@ -58,13 +63,13 @@ class ParquetFolder:
                     "would take it for labels: move it away, or name another publish.parquet"
                 )
 
-    def publish(self, con: duckdb.DuckDBPyConnection, night: dt.date) -> None:
-        """Replace the night's folder; one with the same labels stays untouched."""
+    def publish(self, con: duckdb.DuckDBPyConnection, night: dt.date, revisions: pa.Table) -> None:
+        """Replace the night's folder; one with the same labels and revisions stays untouched."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked():
-            self._replace(con, "intent_labels", self.folder / f"dt={night}")
+            self._replace(con, "intent_labels", self.folder / f"dt={night}", revisions)
 
-    def forget(self, users: Sequence[str]) -> dict[str, int]:
+    def forget(self, users: Sequence[str], revisions: pa.Table) -> dict[str, int]:
         """Write the nights anew that have rows of these users; what a killed run left goes, too."""
         removed = nights = left = 0
         if self.folder.is_dir():
@@ -75,22 +80,30 @@ class ParquetFolder:
                     rows = con.read_parquet(str(file))
                     if found := len(rows.filter(is_wanted)):
                         rows.filter(f"NOT {is_wanted}").create_view("others")
-                        self._replace(con, "others", file.parent)
+                        self._replace(con, "others", file.parent, revisions)
                         removed += found
                         nights += 1
                 for file in self.folder.glob(FILES):
                     left += len(con.read_parquet(str(file)).filter(is_wanted))
         return {"rows_removed": removed, "nights_rewritten": nights, "left": left}
 
-    def _replace(self, con: duckdb.DuckDBPyConnection, view: str, night: Path) -> None:
+    def _replace(
+        self, con: duckdb.DuckDBPyConnection, view: str, night: Path, revisions: pa.Table
+    ) -> None:
         new = self.folder / NEW
         new.mkdir()
         file = new / "unnamed"
         columns = ", ".join(name for name in contract.NAMES if name != "dt")  # it is the folder's
-        version = f"{{{contract.KEY}: {duck.literal(str(contract.VERSION))}}}"
+        day = night.name.removeprefix("dt=")
+        of_night = [row for row in revisions.to_pylist() if row["dt"].isoformat() == day]
+        metadata = {
+            contract.KEY: str(contract.VERSION),
+            REVISIONS: json.dumps(of_night, default=str),
+        }
+        key_values = ", ".join(f"{key}: {duck.literal(value)}" for key, value in metadata.items())
         con.execute(
             f"COPY (SELECT {columns} FROM {view} ORDER BY user_id) TO {duck.literal(str(file))} "
-            f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {version})"
+            f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{key_values}}})"
         )
         with file.open("rb") as written:
             content = hashlib.file_digest(written, "sha256").hexdigest()[:16]

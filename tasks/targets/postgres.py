@@ -3,6 +3,10 @@
 A night is replaced in one transaction: its rows are deleted, the new ones come by COPY, and readers
 have the rows before until it ends. Whoever writes holds an advisory lock of the table, so that a
 second run waits. Table, indexes, view and comments are made with the first night.
+
+The revisions of the nights are in a table of their own, `<table>_log`, and are written in the same
+transaction as the labels. A table of labels that was made before there were any gets it with the
+next night.
 """
 
 import datetime as dt
@@ -14,6 +18,8 @@ from typing import Any
 
 import adbc_driver_postgresql.dbapi as adbc
 import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks import postgres
 from tasks.connections import postgres_uri
@@ -26,6 +32,7 @@ log = logging.getLogger(__name__)
 
 ROWS_A_BATCH = 65_536  # bounds the memory, whatever the number of labels
 LATEST = "_latest"  # the view's name is the table's with this behind it
+LOG = "_log"  # so is the name of the table of revisions; longer, it would be cut off
 VERSION = re.compile(r"contract version (\d+)")  # in the table's comment
 TABLES, VIEWS = "rp", "v"  # kinds of pg_class: tables with partitions or without; views
 
@@ -46,8 +53,8 @@ class PostgresTable:
         with self._transaction() as cursor:
             _Place(self, cursor).is_ready()
 
-    def publish(self, con: duckdb.DuckDBPyConnection, night: dt.date) -> None:
-        """Replace the night's rows; what is missing of table and view is made."""
+    def publish(self, con: duckdb.DuckDBPyConnection, night: dt.date, revisions: pa.Table) -> None:
+        """Replace the night's rows and revisions; what is missing of tables and view is made."""
         rows = con.sql(f"SELECT {', '.join(contract.NAMES)} FROM intent_labels ORDER BY user_id")
         with self._transaction() as cursor:
             place = _Place(self, cursor)
@@ -60,10 +67,11 @@ class PostgresTable:
                 mode="append",
                 db_schema_name=place.schema,
             )
+            place.log([night], revisions)
             # Until PostgreSQL does so by itself, it takes the new night for a handful of rows.
             cursor.execute(f"ANALYZE {place.sql}")
 
-    def forget(self, users: Sequence[str]) -> dict[str, int]:
+    def forget(self, users: Sequence[str], revisions: pa.Table) -> dict[str, int]:
         """Delete the rows of these users, and let PostgreSQL clear the space they were in."""
         with self._transaction() as cursor:
             place = _Place(self, cursor)
@@ -73,16 +81,23 @@ class PostgresTable:
             wanted = "user_id = ANY($1)"
             cursor.execute(
                 f"WITH gone AS (DELETE FROM {place.sql} WHERE {wanted} RETURNING dt) "
-                "SELECT count(*), count(DISTINCT dt) FROM gone",
+                "SELECT dt, count(*) FROM gone GROUP BY dt",
                 (list(users),),
             )
-            removed, nights = _row(cursor)
+            removed_of = dict(cursor.fetchall())
+            if removed_of:
+                place.make()
+                place.log(list(removed_of), revisions)
             cursor.execute(f"SELECT count(*) FROM {place.sql} WHERE {wanted}", (list(users),))
             [left] = _row(cursor)
-        if removed:
+        if removed_of:
             with self._explaining(), adbc.connect(self.uri, autocommit=True) as connection:
                 connection.cursor().execute(f"VACUUM {place.sql}")
-        return {"rows_removed": removed, "nights_rewritten": nights, "left": left}
+        return {
+            "rows_removed": sum(removed_of.values()),
+            "nights_rewritten": len(removed_of),
+            "left": left,
+        }
 
     @contextmanager
     def _transaction(self) -> Iterator[adbc.Cursor]:
@@ -156,6 +171,12 @@ class _Place:
         """Tell whether the table is there; PublishError when it or the view is something else."""
         there = self._holds(self.name, TABLES, "publish.postgres_table")
         self._holds(self.name + LATEST, VIEWS, "publish.postgres_table, whose view that would be")
+        self._holds(
+            self.name + LOG,
+            TABLES,
+            "publish.postgres_table, whose revisions that would be",
+            contract.REVISIONS,
+        )
         if there:
             self.cursor.execute(
                 "SELECT coalesce(obj_description(to_regclass($1), 'pg_class'), '')", (self.sql,)
@@ -170,22 +191,14 @@ class _Place:
         return there
 
     def make(self) -> None:
-        """Make what is missing: the table with its indexes and comments, the view."""
+        """Make what is missing: the tables with their indexes and comments, the view."""
         if not self.is_ready():
-            columns = [
-                f"{column.name} {column.postgres}{'' if column.nullable else ' NOT NULL'}"
-                for column in contract.COLUMNS
-            ]
             about = f"One intent label a user a night, contract version {contract.VERSION}."
-            self._run(
-                f"CREATE TABLE {self.sql} ({', '.join(columns)}, PRIMARY KEY (dt, user_id))",
-                f"CREATE INDEX ON {self.sql} (intent_id, dt)",
-                f"COMMENT ON TABLE {self.sql} IS {literal(about)}",
-                *(
-                    f"COMMENT ON COLUMN {self.sql}.{column.name} IS {literal(column.means)}"
-                    for column in contract.COLUMNS
-                ),
-            )
+            self._make_table(self.name, contract.COLUMNS, "dt, user_id", about)
+            self._run(f"CREATE INDEX ON {self.sql} (intent_id, dt)")
+        if not self._columns(self.name + LOG)[1]:
+            about = "One published revision of a night's labels: when, by which run, and why."
+            self._make_table(self.name + LOG, contract.REVISIONS, "dt, revision", about)
         if not self._columns(self.name + LATEST)[1]:
             view, columns = self._sql(self.name + LATEST), list(contract.NAMES)
             self._run(
@@ -194,10 +207,46 @@ class _Place:
                 f"COMMENT ON VIEW {view} IS 'The newest published night.'",
             )
 
-    def _holds(self, name: str, kinds: str, setting: str) -> bool:
+    def log(self, nights: Sequence[dt.date], revisions: pa.Table) -> None:
+        """Make these revisions those of the nights."""
+        self.cursor.execute(
+            f"DELETE FROM {self._sql(self.name + LOG)} WHERE dt = ANY($1)", (list(nights),)
+        )
+        of_nights = revisions.filter(
+            pc.is_in(revisions["dt"], value_set=pa.array(nights, pa.date32()))
+        )
+        if of_nights.num_rows:
+            self.cursor.adbc_ingest(
+                self.name + LOG, of_nights, mode="append", db_schema_name=self.schema
+            )
+
+    def _make_table(
+        self, name: str, columns: Sequence[contract.Column], key: str, about: str
+    ) -> None:
+        table = self._sql(name)
+        declared = [
+            f"{column.name} {column.postgres}{'' if column.nullable else ' NOT NULL'}"
+            for column in columns
+        ]
+        self._run(
+            f"CREATE TABLE {table} ({', '.join(declared)}, PRIMARY KEY ({key}))",
+            f"COMMENT ON TABLE {table} IS {literal(about)}",
+            *(
+                f"COMMENT ON COLUMN {table}.{column.name} IS {literal(column.means)}"
+                for column in columns
+            ),
+        )
+
+    def _holds(
+        self,
+        name: str,
+        kinds: str,
+        setting: str,
+        columns: Sequence[contract.Column] = contract.COLUMNS,
+    ) -> bool:
         """Tell whether there is such a relation, after making sure that it is as promised."""
         kind, there = self._columns(name)
-        promised = {column.name: column.postgres for column in contract.COLUMNS}
+        promised = {column.name: column.postgres for column in columns}
         faults = [
             f"{column} is {there.get(column, 'missing')} instead of {promised.get(column, 'none')}"
             for column in dict.fromkeys([*promised, *there])

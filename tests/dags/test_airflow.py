@@ -138,12 +138,17 @@ def nights(
     for file in (*(REPO / "dags").glob("*.py"), EXAMPLE):
         (dags / file.name).symlink_to(file)
     real = environment
-    with_example = {"AIRFLOW__CORE__DAGS_FOLDER": str(dags)}
+    plugins = folder / "plugins"
+    plugins.mkdir()
+    (plugins / "preload.py").write_text(PRELOAD)
+    (plugins / "run_notes.py").symlink_to(REPO / "plugins" / "run_notes.py")
+    with_example = {
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(plugins),
+    }
     patch = pytest.MonkeyPatch()
     patch.setenv("AIRFLOW_CONN_ON_CALL", json.dumps({"conn_type": "http", "host": told[0]}))
     patch.setattr("local.services.environment", lambda *given: real(*given) | with_example)
-    (folder / "home" / "plugins").mkdir(parents=True)
-    (folder / "home" / "plugins" / "preload.py").write_text(PRELOAD)
     services = {"api-server": ["api-server"], "scheduler": ["scheduler", "--skip-serve-logs"]}
     with airflow(folder / "home", free_port(), services, settings) as running:
         # Unpaused, the DAG would run yesterday's night by its schedule.
@@ -204,6 +209,15 @@ def test_labels_of_a_date_run_what_is_scheduled_on_them(
     assert counted["events"].sum() == events.height
 
 
+def test_a_run_shows_its_night_whoever_started_it(
+    nights: Nights, undisturbed: dict[str, pl.DataFrame]
+) -> None:
+    which = f"logical_date_gte={NIGHTS[0]}T00:00:00Z"
+    runs = nights.call("GET", f"/dagRuns?limit=100&{which}", DAG_ID)["dag_runs"]
+    for run in runs:
+        assert run["note"] == f"Night {run['logical_date'][:10]}"
+
+
 def test_a_night_before_the_first_event_fails_with_a_sentence_that_is_told(
     nights: Nights,
     undisturbed: dict[str, pl.DataFrame],
@@ -216,5 +230,13 @@ def test_a_night_before_the_first_event_fails_with_a_sentence_that_is_told(
     [failure] = [body for body in told[1] if body["event"] == "task_failed"]
     assert "has no folder from dt=2025-12-20 to 2025-12-25" in failure["text"]
     assert (failure["run"], failure["task"]) == ("too-early", "ingest")
+    run = nights.call("GET", "/dagRuns/too-early", DAG_ID)
+    assert run["note"] == "Night 2025-12-24"
+    log = nights.running.home / "logs" / f"dag_id={DAG_ID}" / "run_id=too-early"
+    (attempt,) = (log / "task_id=ingest").iterdir()
+    lines = [json.loads(line) for line in attempt.read_text().splitlines()]
+    assert not any("error_detail" in line for line in lines), "frames"
+    said = [line for line in lines if not str(line["event"]).startswith("::")]
+    assert said[-1]["event"] == failure["text"] and said[-1]["level"] == "error"
     for name, before in undisturbed.items():
         assert nights.rows(tables.TABLES[name]).equals(before), name

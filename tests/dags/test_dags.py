@@ -11,11 +11,12 @@ from typing import Any
 
 import polars as pl
 import pytest
-from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk import DAG, RetryAction
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
+from dags.failures import MendFirstError, TryAgainError
 from tasks.connections import postgres_uri
-from tasks.errors import SourceError
+from tasks.errors import NotReadyError, SourceError
 from tasks.lake import Lake, tables
 from tasks.settings import load_settings
 from tasks.steps import STEPS, run_step
@@ -86,12 +87,15 @@ def test_a_dag_file_is_short_and_parses_within_two_seconds(file: Path) -> None:
 
 
 def test_the_night_runs_every_step_in_order(nightly: DAG) -> None:
-    waits, *order = [task.task_id for task in nightly.topological_sort()]
-    assert waits == "in_turn" and nightly.get_task(waits).downstream_task_ids == {order[0]}
+    settles, waits, *order = [task.task_id for task in nightly.topological_sort()]
+    assert (settles, waits) == ("night", "in_turn")
+    assert nightly.get_task(settles).downstream_task_ids == {waits}
+    assert nightly.get_task(waits).downstream_task_ids == {order[0]}
     assert order == [name.replace("-", "_") for name in STEPS]
     for task, following in itertools.pairwise(order):
         assert nightly.get_task(task).downstream_task_ids == {following}
-    assert set(nightly.task_group.children) == {"in_turn", "events", "sequences", "model", "labels"}
+    groups = {"events", "sequences", "model", "labels"}
+    assert set(nightly.task_group.children) == {"night", "in_turn", *groups}
 
 
 @pytest.mark.parametrize(
@@ -120,7 +124,7 @@ def test_a_backfill_that_runs_backwards_is_refused(nightly: DAG) -> None:
     wait = nightly.get_task("in_turn").poke
     before = SimpleNamespace(state="queued", run_type="backfill", run_id="backfill__2026-03-01")
     ti = SimpleNamespace(get_previous_dagrun=lambda: before)
-    with pytest.raises(AirflowFailException, match="without --run-backwards"):
+    with pytest.raises(MendFirstError, match="without --run-backwards"):
         wait({"ti": ti, "dag_run": SimpleNamespace(run_type="backfill")})
 
 
@@ -129,30 +133,89 @@ def test_publishing_announces_the_labels(nightly: DAG) -> None:
     assert not any(task.outlets for task in nightly.tasks if task.task_id != "publish")
 
 
-@pytest.mark.parametrize(
-    ("context", "night"),
-    [
-        ({"data_interval_start": dt.datetime(2026, 3, 1, tzinfo=dt.UTC)}, "2026-03-01"),
-        (
-            {
-                "data_interval_start": dt.datetime(2026, 3, 1, tzinfo=dt.UTC),
-                "params": {"night": "1998-04-22"},
-            },
-            "1998-04-22",
-        ),
-        ({}, "2026-03-04"),
-    ],
-    ids=["scheduled", "night given by hand", "by hand without a logical date"],
-)
-def test_the_night_of_a_run(nightly: DAG, context: dict[str, Any], night: str) -> None:
-    class Run:
-        run_after = dt.datetime(2026, 3, 5, 4, 0, tzinfo=dt.UTC)
+class Kept(dict[str, Any]):
+    """A task's state store: what a try keeps, the next one finds."""
 
-    from airflow.sdk import macros
+    def set(self, key: str, value: Any, retention: Any) -> None:
+        assert retention is NEVER_EXPIRE
+        self[key] = value
 
-    task = nightly.get_task("train")
-    full = {"params": {"night": None}, "dag_run": Run, "macros": macros, **context}
-    assert task.render_template(task.op_args[0], full) == night
+
+def settled(nightly: DAG, run_type: str, night: str | None, source: Path, kept: Kept) -> str:
+    """Settle the night of a run, as its first task does; its data interval starts on 2026-03-01."""
+    settle = nightly.get_task("night").python_callable
+    start = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
+    chosen: str = settle(
+        dag_run=SimpleNamespace(run_type=run_type),
+        params={"night": night, "source.path": str(source)},
+        task_state_store=kept,
+        data_interval_start=start,
+    )
+    return chosen
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """Give a folder with the events of one day of 2025."""
+    (tmp_path / "shop").mkdir()
+    _deliver(tmp_path / "shop", "2025-12-24")
+    return tmp_path / "shop"
+
+
+def _deliver(folder: Path, day: str) -> None:
+    (folder / f"{day}.csv").write_text(f"user_id,item_id,ts\nann,a,{day}T10:00:00Z\n")
+
+
+@pytest.mark.parametrize("run_type", ["scheduled", "backfill"])
+def test_a_scheduled_run_takes_the_night_of_its_interval_whatever_the_events_are(
+    nightly: DAG, shop: Path, run_type: str
+) -> None:
+    for filled_in in (None, "2025-12-24"):
+        assert settled(nightly, run_type, filled_in, shop, Kept()) == "2026-03-01"
+
+
+def test_a_run_by_hand_takes_the_night_of_the_form(nightly: DAG, shop: Path) -> None:
+    assert settled(nightly, "manual", "1998-04-22", shop, Kept()) == "1998-04-22"
+
+
+def test_a_run_by_hand_without_a_night_takes_the_newest_of_the_source_and_keeps_it(
+    nightly: DAG, shop: Path
+) -> None:
+    today = dt.datetime.now(dt.UTC).date()
+    _deliver(shop, str(today))  # not over yet
+    kept = Kept()
+    assert settled(nightly, "manual", None, shop, kept) == "2025-12-24"
+    _deliver(shop, "2025-12-25")
+    assert settled(nightly, "manual", None, shop, kept) == "2025-12-24", "the run was cleared"
+    assert settled(nightly, "manual", None, shop, Kept()) == "2025-12-25"
+
+
+def test_a_source_without_a_night_that_is_over_fails_the_run_at_once(
+    nightly: DAG, tmp_path: Path
+) -> None:
+    _deliver(tmp_path, str(dt.datetime.now(dt.UTC).date()))
+    with pytest.raises(MendFirstError, match="has no usable event of "):
+        settled(nightly, "manual", None, tmp_path, Kept())
+
+
+def test_every_step_takes_the_night_that_the_first_task_has_settled(nightly: DAG) -> None:
+    ti = SimpleNamespace(xcom_pull=lambda task_ids: f"the night of {task_ids}")
+    for name in STEPS:
+        task = nightly.get_task(name.replace("-", "_"))
+        assert task.render_template(task.op_args[0], {"ti": ti}) == "the night of night"
+
+
+def test_what_make_up_fills_in_stands_in_the_form(
+    nightly: DAG, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert nightly.params["night"] is None
+    monkeypatch.setenv("ELCREC_FORM", '{"night": "2026-03-01", "source.path": "/events"}')
+    file = REPO / "dags" / "nightly_intents.py"
+    params = runpy.run_path(str(file))["nightly_intents"]().params
+    assert (params["night"], params["source.path"]) == ("2026-03-01", "/events")
+    assert params["model.n_intents"] is None
+    night = params.get_param("night")
+    assert night.schema["format"] == "date" and night.description
 
 
 def test_a_scheduled_run_takes_the_day_that_has_just_ended(nightly: DAG) -> None:
@@ -179,8 +242,44 @@ def test_what_a_person_can_mend_fails_the_task_at_once_with_its_sentence(
 
     run = nightly.get_task("train").python_callable
     monkeypatch.setitem(run.__globals__, "run_step", broken)
-    with pytest.raises(AirflowFailException, match=r"^events\.csv row 3 has no user: correct it$"):
+    with pytest.raises(MendFirstError, match=r"^events\.csv row 3 has no user: correct it$"):
         run("2026-03-01", params={"night": None})
+
+
+def test_what_passes_by_itself_is_tried_again(
+    nightly: DAG, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object) -> None:
+        raise NotReadyError("the file is still written: it is tried again")
+
+    run = nightly.get_task("train").python_callable
+    monkeypatch.setitem(run.__globals__, "run_step", busy)
+    with pytest.raises(TryAgainError, match=r"^the file is still written: it is tried again$"):
+        run("2026-03-01", params={"night": None})
+
+
+@pytest.mark.parametrize(
+    ("raised", "fails", "says"),
+    [
+        (MendFirstError("events.csv has no user"), True, "events.csv has no user"),
+        (TryAgainError("it is still written"), False, "it is still written"),
+        (OSError("disk full"), False, "OSError: disk full"),
+    ],
+    ids=["a person's affair", "passes by itself", "unforeseen"],
+)
+def test_the_log_of_a_failed_task_ends_with_its_sentence(
+    bag: Any, caplog: pytest.LogCaptureFixture, raised: BaseException, fails: bool, says: str
+) -> None:
+    for dag in bag.dags.values():
+        for task in dag.tasks:
+            # Airflow logs frames of what is an Exception, and none of what exits.
+            assert isinstance(raised, Exception) is (says == f"{type(raised).__name__}: {raised}")
+            decision = task.retry_policy.evaluate(raised, 1, 3)
+            assert (decision.action is RetryAction.FAIL) is fails
+            for callbacks in (task.on_failure_callback, task.on_retry_callback):
+                caplog.clear()
+                callbacks[-1]({"exception": raised})
+                assert [record.getMessage() for record in caplog.records] == [says]
 
 
 def test_params_with_a_dot_change_the_settings_of_the_run(
@@ -218,7 +317,7 @@ def test_steps_find_the_connections_of_airflow(
     assert uri.startswith("postgresql://me:p%40ss@db:5433/log?")
     assert uri.endswith("&sslmode=prefer")
     monkeypatch.delenv("AIRFLOW_CONN_EVENTS_DB")
-    with pytest.raises(AirflowFailException, match=r"no connection events_db .*add it to Airflow"):
+    with pytest.raises(MendFirstError, match=r"no connection events_db: add it to Airflow"):
         run("2026-03-01", params={"night": None})
 
 
@@ -249,21 +348,21 @@ def test_people_named_in_the_form_are_forgotten(bag: Any, events: Path, by_file:
     report = run(params=params)
     assert report["tables"]["events"]["rows_removed"] == 1
     assert Lake(events).scan(tables.EVENTS).collect()["user_id"].to_list() == ["bob"]
-    with pytest.raises(AirflowFailException, match="no user is named"):
+    with pytest.raises(MendFirstError, match="no user is named"):
         run(params={"users": None, "users_file": None, "lake.root": str(events)})
 
 
 def test_a_relabelling_that_cannot_be_fails_its_first_task(bag: Any, events: Path) -> None:
     run = bag.dags["relabel"].get_task("choose_nights").python_callable
     params = {"from": "2026-03-01", "to": "2026-03-01", "version": "x", "other_settings": False}
-    with pytest.raises(AirflowFailException, match=r"^there is no model x in .*none is trained"):
+    with pytest.raises(MendFirstError, match=r"^there is no model x in .*none is trained"):
         run(params=params | {"lake.root": str(events)})
 
 
 @pytest.mark.parametrize("task", ["one_night.label", "one_night.publish"])
 def test_a_setting_that_is_wrong_fails_a_relabelled_night_at_once(bag: Any, task: str) -> None:
     run = bag.dags["relabel"].get_task(task).python_callable
-    with pytest.raises(AirflowFailException, match=r"^setting lake\.root .* name a folder$"):
+    with pytest.raises(MendFirstError, match=r"^setting lake\.root .* name a folder$"):
         run("2026-03-01", params={"version": "x", "lake.root": "s3://bucket/lake"})
 
 
@@ -286,7 +385,7 @@ def test_upkeep_runs_dry_or_not_and_only_where_nights_have_a_schedule(
     run = bag.dags["upkeep"].get_task("take_out").python_callable
     for dry in (True, False):
         assert run(params={"dry_run": dry, "lake.root": str(events)})["dry_run"] is dry
-    with pytest.raises(AirflowFailException, match="there is no lake"):
+    with pytest.raises(MendFirstError, match="there is no lake"):
         run(params={"dry_run": True, "lake.root": str(events / "none")})
     assert bag.dags["upkeep"].schedule == "@weekly"
     monkeypatch.setenv("ELCREC_AIRFLOW__SCHEDULE", "")

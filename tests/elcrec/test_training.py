@@ -205,6 +205,21 @@ def test_training_that_was_killed_ends_with_the_weights_of_one_that_was_not(
         assert torch.equal(value, resumed.network.state_dict()[name]), name
 
 
+def test_a_checkpoint_of_another_start_is_refused(tmp_path):
+    config = tiny(max_epochs=1, warmup_epochs=0)
+    groups = np.arange(len(walks())) % config.n_intents
+    one, other = (ELCRec(tiny(max_epochs=1, seed=seed)).fit(walks(), 40) for seed in (1, 2))
+    starts = [{}, {"groups": groups}, {"groups": groups[::-1]}, {"initial": one}]
+    for number, start in enumerate([*starts, {"initial": other}]):
+        folder = tmp_path / str(number)
+        ELCRec(config).fit(walks(), 40, checkpoint_dir=folder, **start)
+        ELCRec(config).fit(walks(), 40, checkpoint_dir=folder, **start)
+        for another in starts:
+            if another is not start:
+                with pytest.raises(ELCRecError, match=r"has another (initial|groups)"):
+                    ELCRec(config).fit(walks(), 40, checkpoint_dir=folder, **another)
+
+
 def test_a_checkpoint_of_other_histories_is_refused(tmp_path):
     ELCRec(tiny(max_epochs=1)).fit(walks(), 40, checkpoint_dir=tmp_path)
     with pytest.raises(ELCRecError, match="another histories"):

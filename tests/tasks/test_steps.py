@@ -19,7 +19,7 @@ from tasks import steps
 from tasks.errors import LakeError, NightError, SourceError
 from tasks.lake import Lake, tables
 from tasks.settings import REPO, Settings, load_settings
-from tasks.steps import STEPS, Step, check_night, run_step
+from tasks.steps import STEPS, Step, run_step
 
 NIGHT = dt.date(2026, 11, 2)
 
@@ -132,8 +132,10 @@ def test_a_night_that_is_not_over_is_refused(settings: Settings, days: int) -> N
     assert not settings.lake.root.exists()
 
 
-def test_yesterday_can_be_run() -> None:
-    check_night(dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1))
+def test_yesterday_can_be_run(settings: Settings) -> None:
+    yesterday = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
+    Path(settings.source.path).write_text(f"user_id,item_id,ts\nann,a,{yesterday}\n")
+    assert run_step("ingest", settings, yesterday)["rows_events"] == 1
 
 
 @pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)

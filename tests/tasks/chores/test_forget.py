@@ -106,7 +106,7 @@ def files_naming(root: Path, users: list[str]) -> list[str]:
 
 def content(settings: Settings) -> dict[str, list[dict[str, Any]]]:
     whole = {**tables.TABLES}
-    for name in ("forgotten", "steps", "sequence_inputs"):
+    for name in ("forgotten", "steps", "check_results", "sequence_inputs"):
         del whole[name]
     return {name: table(settings, which).to_dicts() for name, which in whole.items()}
 
@@ -205,13 +205,22 @@ def test_what_a_check_told_of_a_person_is_made_unreadable(settings: Settings) ->
     rows = lake.scan(tables.STEPS).filter(pl.col("step") == "check-events").collect()
     rows = rows.with_columns(summary=pl.lit(json.dumps(told)))
     lake.replace(tables.STEPS, rows, nights=DAYS[:1], within={"step": "check-events"})
-    forget(settings, [ANN, "12"])
+    found = lake.scan(tables.CHECK_RESULTS).filter(pl.col("step") == "check-events").collect()
+    found = found.with_columns(value=12.0, observed=pl.lit(f"12 of 20 rows, such as {ANN}"))
+    lake.replace(tables.CHECK_RESULTS, found, nights=DAYS[:1], within={"step": "check-events"})
+    report = forget(settings, [ANN, "12"])
     summaries = lake.scan(tables.STEPS).filter(pl.col("step") == "check-events").collect()
     assert json.loads(summaries["summary"].item()) == {
         "warnings": ["3 rows, such as forgotten"],
         "rows": 12,
     }
     assert lake.scan(tables.STEPS).collect().height == len(STEPS)
+    results = lake.scan(tables.CHECK_RESULTS).collect()
+    of_events = results.filter(step="check-events")
+    assert set(of_events["observed"]) == {"forgotten of 20 rows, such as forgotten"}
+    assert set(of_events["value"]) == {12.0} and results.height > of_events.height
+    assert report["tables"]["check_results"]["rows_changed"] == of_events.height
+    assert files_naming(lake.root, [ANN]) == []
 
 
 def test_an_id_is_found_as_a_word_and_not_as_a_part_of_another() -> None:

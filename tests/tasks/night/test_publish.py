@@ -63,6 +63,9 @@ def test_without_a_target_the_labels_are_held_to_the_contract(settings: Settings
     assert publish(alone, NIGHT) == {
         "labels": 4,
         "contract_version": contract.VERSION,
+        "revision": 1,
+        "why": "first run",
+        "labels_changed": 0,
         "targets": ["Delta table intent_labels"],
     }
 
@@ -122,7 +125,8 @@ def test_a_night_is_one_file_of_the_columns_and_the_version(settings: Settings) 
     expected = pl.concat([labels_of(NIGHT, USERS), labels_of(NEXT, USERS[:2])])
     assert in_parquet(settings).equals(expected)
     written = pq.read_schema(files[1])
-    assert written.metadata == {b"contract_version": b"1"}
+    assert written.metadata[b"contract_version"] == b"1"
+    assert set(written.metadata) == {b"contract_version", b"revisions"}
     promised = {column.name: column.type for column in contract.COLUMNS[1:]}
     assert dict(zip(written.names, written.types, strict=True)) == promised
 

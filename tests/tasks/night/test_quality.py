@@ -5,6 +5,8 @@ import html
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,6 +169,62 @@ def test_a_page_says_without_network_what_was_not_met(settings: Settings) -> Non
     assert re.search(r'<td[^>]*>(\s|<div[^>]*>|<span[^>]*>)*<i class="[^"]*fas fa-times', page)
     check_events(settings, NIGHT)
     assert Path(summary["page"]).exists(), "a page keeps its path when the night runs again"
+
+
+def test_what_is_observed_is_in_the_log_the_table_and_on_the_page_though_all_is_met(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    change(settings, tables.INGESTS, rows_read=400, rows_events=397, rows_quarantined=3)
+    with caplog.at_level("INFO"):
+        summary = check_events(settings, NIGHT)
+    assert summary["warnings"] == []
+    said = "events of night 2026-11-10, "
+    assert f"{said}quarantined_share: 0.0075, expected at most 0.05" in caplog.text
+    assert f"{said}events: 200, expected at least 1" in caplog.text
+    assert "volume_7, volume_weekday" in caplog.text
+    assert f"{said}15 kinds of faults were looked for, and no row has one" in caplog.text
+    assert not [one.name for one in caplog.records if one.name.startswith("great_expectations")]
+    page = Path(summary["pages"]["checked_ingest"]).read_text("utf-8")
+    assert re.search(r"<td[^>]*>(\s|<div[^>]*>|<span[^>]*>)*0\.0075", page)
+    found = results(settings)
+    assert len(found) == summary["expectations"] and all(found["met"])
+    row = found.filter(column_name="quarantined_share")
+    assert row.select("step", "suite", "severity", "value", "observed", "expected").row(0) == (
+        "check-events",
+        "checked_ingest",
+        "critical",
+        0.0075,
+        None,
+        "at most 0.05",
+    )
+
+
+def results(settings: Settings) -> pl.DataFrame:
+    return Lake(settings.lake.root).scan(tables.CHECK_RESULTS, NIGHT, NIGHT).collect()
+
+
+def test_the_table_keeps_what_the_last_run_of_each_check_observed(settings: Settings) -> None:
+    check_labels(settings, NIGHT)
+    labelled = results(settings)
+    write(settings, tables.INTENT_LABELS, labels(confidence=2.0))
+    check_events(settings, NIGHT)
+    with pytest.raises(QualityError):
+        check_labels(settings, NIGHT)
+    now = results(settings)
+    assert now.filter(step="check-labels").height == labelled.height
+    (failed,) = now.filter(~pl.col("met")).iter_rows(named=True)
+    assert failed["observed"] == "1 of 40 rows, such as 2.0"
+    assert failed["expected"] == "at least 0 and at most 1"
+    assert set(now["step"]) == {"check-events", "check-labels"}
+
+
+def test_importing_the_checks_logs_nothing() -> None:
+    code = (
+        "import logging, sys; logging.basicConfig(level=logging.INFO, stream=sys.stdout);"
+        "import tasks.night.quality; sys.stdout.flush(); import os; os._exit(0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
 
 
 def test_a_thin_night_says_how_many_events_it_has_and_should_have(settings: Settings) -> None:

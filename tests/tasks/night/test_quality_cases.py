@@ -15,7 +15,7 @@ from deltalake import write_deltalake
 from tasks.errors import QualityError
 from tasks.lake import Lake, tables
 from tasks.night.quality import SUITES, check_events
-from tasks.settings import REPO, QualitySettings, Settings, load_settings
+from tasks.settings import Settings, load_settings
 
 NIGHT = dt.date(2026, 11, 20)
 MIDNIGHT = dt.datetime(2026, 11, 20, tzinfo=dt.UTC)
@@ -487,21 +487,3 @@ def test_repeats_of_a_large_night_are_looked_for_among_some_users(
         check_events(night.put(tmp_path / "lake"), NIGHT)
     found = int(str(error.value).split("(found ")[1].split(",")[0])
     assert 0 < found < 200
-
-
-def row(expectation: dict[str, Any]) -> str:
-    """Write the line of docs/quality.md on an expectation."""
-    limits = [
-        value["$PARAMETER"]
-        for value in expectation["kwargs"].values()
-        if isinstance(value, dict) and value["$PARAMETER"] in QualitySettings.model_fields
-    ]
-    names = ", ".join(f"`{name}`" for name in limits)
-    does = {"critical": "stop", "warning": "warn"}[expectation["severity"]]
-    return f"| {expectation['description']} | {does} | {names} | {expectation['meta']['mend']} |"
-
-
-def test_the_documentation_lists_every_expectation_as_the_suites_have_it() -> None:
-    lines = (REPO / "docs" / "quality.md").read_text("utf-8").splitlines()
-    listed = [line for line in lines if " | stop | " in line or " | warn | " in line]
-    assert sorted(listed) == sorted(row(one) for one in expectations())

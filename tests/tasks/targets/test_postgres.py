@@ -15,7 +15,9 @@ import pytest
 
 from tasks.chores.forget import forget
 from tasks.errors import NotReadyError, PublishError, SettingsError
+from tasks.lake import Lake
 from tasks.night.publish import publish
+from tasks.registry.revisions import public
 from tasks.settings import Settings, load_settings
 from tasks.targets import contract, targets_of
 from tests.servers import Postgres, postgres_server
@@ -88,6 +90,7 @@ def test_nights_come_with_table_view_indexes_and_the_version(
     indexes = query("SELECT indexdef FROM pg_indexes WHERE schemaname = 'analytics' ORDER BY 1")
     assert [index.partition("USING ")[2] for (index,) in indexes] == [
         "btree (intent_id, dt)",
+        "btree (dt, revision)",
         "btree (dt, user_id)",
     ]
     comments = query(
@@ -275,7 +278,7 @@ def test_a_server_that_goes_in_the_middle_leaves_the_night_before_and_publish_wa
         con.register("intent_labels", pa.RecordBatchReader.from_batches(schema, batches()))
         (target,) = targets_of(settings)
         with pytest.raises(NotReadyError) as gone:
-            target.publish(con, NIGHT)
+            target.publish(con, NIGHT, public(Lake(settings.lake.root), NIGHT))
     with pytest.raises(NotReadyError) as down:
         publish(settings, NIGHT)
     said = [str(error.value) for error in (gone, down)]

@@ -1,0 +1,246 @@
+"""What each step of a night stands on, as fingerprints.
+
+`run_step` takes them before a step begins and records them in `steps.inputs`, in the transaction
+that says that the step has ended. `tasks.chores.stale` holds what is recorded against the tables of
+now. A step that is killed leaves no record, and what changes while it runs differs from the record:
+so a night that is not up to date never looks as if it were.
+
+The fingerprint of a partition is a digest of its rows, in whatever order and files they lie: a
+partition that was written anew with the same rows is the same. While its files are those that a
+digest was recorded of, nothing is read.
+"""
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+
+from tasks.lake import Lake, duck, tables
+from tasks.lake.tables import Table
+from tasks.registry.versions import promoted, registered
+from tasks.settings import Settings
+
+EVENTS, SEQUENCES, METRICS = "events", "sequences", "metrics"
+LABELS = "intent_labels"  # with all columns, as readers get them
+LABELS_BEFORE = "labels before"  # what the next night reads of them
+MODEL_BEFORE = "model before"  # the last promoted one of an earlier night
+MODELS = "models of the night"
+LABELS_WITH = "labels with"  # the model that labels, by promotion or by a person's choice
+RELABELLED_WITH = "relabelled with"  # the model that a person has named for this night alone
+FORGOTTEN = "forgotten"  # says why events have changed, and is no reason by itself
+
+# The rows that a fingerprint is taken of: table and columns. `ingested` says which night brought an
+# event, and changes no history.
+ROWS: dict[str, tuple[Table, tuple[str, ...]]] = {
+    EVENTS: (
+        tables.EVENTS,
+        tuple(name for name in tables.EVENTS.schema.names if name not in ("dt", "ingested")),
+    ),
+    SEQUENCES: (tables.SEQUENCES, tuple(tables.SEQUENCES.schema.names[1:])),
+    METRICS: (tables.METRICS, tuple(tables.METRICS.schema.names[1:])),
+    LABELS: (tables.INTENT_LABELS, tuple(tables.INTENT_LABELS.schema.names[1:])),
+    LABELS_BEFORE: (tables.INTENT_LABELS, ("user_id", "intent_id", "last_ts")),
+}
+NEAR = dt.timedelta(days=8)  # nights whose records are looked through for digests that are known
+
+
+@dataclass(frozen=True)
+class Input:
+    """One thing that a step stands on.
+
+    `night` is the night of its partition, or of the model; `files` stands for the names of the
+    partition's files; `digest` for what is in them, or it is a version or a number.
+    """
+
+    input: str
+    night: dt.date | None
+    files: str | None
+    digest: str
+
+
+def inputs_of(
+    settings: Settings, step: str, night: dt.date, *, relabelled_with: str | None = None
+) -> list[Input]:
+    """Return what a step of a night stands on now.
+
+    relabelled_with: the model that labels the night because a person has named it for this once.
+    """
+    return list(Fingerprints(settings, near=night).of_step(step, night, relabelled_with))
+
+
+class Fingerprints:
+    """The fingerprints of the tables as they are now, each read at most once."""
+
+    def __init__(self, settings: Settings, *, near: dt.date | None = None) -> None:
+        """Load the digests that steps have recorded: of nights near this one, or of all."""
+        self.settings = settings
+        self.lake = Lake(settings.lake.root)
+        first, last = (near - NEAR, near + NEAR) if near else (None, None)
+        recorded = _recorded(self.lake, first, last).filter(pl.col("files").is_not_null())
+        rows = recorded.select("input", "night", "files", "digest").unique().iter_rows()
+        self._known: dict[tuple[str, dt.date, str], str] = {
+            (name, night, files): digest for name, night, files, digest in rows
+        }
+        self._files: dict[str, dict[dt.date, str]] = {}
+
+    def of_step(
+        self, step: str, night: dt.date, relabelled_with: str | None = None
+    ) -> Iterator[Input]:
+        """Yield what a step of a night stands on now."""
+        lake, day_before = self.lake, night - dt.timedelta(days=1)
+        for name in READS.get(step, ()):
+            if name == EVENTS and step == "build-sequences":
+                yield from self.rows(EVENTS, last=night)
+            elif name == LABELS_BEFORE:
+                labelled = [one for one in lake.nights(tables.INTENT_LABELS) if one < night]
+                if labelled and not relabelled_with:
+                    yield from self.rows(name, labelled[-1], labelled[-1])
+            elif name in ROWS:
+                yield from self.rows(name, night, night)
+            elif name == MODEL_BEFORE:
+                yield _model(name, promoted(lake, until=day_before))
+            elif name == MODELS:
+                versions = registered(lake, night)["model_version"]
+                yield Input(name, night, None, " ".join(versions))
+            elif name == LABELS_WITH and relabelled_with:
+                yield Input(RELABELLED_WITH, None, None, relabelled_with)
+            elif name == LABELS_WITH:
+                yield _model(name, promoted(lake, until=night))
+            elif name == FORGOTTEN:
+                hashes = sorted(lake.scan(tables.FORGOTTEN).collect()["user_hash"])
+                yield Input(name, None, None, short(hashes))
+
+    def rows(
+        self, name: str, first: dt.date | None = None, last: dt.date | None = None
+    ) -> list[Input]:
+        """Return the fingerprints of the partitions of nights first..last that there are."""
+        files = {
+            night: names
+            for night, names in self._files_of(name).items()
+            if (first is None or night >= first) and (last is None or night <= last)
+        }
+        unknown = [night for night in files if (name, night, files[night]) not in self._known]
+        for night, digest in self._read(name, unknown).items():
+            self._known[name, night, files[night]] = digest
+        return [
+            # A partition that went while it was read is taken as empty.
+            Input(name, night, files[night], self._known.get((name, night, files[night]), ""))
+            for night in sorted(files)
+        ]
+
+    def forget_files(self) -> None:
+        """Look at the tables anew the next time: a step has written to them."""
+        self._files.clear()
+
+    def _files_of(self, name: str) -> dict[dt.date, str]:
+        table, _ = ROWS[name]
+        if table.name not in self._files:
+            self._files[table.name] = files_by_night(self.lake, table)
+        return self._files[table.name]
+
+    def _read(self, name: str, nights: list[dt.date]) -> dict[dt.date, str]:
+        if not nights:
+            return {}
+        table, columns = ROWS[name]
+        with duck.connect(self.settings) as con:
+            self.lake.view(con, table, "digested", min(nights), max(nights))
+            wanted = duckdb.ColumnExpression("dt").isin(*map(duckdb.ConstantExpression, nights))
+            return digests(con.table("digested").filter(wanted), columns)
+
+
+# What each step stands on, in the order in which reasons are given.
+READS: Mapping[str, tuple[str, ...]] = {
+    "check-events": (EVENTS,),
+    "build-sequences": (EVENTS, FORGOTTEN),
+    "check-sequences": (SEQUENCES,),
+    "train": (SEQUENCES, MODEL_BEFORE),
+    "evaluate": (SEQUENCES, EVENTS, MODELS, MODEL_BEFORE, LABELS_BEFORE),
+    "promote": (METRICS, MODEL_BEFORE),
+    "label": (SEQUENCES, LABELS_WITH, LABELS_BEFORE),
+    "check-labels": (LABELS, SEQUENCES),
+    "publish": (LABELS,),
+}
+
+
+def digests(rows: duckdb.DuckDBPyRelation, columns: Iterable[str]) -> dict[dt.date, str]:
+    """Return the digest of the rows of each `dt` of a relation, in whatever order they come."""
+    # DuckDB's own hash: MD5 takes 25 times as long. It may be another one in a later version of
+    # DuckDB: then rows that are written anew look changed, and never the other way round. The sum,
+    # and not XOR, for it tells two equal rows from none.
+    values = ", ".join(map(duck.identifier, columns))
+    found = rows.aggregate(f"dt, count(*), sum(hash({values})::HUGEINT)::VARCHAR").fetchall()
+    return {night: f"{count}:{total}" for night, count, total in found}
+
+
+def files_by_night(lake: Lake, table: Table) -> dict[dt.date, str]:
+    """Return what stands for the files of each night's partition; no name is ever used again."""
+    names: dict[dt.date, list[str]] = {}
+    for file in lake.files(table):
+        folder, name = file.split("/")[-2:]
+        names.setdefault(dt.date.fromisoformat(folder.removeprefix("dt=")), []).append(name)
+    return {night: short(sorted(found)) for night, found in names.items()}
+
+
+def as_rows(inputs: Iterable[Input]) -> list[dict[str, Any]]:
+    """Return inputs as the column `inputs` of `steps` holds them."""
+    return [asdict(one) for one in inputs]
+
+
+def recorded_inputs(
+    lake: Lake, first: dt.date | None = None, last: dt.date | None = None
+) -> dict[dt.date, dict[str, list[Input] | None]]:
+    """Return what is recorded of the steps that have ended, by night and step.
+
+    None for a step that ended before there were records.
+    """
+    rows = lake.scan(tables.STEPS, first, last).select("dt", "step", "inputs").collect()
+    found: dict[dt.date, dict[str, list[Input] | None]] = {}
+    for night, step, inputs in rows.iter_rows():
+        known = None if inputs is None else [Input(**one) for one in inputs]
+        found.setdefault(night, {})[step] = known
+    return found
+
+
+def taken_out(lake: Lake) -> dict[tuple[str, dt.date], str]:
+    """Return the digests of the partitions that `upkeep` has taken out, by input and night."""
+    rows = lake.scan(tables.TAKEN_OUT).sort("taken_out_at").collect()
+    return {(row["input"], row["dt"]): row["digest"] for row in rows.iter_rows(named=True)}
+
+
+def keep_digests(settings: Settings, table: Table, nights: list[dt.date]) -> None:
+    """Note what these partitions hold, which `upkeep` is about to take out."""
+    lake = Lake(settings.lake.root)
+    names = [name for name, (of, _) in ROWS.items() if of is table]
+    if not names or not nights:
+        return
+    now = dt.datetime.now(dt.UTC)
+    fingerprints, going = Fingerprints(settings), set(nights)
+    rows = [
+        {"dt": one.night, "input": name, "digest": one.digest, "taken_out_at": now}
+        for name in names
+        for one in fingerprints.rows(name, min(nights), max(nights))
+        if one.night in going
+    ]
+    lake.append(tables.TAKEN_OUT, pa.Table.from_pylist(rows, schema=tables.TAKEN_OUT.schema))
+
+
+def _model(name: str, model: tuple[str, dt.date] | None) -> Input:
+    version, night = model or ("", None)
+    return Input(name, night, None, version)
+
+
+def _recorded(lake: Lake, first: dt.date | None, last: dt.date | None) -> pl.DataFrame:
+    rows = (
+        lake.scan(tables.STEPS, first, last).select("inputs").filter(pl.col("inputs").is_not_null())
+    )
+    return rows.explode("inputs").drop_nulls().unnest("inputs").collect()
+
+
+def short(names: list[str]) -> str:
+    """Return what stands for a list of texts: 16 hexadecimal digits."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
