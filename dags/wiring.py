@@ -6,6 +6,8 @@ from datetime import date, timedelta
 from typing import Any
 
 from airflow.sdk import Asset, Connection
+from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk.execution_time.supervisor import ensure_secrets_backend_loaded
 
 from dags.alerts import CALLBACKS
 from dags.failures import RETRIES, MendFirstError, TryAgainError, say_why
@@ -28,11 +30,26 @@ def announce(night: str, outlet_events: Any, settings: Settings) -> None:
     outlet_events[LABELS].add_partitions(night)
 
 
+def connection_uri(name: str) -> str:
+    """Return the URI of a connection of Airflow.
+
+    Raises KeyError when no secrets backend has it, and what a backend raises that does not answer:
+    Airflow goes on to the next one then, and ends with "isn't defined" for both.
+    """
+    try:
+        return str(Connection.get(name).get_uri())
+    except AirflowNotFoundException:
+        for backend in ensure_secrets_backend_loaded():
+            if found := backend.get_connection(conn_id=name):
+                return str(found.get_uri())
+        raise KeyError(name) from None
+
+
 @contextmanager
 def in_airflow() -> Iterator[None]:
     """Give what runs within it Airflow's connections, and fail as `dags.failures` says."""
     try:
-        with looked_up_by(lambda name: str(Connection.get(name).get_uri())):
+        with looked_up_by(connection_uri):
             yield
     except PipelineError as error:
         raise MendFirstError(str(error)) from None

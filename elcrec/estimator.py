@@ -78,8 +78,8 @@ class ELCRec:
         With too little memory for a batch, training goes on from the checkpoint, or starts again,
         with batches that are cut into twice as many parts.
         Raises ELCRecError for items beyond n_items, too few users for the intents, a loss that is
-        not finite, too little memory for one history at a time, or a checkpoint of another config
-        or other histories.
+        not finite, too little memory for one history at a time, or a checkpoint of another config,
+        other histories, or another start (`initial`, `groups`).
         """
         config = self.config
         n_items = n_items or int(histories.items.max(initial=0))
@@ -144,12 +144,14 @@ class ELCRec:
             "config": {k: v for k, v in config.to_dict().items() if k not in WHERE_IT_RUNS},
             "n_items": n_items,
             "histories": _digest(usable),
+            "initial": _start_digest(initial),
+            "groups": None if groups is None else _bytes_digest(groups.astype(np.int64)),
         }
         self.history = []
         if checkpoint_dir is not None and (checkpoint_dir / f"{RESUMABLE}.json").exists():
             tensors, found = checkpoint.read(checkpoint_dir, RESUMABLE)
             for name, value in facts.items():
-                if found[name] != value:
+                if found.get(name) != value:
                     raise ELCRecError(
                         f"the checkpoint in {checkpoint_dir} has another {name}; "
                         "remove it to train from the start"
@@ -221,7 +223,7 @@ class ELCRec:
             return 0
         chosen, h = self._sampled_behaviours(network, known)
         least = max(1, least_users * chosen.size // len(known))
-        added = unfitted_groups(h, network.centers, least)
+        added = unfitted_groups(h, network.centers, least, self.config.seed)
         if len(added):
             k = self.config.n_intents
             state = network.state_dict()
@@ -288,7 +290,8 @@ class ELCRec:
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """The k best next items of every user and their scores, `[n, k]` each, best first.
 
-        A user without a known item gets item 0 with score NaN.
+        A user without a known item gets item 0 with score NaN, and so does everybody in the places
+        for which nothing is left that the user has not had.
         """
         network = self._fitted()
         if not 1 <= k <= self.n_items:
@@ -311,8 +314,9 @@ class ELCRec:
                     torch.from_numpy(rows), torch.from_numpy(known.items.astype(np.int64) - 1)
                 ] = -torch.inf
             best = logits.topk(k, dim=1)
-            items[first + users] = (best.indices + 1).cpu().numpy()
-            scores[first + users] = best.values.cpu().numpy()
+            there = (best.values > -torch.inf).cpu().numpy()
+            items[first + users] = np.where(there, (best.indices + 1).cpu().numpy(), 0)
+            scores[first + users] = np.where(there, best.values.cpu().numpy(), np.nan)
         return items, scores
 
     def evaluate(
@@ -326,9 +330,11 @@ class ELCRec:
         usable = histories.take(np.flatnonzero(histories.lengths >= 3))
         return hit_rate_and_ndcg(self.ranks(leave_one_out(usable, split)), cutoffs)
 
-    def ranks(self, side: Split) -> NDArray[np.int64]:
-        """Rank of every target among all items, int64 `[n]`, 0 is first.
+    def ranks(self, side: Split, among_all: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        """Rank of every target among the items that the user has not had, int64 `[n]`, 0 is first.
 
+        among_all: bool `[n]`, users whose target is ranked among all items instead, as fits a
+        target that they have had (`elcrec.evaluation.is_repeat`).
         Items beyond n_items are left out of histories; a target beyond, and that of a user without
         a known item, ranks last (n_items).
         """
@@ -336,7 +342,11 @@ class ELCRec:
         seen = _without_items_beyond(side.histories, self.n_items)
         rankable = np.flatnonzero((side.targets <= self.n_items) & (seen.lengths > 0))
         ranks = np.full(len(seen), self.n_items, np.int64)
-        ranks[rankable] = target_ranks(network, Split(seen.take(rankable), side.targets[rankable]))
+        ranks[rankable] = target_ranks(
+            network,
+            Split(seen.take(rankable), side.targets[rankable]),
+            among_all=None if among_all is None else among_all[rankable],
+        )
         return ranks
 
     def save(self, folder: Path | str) -> None:
@@ -467,6 +477,21 @@ def _digest(histories: Histories) -> str:
     digest = hashlib.sha256(histories.offsets.tobytes())
     digest.update(np.ascontiguousarray(histories.items).tobytes())
     return digest.hexdigest()
+
+
+def _start_digest(initial: ELCRec | None) -> str | None:
+    """Hash the weights of a model to start from."""
+    if initial is None:
+        return None
+    digest = hashlib.sha256()
+    for name, tensor in sorted(initial._fitted().state_dict().items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def _bytes_digest(values: NDArray[np.generic]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
 def _without_items_beyond(histories: Histories, n_items: int) -> Histories:

@@ -2,6 +2,10 @@
 
 Every real item is a candidate but those the user has had (never the target itself). An item with
 the target's own score counts as ranked before it: a model that scores all alike gets nothing.
+
+A target that the user has had before would be the only such candidate, and be found by default.
+Such repeats are to be ranked among all items, apart from the targets that are new to their users
+(`is_repeat`, and `among_all` of what ranks).
 """
 
 from __future__ import annotations
@@ -44,11 +48,28 @@ def ndcg_of_users(ranks: NDArray[np.integer], cutoff: int) -> NDArray[np.float32
     return of_users
 
 
-def distinct_seen(split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(user, item) of every item a user has had, once each, without the target; by user."""
+def is_repeat(split: Split) -> NDArray[np.bool_]:
+    """Tell whose target is an item that the user has had before, bool `[n]`."""
+    users = np.repeat(np.arange(len(split.histories)), split.histories.lengths)
+    same = split.histories.items == split.targets[users]
+    repeats: NDArray[np.bool_] = np.bincount(users[same], minlength=len(split.histories)) > 0
+    return repeats
+
+
+def distinct_seen(
+    split: Split, among_all: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(user, item) of every item that is no candidate for a user, once each; by user, then item.
+
+    Those are the items that the user has had, without the target.
+
+    among_all: bool `[n]`, users whose target is ranked among all items: of theirs there is none.
+    """
     users = np.repeat(np.arange(len(split.histories)), split.histories.lengths)
     items = split.histories.items.astype(np.int64)
     other = items != split.targets[users]
+    if among_all is not None:
+        other &= ~among_all[users]
     width = int(items.max(initial=0)) + 1
     keys = np.unique(users[other] * width + items[other])
     return keys // width, keys % width
@@ -56,14 +77,20 @@ def distinct_seen(split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 @torch.no_grad()
 def target_ranks(
-    network: Network, split: Split, block_cells: int = BLOCK_CELLS
+    network: Network,
+    split: Split,
+    block_cells: int = BLOCK_CELLS,
+    among_all: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
-    """Rank of every target among all items by the network's scores, int64 `[n]`, 0 is first.
+    """Rank of every target by the network's scores, int64 `[n]`, 0 is first.
+
+    among_all: bool `[n]`, users whose target is ranked among all items; that of the others is
+    ranked among those that the user has not had.
 
     Raises ELCRecError for scores that are no numbers, which would rank every target first.
     """
     ranks = np.empty(len(split.histories), np.int64)
-    seen_users, seen_items = distinct_seen(split)
+    seen_users, seen_items = distinct_seen(split, among_all)
     first_seen = np.searchsorted(seen_users, np.arange(ranks.size + 1))
     table = network.items.weight[1:]  # [V, d]: padding is no candidate
     block = min(max(1, block_cells // table.shape[0]), BLOCK_USERS)
@@ -133,11 +160,16 @@ def padded(
     return full.ravel(), np.full(lengths.size, width, np.int64)
 
 
-def popularity_ranks(split: Split, counts: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Rank of every target by `counts` (of items 0 … V), int64 `[n]`, 0 is first."""
+def popularity_ranks(
+    split: Split, counts: NDArray[np.integer], among_all: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
+    """Rank of every target by `counts` (of items 0 … V), int64 `[n]`, 0 is first.
+
+    among_all: bool `[n]`, see `target_ranks`.
+    """
     descending = np.sort(-counts[1:])
     before = np.searchsorted(descending, -counts[split.targets], side="right") - 1
-    users, items = distinct_seen(split)
+    users, items = distinct_seen(split, among_all)
     excluded = counts[items] >= counts[split.targets[users]]
     return before - np.bincount(users[excluded], minlength=before.size)
 

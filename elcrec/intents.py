@@ -78,7 +78,7 @@ def group_centers(points: Tensor, groups: NDArray[np.integer], k: int, seed: int
     return centers
 
 
-MOST_CANDIDATES = 4_096  # of the users that fit no centre; bounds the memory
+MOST_CANDIDATES = 4_096  # drawn of the users that fit no centre; bounds the memory
 KMEANS_ITERATIONS = 20
 # A user fits no intent when similarity < median − max(UNFITTED · (median − q25), LEAST_GAP). The
 # similarity is the cosine to the nearest centre; median and q25, the lower quartile, are over all
@@ -86,7 +86,7 @@ KMEANS_ITERATIONS = 20
 UNFITTED, LEAST_GAP = 4.0, 0.25
 
 
-def unfitted_groups(points: Tensor, centers: Tensor, least_users: int) -> Tensor:
+def unfitted_groups(points: Tensor, centers: Tensor, least_users: int, seed: int = 0) -> Tensor:
     """Unit centres `[m, d]` for groups of users who fit each other but none of the centres.
 
     Those are a group whom a new centre would take at least half of the way from how their nearest
@@ -94,17 +94,22 @@ def unfitted_groups(points: Tensor, centers: Tensor, least_users: int) -> Tensor
     average too far from all centres (`UNFITTED`, `LEAST_GAP`). Users who only fit badly are
     scattered and make no group; those of half an intent are near enough to its centre.
 
-    points: `[n, d]`; centers: `[k, d]`.
+    points: `[n, d]`; centers: `[k, d]`. seed: of the draw of users to begin a group at, where more
+    fit no centre than can be looked at together.
     """
+    generator = torch.Generator().manual_seed(seed)
     unit = F.normalize(points, dim=-1)
     _, fit = _nearest(unit, F.normalize(centers, dim=-1))
     quarter, half = fit.quantile(0.25), fit.quantile(0.5)
     limit = half - torch.clamp(UNFITTED * (half - quarter), min=LEAST_GAP)
     added: list[Tensor] = []
     while True:
-        candidates = (fit < limit).nonzero().squeeze(1)[:MOST_CANDIDATES]
+        candidates = (fit < limit).nonzero().squeeze(1)
         if len(candidates) < least_users:
             break
+        if len(candidates) > MOST_CANDIDATES:
+            drawn = torch.randperm(len(candidates), generator=generator)[:MOST_CANDIDATES]
+            candidates = candidates[drawn.to(candidates.device)]
         gains = (unit[candidates] @ unit[candidates].T - fit[candidates]).clamp(min=0)
         center = unit[candidates[gains.sum(1).argmax()]]
         enough = torch.maximum(fit, (fit + half) / 2)
@@ -226,6 +231,10 @@ class IntentHits:
     by_popularity: NDArray[np.bool_]
     cutoff: int
 
+    def of(self, users: NDArray[np.bool_]) -> IntentHits:
+        """The same of some of the users, by a mask."""
+        return IntentHits(self.by_intent[users], self.by_popularity[users], self.cutoff)
+
     @property
     def lift(self) -> float:
         """HR@K by intent over HR@K by popularity; ELCRecError when popularity hits nothing."""
@@ -238,18 +247,24 @@ class IntentHits:
 
 
 def intent_hits(
-    labels: NDArray[np.integer], known: Histories, split: Split, n_items: int, cutoff: int = 20
+    labels: NDArray[np.integer],
+    known: Histories,
+    split: Split,
+    n_items: int,
+    cutoff: int = 20,
+    among_all: NDArray[np.bool_] | None = None,
 ) -> IntentHits:
     """Tell whose target is found by the item counts of the user's intent, and by popularity.
 
     labels: int `[n]`, made from `known`. Items are scored by their count in the histories `known`
     of the users with the same label (the user's own left out), ties broken by popularity; the
     histories of `split`, which `known` may be, are no candidates.
+    among_all: bool `[n]`, see `elcrec.evaluation.target_ranks`.
     """
     popularity = np.bincount(known.items, minlength=n_items + 1)
     return IntentHits(
-        intent_ranks(labels, known, split, popularity) < cutoff,
-        popularity_ranks(split, popularity) < cutoff,
+        intent_ranks(labels, known, split, popularity, among_all) < cutoff,
+        popularity_ranks(split, popularity, among_all) < cutoff,
         cutoff,
     )
 
@@ -267,7 +282,11 @@ def intent_lift(
 
 
 def intent_ranks(
-    labels: NDArray[np.integer], known: Histories, split: Split, popularity: NDArray[np.integer]
+    labels: NDArray[np.integer],
+    known: Histories,
+    split: Split,
+    popularity: NDArray[np.integer],
+    among_all: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
     """Rank of every target by the item counts of the user's intent, int64 `[n]`, 0 is first."""
     # Users without a label are one intent of their own: only what they have in common is known.
@@ -275,7 +294,7 @@ def intent_ranks(
     tie_break = 1e-3 * popularity / popularity.max()
     owners = np.repeat(np.arange(len(known)), known.lengths)
     own_target = np.bincount(owners[known.items == split.targets[owners]], minlength=len(known))
-    seen_users, seen_items = distinct_seen(split)
+    seen_users, seen_items = distinct_seen(split, among_all)
     ranks, target_scores = np.empty(len(known), np.int64), np.empty(len(known))
     excluded = np.empty(seen_users.size, bool)
     of_users, of_events, of_seen = (

@@ -32,11 +32,11 @@ class Matching:
     next_id: int
 
 
-def first_ids(k: int) -> Matching:
-    """The ids of a model that has none before it: 0 … k − 1."""
-    ids = np.arange(k, dtype=np.int32)
+def first_ids(k: int, next_id: int = 0) -> Matching:
+    """The ids of a model that has none before it: `k` from the smallest that was never given."""
+    ids = np.arange(next_id, next_id + k, dtype=np.int32)
     nobody = np.empty(0, np.int32)
-    return Matching(ids, np.zeros(k, bool), nobody, np.zeros((k, 0)), k)
+    return Matching(ids, np.zeros(k, bool), nobody, np.zeros((k, 0)), next_id + k)
 
 
 # With fewer expected users than this, a low share may be chance.
@@ -76,9 +76,9 @@ def match_intents(
 ) -> Matching:
     """Give the intents of a new model the ids of the earlier ones that they carry on.
 
-    Two intents overlap by the users in both over the users in either (Jaccard). The pairs are those
-    of the largest sum of overlaps (the assignment problem); a pair below `least_overlap` is none.
-    An intent without a partner gets a new id.
+    Two intents overlap by the users in both over the users in either (Jaccard). A pair below
+    `least_overlap` is none. Of the others those are chosen that have the largest sum of overlaps
+    (the assignment problem). An intent without a partner gets a new id.
 
     before, after: int `[n]`, each user's intent, a centre's index, by the two models on the same
         histories; −1 is none.
@@ -105,8 +105,10 @@ def match_intents(
         overlap[same] = np.where(either[same] == 0, 1.0, overlap[same])
         given_up = np.setdiff1d(np.arange(k_before), carried)
         likeness[given_up] = overlap[given_up] = 0.0
-    rows, columns = linear_sum_assignment(likeness, maximize=True)
-    kept = overlap[rows, columns] >= least_overlap
+    # Left out before pairs are chosen: a pair that is none after all must not keep two from theirs.
+    enough = overlap >= least_overlap
+    rows, columns = linear_sum_assignment(np.where(enough, likeness, 0.0), maximize=True)
+    kept = enough[rows, columns]
     rows, columns = rows[kept], columns[kept]
 
     ids = np.full(k, -1, np.int32)

@@ -160,7 +160,17 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+        if given.command == "run":
+            print(
+                "\nStopped: what the finished tasks wrote stays, and a training goes on after its "
+                "last epoch. To go on, give the same command again.",
+                file=sys.stderr,
+            )
+        else:
+            print(
+                "\nStopped: tasks that were running are tried again at the next make up.",
+                file=sys.stderr,
+            )
         return 130
     return 0
 

@@ -31,8 +31,11 @@ READY_WITHIN = 120  # seconds an API server may take to answer on a busy machine
 def environment(home: Path, port: int, settings: Mapping[str, Any]) -> dict[str, str]:
     """Return the environment of all Airflow processes: loopback, SQLite, nothing sent out."""
     url = f"http://127.0.0.1:{port}"
+    # Airflow works in its own folder: a relative path would name another file there.
+    own = os.environ.get("ELCREC_SETTINGS")
     return {
         **os.environ,
+        **({"ELCREC_SETTINGS": str(Path(own).absolute())} if own else {}),
         **{
             f"ELCREC_{key.replace('.', '__').upper()}": str(value)
             for key, value in settings.items()

@@ -19,7 +19,8 @@ dated AS (
     SELECT
         *,
         -- Outside of 1970 to 2199 it is a wrong unit or a slip, and no night would ever read it.
-        CASE WHEN us >= 0 AND us < 7258118400000000 THEN make_timestamptz(us::BIGINT) END AS ts
+        -- 0 is how many write that there is none.
+        CASE WHEN us > 0 AND us < 7258118400000000 THEN make_timestamptz(us::BIGINT) END AS ts
     FROM clocked
 ),
 
@@ -27,11 +28,13 @@ judged AS (
     SELECT
         *,
         CASE
-            WHEN broken IS NOT NULL THEN broken
+            WHEN broken IS NOT NULL THEN 'line cannot be parsed: it is ' || broken
+            WHEN unread IS NOT NULL THEN unread
             WHEN user_id IS NULL THEN 'no user'
             WHEN item_id IS NULL THEN 'no item'
             WHEN NOT has_time THEN 'no time'
             WHEN us IS NULL THEN 'time cannot be read'
+            WHEN us = 0 THEN 'time is 0, which stands for none'
             WHEN ts IS NULL THEN 'time lies outside of 1970 to 2199'
         END AS reason
     FROM dated
@@ -47,8 +50,10 @@ SELECT
     -- A cast would ask the calendar of the time zone, which is slow.
     make_date((epoch_us(ts) // 86400000000)::INTEGER) AS dt,
     coalesce(weight, getvariable('event_weights')[event_type]) AS weight,
+    time_number,
     reason,
-    coalesce(has_time AND ts IS NULL, FALSE) AS unusable_time,
+    coalesce(has_time AND ts IS NULL AND unread IS NULL AND us IS DISTINCT FROM 0, FALSE)
+        AS unusable_time,
     CASE
         WHEN ts < getvariable('window_ts') OR ts >= getvariable('end_ts') THEN 'other'
         WHEN

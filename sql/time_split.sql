@@ -1,16 +1,42 @@
 -- Makes: each user's history before the night, and the first item of the night, to be found.
--- From:  sequences, items, events (views: sequences and events of the night alone).
+-- From:  sequences, items, events (views: sequences and events of the night alone);
+--        $session_minutes, as the histories were built with.
 -- Grain: one user, in the order of user_id; target is null without a history or event that night.
-WITH of_night AS (
-    -- Of the night's events those that are in the history: the k-core may leave some out.
+WITH ordered AS (
     SELECT
-        sequences.user_id,
-        count(*) AS events
+        user_id,
+        item_id,
+        ts,
+        -- 0: no session, every event counts.
+        coalesce(
+            epoch_us(ts) - lag(epoch_us(ts)) OVER (PARTITION BY user_id ORDER BY ts)
+            > $session_minutes * 60000000,
+            true
+        ) OR $session_minutes = 0 AS begins
     FROM events
-    INNER JOIN items ON events.item_id = items.item_id
-    INNER JOIN sequences ON events.user_id = sequences.user_id
+),
+
+sessions AS (
+    SELECT
+        user_id,
+        item_id,
+        sum(begins::INTEGER) OVER (
+            PARTITION BY user_id ORDER BY ts ROWS UNBOUNDED PRECEDING
+        ) AS session
+    FROM ordered
+),
+
+of_night AS (
+    -- Of the night's events those that are in the history: an item once a session, and the k-core
+    -- may leave some out.
+    SELECT
+        sessions.user_id,
+        count(DISTINCT row(sessions.session, items.item_index)) AS events
+    FROM sessions
+    INNER JOIN items ON sessions.item_id = items.item_id
+    INNER JOIN sequences ON sessions.user_id = sequences.user_id
     WHERE list_contains(sequences.items, items.item_index)
-    GROUP BY sequences.user_id
+    GROUP BY sessions.user_id
 ),
 
 histories AS (

@@ -1,29 +1,33 @@
 """The command line: every step by itself, a whole night, and what is around them.
 
 A step prints its summary as JSON on stdout and logs to stderr. What a person can mend ends in
-one line `error: ...` on stderr and exit code 2.
+one line `error: ...` on stderr and exit code 2; Ctrl-C in one that says what is kept and how to go
+on, and exit code 130.
 """
 
 import datetime as dt
 import json
-import logging
 import os
+import shlex
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from tasks.errors import NightError, NotReadyError, PipelineError, SettingsError
-from tasks.lake import Lake
+from tasks.lake import Lake, tables
 from tasks.settings import Settings, load_settings
 from tasks.steps import STEPS, check_night, run_step
+from tasks.terminal import console_of, log_to_stderr
 
 STEP_PANEL = "Steps of a night, in order"
 OTHER_PANEL = "Around them"
+PYTHON_TASKS = ".venv/bin/python -m tasks"
 
 app = typer.Typer(
     help="Turn an event log into one intent label a user, night by night.",
@@ -35,8 +39,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Night = Annotated[
-    str, typer.Option(help="The UTC date to work on; yesterday if not given.", metavar="YYYY-MM-DD")
+NewestOfSource = Annotated[
+    str,
+    typer.Option(
+        "--night",
+        help="The UTC date to work on; the newest one that is over in the source if not given.",
+        metavar="YYYY-MM-DD",
+    ),
+]
+NewestOfLake = Annotated[
+    str,
+    typer.Option(
+        "--night",
+        help="The UTC date to work on; the newest night that the lake has if not given.",
+        metavar="YYYY-MM-DD",
+    ),
 ]
 Events = Annotated[
     str | None,
@@ -80,11 +97,29 @@ def _value(key: str, text: str) -> Any:
         raise SettingsError(f"--set {key}={text} is no valid JSON: {error}") from None
 
 
-def night_from(text: str) -> dt.date:
-    """Read a night as a person writes it; yesterday (UTC) when it is empty."""
-    if not text:
-        return dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
-    return date_from("--night", text)
+def night_of_source(text: str, settings: Settings) -> dt.date:
+    """Read a night as a person writes it; the newest night of the source when it is empty.
+
+    Yesterday would be a night that events of the past do not reach.
+    """
+    if text:
+        return date_from("--night", text)
+    from tasks.night.ingest import latest_night
+
+    return latest_night(settings)
+
+
+def night_of_lake(text: str, settings: Settings) -> dt.date:
+    """Read a night as a person writes it; the newest one that was ingested when it is empty."""
+    if text:
+        return date_from("--night", text)
+    nights = Lake(settings.lake.root).nights(tables.INGESTS)
+    if not nights:
+        raise NightError(
+            f"{settings.lake.root} has no night yet: run ingest first, or name a night with "
+            "--night and a lake with --lake"
+        )
+    return nights[-1]
 
 
 def date_from(option: str, text: str) -> dt.date:
@@ -96,43 +131,83 @@ def date_from(option: str, text: str) -> dt.date:
 
 
 def _log(quiet: bool) -> None:
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s"
-    )
-    least = logging.WARNING if quiet else logging.INFO
+    log_to_stderr(quiet=quiet)
 
-    def worth_reading(record: logging.LogRecord) -> bool:
-        ours = record.name.startswith(("tasks", "elcrec"))
-        return record.levelno >= (least if ours else logging.WARNING)
 
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(worth_reading)
+class _StoppedError(Exception):
+    """Ctrl-C has ended a command; the message says what is kept and how to go on."""
+
+
+@contextmanager
+def _stoppable(doing: str, kept: str) -> Iterator[None]:
+    """Say on Ctrl-C within the block what was being done and what of it is kept."""
+    pressed: list[int] = []
+
+    def interrupt(number: int, _frame: Any) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except BaseException as error:
+        # Of a query DuckDB makes an error of its own.
+        if not pressed or isinstance(error, PipelineError):
+            raise
+        again = f"{PYTHON_TASKS} {shlex.join(sys.argv[1:])}"
+        raise _StoppedError(f"stopped in {doing}: {kept}; to go on: {again}") from None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _run_step(name: str, settings: Settings, night: dt.date) -> dict[str, Any]:
+    kept = "every table is as it was or as it is to be, and the step can run again"
+    if name == "train":
+        kept = "the epochs that are done are kept, and training goes on after the last of them"
+    with _stoppable(f"{name} of night {night}", kept):
+        return run_step(name, settings, night)
+
+
+def _print_summary(name: str, settings: Settings, night: dt.date) -> None:
+    typer.echo(json.dumps(_run_step(name, settings, night), indent=2, default=str))
 
 
 def _command_of(name: str) -> Callable[..., None]:
     def command(
-        night: Night = "",
-        events: Events = None,
+        night: NewestOfLake = "",
         lake: LakeRoot = None,
         changes: Changes = [],  # noqa: B006 - typer copies it
         quiet: Quiet = False,
     ) -> None:
         _log(quiet)
-        summary = run_step(name, settings_from(events, lake, changes), night_from(night))
-        typer.echo(json.dumps(summary, indent=2, default=str))
+        settings = settings_from(None, lake, changes)
+        _print_summary(name, settings, night_of_lake(night, settings))
 
     return command
+
+
+def _ingest(
+    night: NewestOfSource = "",
+    events: Events = None,
+    lake: LakeRoot = None,
+    changes: Changes = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Do the one step that reads events of the source."""
+    _log(quiet)
+    settings = settings_from(events, lake, changes)
+    _print_summary("ingest", settings, night_of_source(night, settings))
 
 
 for _step in STEPS.values():
     app.command(
         _step.name, help=f"{_step.does[0].upper()}{_step.does[1:]}.", rich_help_panel=STEP_PANEL
-    )(_command_of(_step.name))
+    )(_ingest if _step.name == "ingest" else _command_of(_step.name))
 
 
 @app.command("run", rich_help_panel=OTHER_PANEL)
 def run_all(
-    night: Night = "",
+    night: NewestOfSource = "",
     events: Events = None,
     lake: LakeRoot = None,
     changes: Changes = [],  # noqa: B006
@@ -142,10 +217,24 @@ def run_all(
     from tasks.chores import report
 
     _log(quiet)
-    settings, date = settings_from(events, lake, changes), night_from(night)
+    settings = settings_from(events, lake, changes)
+    date = night_of_source(night, settings)
     for name in STEPS:
-        run_step(name, settings, date)
-    report.show(settings, date, console=_console())
+        _run_step(name, settings, date)
+    report.show(settings, date, console=console_of())
+
+
+@app.command("inspect", rich_help_panel=OTHER_PANEL)
+def inspect_source(
+    events: Events = None,
+    changes: Changes = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Show how a source would be read, without writing anything, and the settings that pin it."""
+    from tasks.chores.inspection import inspect
+
+    _log(quiet)
+    inspect(settings_from(events, None, changes), _console())
 
 
 @app.command(rich_help_panel=OTHER_PANEL)
@@ -166,7 +255,9 @@ def relabel(
     _log(quiet)
     nights = date_from("--from", first), date_from("--to", last)
     settings = settings_from(None, lake, changes)
-    done = label_again(settings, *nights, version, other_settings=other_settings)
+    kept = "each night is labelled anew or as it was, and can be labelled again"
+    with _stoppable(f"relabelling nights {first} to {last}", kept):
+        done = label_again(settings, *nights, version, other_settings=other_settings)
     typer.echo(json.dumps(done, indent=2))
 
 
@@ -179,14 +270,31 @@ def report(
     truth: Annotated[
         Path | None, typer.Option(help="truth.parquet of generated events: adds NMI and ARI.")
     ] = None,
+    intent: Annotated[
+        int | None, typer.Option(help="Print this intent of the night alone.")
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="Print this user of the night alone.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every intent, label and figure, not the first ones.")
+    ] = False,
     changes: Changes = [],  # noqa: B006
 ) -> None:
-    """Print what a night left behind: intents, evaluation, data quality, time, and where it is."""
+    """Print what a night left behind: outcome, intents, evaluation, rows, checks, and where it is.
+
+    In a pipe each row is one line, however long.
+    """
     from tasks.chores import report as reports
 
+    if (intent is not None) + (user is not None) + everything > 1:
+        raise SettingsError("--intent, --user and --all each ask for another report: give one")
     settings = settings_from(None, lake, changes)
-    date = night_from(night) if night else reports.latest_night(settings)
-    reports.show(settings, date, truth=truth, console=_console())
+    date = date_from("--night", night) if night else reports.latest_night(settings)
+    if intent is not None:
+        reports.show_intent(settings, date, intent, console=console_of())
+    elif user is not None:
+        reports.show_user(settings, date, user, console=console_of())
+    else:
+        reports.show(settings, date, truth=truth, everything=everything, console=console_of())
 
 
 @app.command(rich_help_panel=OTHER_PANEL)
@@ -211,7 +319,9 @@ def generate(
         items=items,
         intents=intents,
         nights=nights,
-        last_night=night_from(night),
+        last_night=date_from("--night", night)
+        if night
+        else dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1),
         seed=seed,
     )
     typer.echo(
@@ -238,7 +348,10 @@ def forget(
 
     _log(quiet)
     users = [*user, *(read_users(users_file) if users_file else [])]
-    typer.echo(json.dumps(remove(settings_from(None, lake, changes), users), indent=2))
+    kept = "no night reads these users again, but some of their rows may still be there"
+    with _stoppable("forgetting people", kept):
+        removed = remove(settings_from(None, lake, changes), users)
+    typer.echo(json.dumps(removed, indent=2))
 
 
 @app.command(rich_help_panel=OTHER_PANEL)
@@ -246,7 +359,7 @@ def rollback(
     to: Annotated[
         str, typer.Option(help="The model, a version in the table models.", metavar="VERSION")
     ],
-    night: Night = "",
+    night: NewestOfLake = "",
     lake: LakeRoot = None,
     changes: Changes = [],  # noqa: B006
     quiet: Quiet = False,
@@ -255,7 +368,8 @@ def rollback(
     from tasks.registry.choices import roll_back
 
     _log(quiet)
-    settings, date = settings_from(None, lake, changes), night_from(night)
+    settings = settings_from(None, lake, changes)
+    date = night_of_lake(night, settings)
     check_night(date)
     place = Lake.there(settings.lake.root)
     with place.in_use(), place.turn(f"steps of night {date}"):
@@ -309,7 +423,8 @@ def upkeep(
     from tasks.chores.upkeep import upkeep as take_out
 
     _log(quiet)
-    went = take_out(settings_from(None, lake, changes), dry_run=dry_run)
+    with _stoppable("upkeep", "what went so far is gone, and the rest can go later"):
+        went = take_out(settings_from(None, lake, changes), dry_run=dry_run)
     typer.echo(json.dumps(went, indent=2))
 
 
@@ -324,17 +439,16 @@ def show_settings(changes: Changes = []) -> None:  # noqa: B006
             typer.echo(f"{section}.{key} = {shown}")
 
 
-def _console() -> Console:
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-
-
 def main() -> None:
     """Run the command line."""
     try:
-        app(prog_name=".venv/bin/python -m tasks")
+        app(prog_name=PYTHON_TASKS)
     except (PipelineError, NotReadyError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except _StoppedError as stopped:
+        print(f"\n{stopped}", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

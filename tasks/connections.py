@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
-from tasks.errors import SettingsError
+from tasks.errors import NotReadyError, SettingsError
 
 Lookup = Callable[[str], str]
 
@@ -40,7 +40,8 @@ _lookup: ContextVar[Lookup] = ContextVar("lookup", default=_of_environment)
 def looked_up_by(lookup: Lookup) -> Iterator[None]:
     """Let this function find the URI of a connection by its id, within the block.
 
-    It raises what it likes when there is none: the error that a person reads is made here.
+    It raises KeyError when there is none, and what it likes when it cannot tell, as when a secrets
+    backend does not answer: the errors that a person reads are made here.
     """
     token = _lookup.set(lookup)
     try:
@@ -56,6 +57,8 @@ def postgres_uri(name: str) -> str:
     ------
     SettingsError
         There is no such connection, or it is none to PostgreSQL. No part of the URI is told.
+    NotReadyError
+        Where connections are kept does not answer.
     """
     parts = _looked_up(name, "postgresql://user:password@host:5432/database")
     if parts.scheme not in ("postgres", "postgresql"):
@@ -82,6 +85,8 @@ def s3_options(name: str) -> dict[str, str]:
     SettingsError
         There is no such connection, or it is none to AWS, or asks for more than these. No part of
         the URI is told.
+    NotReadyError
+        Where connections are kept does not answer.
     """
     parts = _looked_up(name, "aws://key:secret@/?region_name=eu-west-1")
     if parts.scheme != "aws":
@@ -115,9 +120,22 @@ def s3_options(name: str) -> dict[str, str]:
 
 def _looked_up(name: str, example: str) -> SplitResult:
     try:
-        return urlsplit(_lookup.get()(name))
-    except Exception as error:  # whatever the secrets backend raises
+        uri = _lookup.get()(name)
+    except KeyError:
         raise SettingsError(
-            f"there is no connection {name} ({type(error).__name__}): add it to Airflow, or set "
+            f"there is no connection {name}: add it to Airflow, or set "
             f"AIRFLOW_CONN_{name.upper()} to {example}"
+        ) from None
+    except Exception as error:  # whatever a secrets backend raises; its text may hold a secret
+        raise NotReadyError(
+            f"connection {name} could not be looked up ({type(error).__name__}): see that the "
+            "secrets backend of Airflow answers; Airflow tries the step again, and by hand it can "
+            "be run again as it is"
+        ) from None
+    try:
+        return urlsplit(uri)
+    except ValueError:
+        raise SettingsError(
+            f"connection {name} is no valid URI: write it as {example}, with / ? # [ ] of a user "
+            "or password percent-encoded (%2F for /)"
         ) from None

@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -27,10 +28,26 @@ from pydantic_settings import SettingsError as EnvironmentParseError
 from tasks.errors import SettingsError
 
 REPO = Path(__file__).resolve().parent.parent
+PROFILES = REPO / "tasks" / "sources" / "profiles"
 ENV_PREFIX = "ELCREC_"
 # Names with the prefix that are no settings: where the file is, where test data lies, and what is
 # filled in in the trigger form.
 OTHER_ENV = frozenset({"ELCREC_SETTINGS", "ELCREC_DATA", "ELCREC_FORM"})
+# What to write, by the beginning of the name that pydantic gives a fault.
+KINDS = {
+    "int_": "a whole number",
+    "float_": "a number",
+    "finite_number": "a finite number",
+    "bool_": "true or false",
+    "string_too_short": "a name, for it cannot be empty",
+    "string_": 'text, such as "name"',
+    "path_": 'the path of a folder, such as "lake"',
+    "tuple_": 'a list, such as ["first", "second"]',
+    "list_": 'a list, such as ["first", "second"]',
+    "dict_": "a table, such as { view = 1, cart = 3 }",
+    "model_": "a table of settings, such as [source] with keys below it",
+}
+LIMITS = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
 # Keys of earlier versions, and what to write today.
 RENAMED = {
     "label.odds": "label.probability_ratio",
@@ -69,25 +86,85 @@ class SourceSettings(Section):
     table: str = ""
     query: str = ""
     reread: bool = False
-    format: Literal["auto", "parquet", "csv", "jsonl", "recbole", "sequences"] = "auto"
+    changes: Literal["refuse", "follow"] = "refuse"
+    profile: str = ""
+    format: Literal["auto", "parquet", "csv", "jsonl", "json", "recbole", "sequences"] = "auto"
+    columns: tuple[str, ...] = ()
+    skip_rows: int = Field(0, ge=0)
+    encoding: str = "utf-8"
     user_columns: tuple[str, ...] = ("user_id", "user", "userId", "visitorid", "customer_id")
     item_columns: tuple[str, ...] = ("item_id", "item", "itemId", "itemid", "product_id", "movieId")
     time_columns: tuple[str, ...] = ("timestamp", "ts", "time", "event_time", "datetime")
     type_columns: tuple[str, ...] = ("event_type", "event", "type")
     weight_columns: tuple[str, ...] = ("weight", "rating", "score")
     session_columns: tuple[str, ...] = ()
-    time_unit: Literal["auto", "s", "ms", "us", "ns", "iso"] = "auto"
+    time_unit: str = "auto"
+    time_zone: str = "UTC"
+    null_values: tuple[str, ...] = ("\\N", "NULL", "null", "None", "NaN", "nan", "NA", "N/A")
     event_types: tuple[str, ...] = ()
     event_weights: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
     separator: str = "auto"
+    quote: str = "auto"
+    escape: str = ""
     broken_rows: Literal["stop", "quarantine"] = "stop"
+
+    @property
+    def time_format(self) -> str:
+        """The format of times that `time_unit` gives; empty when it is a unit."""
+        return self.time_unit if "%" in self.time_unit else ""
 
     @field_validator("separator")
     @classmethod
-    def _is_one_character(cls, separator: str) -> str:
-        if separator != "auto" and (len(separator) != 1 or separator in '"\r\n'):
-            raise ValueError('write "auto" or one character, which is no quote and no line end')
+    def _separates(cls, separator: str) -> str:
+        if not separator or set(separator) & set('"\r\n'):
+            raise ValueError('write "auto" or the characters, none of them a quote or a line end')
         return separator
+
+    @field_validator("quote", "escape")
+    @classmethod
+    def _is_one_character(cls, sign: str) -> str:
+        if sign != "auto" and (len(sign) > 1 or not sign.isascii() or sign in ("\r", "\n")):
+            raise ValueError('write one ASCII character, or "" for none')
+        return sign
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, encoding: str) -> str:
+        try:
+            "a".encode(encoding)
+        except (LookupError, UnicodeError):
+            raise ValueError('write the name of an encoding, such as "latin-1"') from None
+        return encoding
+
+    @field_validator("time_unit")
+    @classmethod
+    def _is_a_unit(cls, unit: str) -> str:
+        if "%Z" in unit:
+            raise ValueError(
+                "names of zones have several meanings: have offsets (%z), or time_zone"
+            )
+        if "%" not in unit and unit not in ("auto", "s", "ms", "us", "ns", "iso"):
+            raise ValueError(
+                'write "auto", "s", "ms", "us", "ns", "iso" or a format such as "%m/%d/%Y %H:%M"'
+            )
+        return unit
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_a_zone(cls, zone: str) -> str:
+        if zone != "UTC" and ("/" not in zone or zone not in available_timezones()):
+            raise ValueError('write "UTC" or a name such as "Europe/London"')
+        return zone
+
+
+# What a profile may say: how files are read, not where they are.
+PROFILE_KEYS = frozenset(
+    {
+        *(name for name in SourceSettings.model_fields if name.endswith("_columns")),
+        *("format", "encoding", "columns", "skip_rows", "time_unit", "time_zone", "null_values"),
+        *("event_types", "event_weights", "separator", "quote", "escape"),
+    }
+)
 
 
 class IngestSettings(Section):
@@ -95,6 +172,7 @@ class IngestSettings(Section):
 
     late_days: int = Field(3, ge=0, le=60)
     settle_minutes: float = Field(0, ge=0)
+    max_quiet_days: int = Field(7, ge=0)
     max_user_events: int = Field(10_000, ge=0)
     max_repeats: int = Field(1_000, ge=0)
 
@@ -144,8 +222,14 @@ class ModelSettings(Section):
 
     @field_validator("overrides")
     @classmethod
-    def _read_numbers(cls, overrides: dict[str, Any]) -> dict[str, Any]:
-        """Turn what the environment gives as text (ELCREC_MODEL__OVERRIDES__DIM) into values."""
+    def _are_no_keys_of_their_own(cls, overrides: dict[str, Any]) -> dict[str, Any]:
+        """Turn what the environment gives as text (ELCREC_MODEL__OVERRIDES__DIM) into values.
+
+        A name that is a key of `model` is refused: the steps would go by that key, and the model by
+        the override.
+        """
+        if own := sorted(overrides.keys() & cls.model_fields.keys()):
+            raise ValueError(f"{own[0]} has a key of its own: set model.{own[0]}")
         return {name: _from_json(value) for name, value in overrides.items()}
 
 
@@ -162,6 +246,7 @@ class EvaluateSettings(Section):
     cutoffs: tuple[Annotated[int, Field(ge=1)], ...] = Field((5, 10, 20), min_length=1)
     resamples: int = Field(1_000, ge=100, le=100_000)
     confidence: float = Field(0.95, gt=0.5, lt=1)
+    max_repeat_share: float = Field(0.7, ge=0, le=1)
 
 
 class PromoteSettings(Section):
@@ -384,7 +469,44 @@ def load_settings(**overrides: Any) -> Settings:
             f"{error}: a list or table in the environment is written as JSON, "
             'for example ELCREC_EVALUATE__CUTOFFS="[5, 10]"'
         ) from None
-    return _with_absolute_paths(settings, file.parent if file else REPO)
+    return _with_profile(_with_absolute_paths(settings, file.parent if file else REPO))
+
+
+def _with_profile(settings: Settings) -> Settings:
+    """Take over what the profile of the source says for keys that are at their defaults."""
+    if not (name := settings.source.profile):
+        return settings
+    file = PROFILES / f"{name}.toml" if "/" not in name else Path(name)
+    try:
+        said = tomllib.loads(file.read_text("utf-8"))
+        source = SourceSettings(**{**said, "profile": name})
+    except OSError:
+        known = ", ".join(sorted(path.stem for path in PROFILES.glob("*.toml")))
+        raise SettingsError(
+            f"source.profile is {name}, which is no profile: known are {known}; or name the path "
+            "of a TOML file"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise SettingsError(f"the profile {file} is no valid TOML: {error}") from None
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(map(str, fault["loc"]))
+        raise SettingsError(
+            f"source.{key} in the profile {file} is {fault['input']!r}: "
+            f"{fault['msg'].removeprefix('Value error, ')}"
+        ) from None
+    if foreign := sorted(set(said) - PROFILE_KEYS):
+        raise SettingsError(
+            f"the profile {file} has {', '.join(foreign)}, which it cannot say: remove it; it says "
+            f"how files are read, by {', '.join(sorted(PROFILE_KEYS))}"
+        )
+    defaults = SourceSettings()
+    taken = {
+        key: getattr(source, key)
+        for key in said
+        if getattr(settings.source, key) == getattr(defaults, key)
+    }
+    return settings.model_copy(update={"source": settings.source.model_copy(update=taken)})
 
 
 def known_keys() -> Iterator[str]:
@@ -441,8 +563,35 @@ def _explain(error: ValidationError, given: Mapping[str, Any], file: Path | None
         return f"setting {key} in {place} is called {RENAMED[key]} now: rename it"
     if fault["type"] == "extra_forbidden":
         return f"unknown setting {key} in {place}{_nearest(key, known_keys())}"
-    reason = fault["msg"].removeprefix("Value error, ")
-    return f"setting {key} in {place} is {fault['input']!r}: {reason}"
+    value = fault["input"]
+    if len(path) > 2:  # an element of a list, or a value of a table
+        key = f"{path[0]}.{path[1]}, element {_place_in(path[2:])},"
+    return f"setting {key} in {place} is {value!r}: {_what_to_write(fault)}"
+
+
+def _place_in(path: list[str]) -> str:
+    """Name an element as a person counts, and a key as it is written."""
+    return " ".join(str(int(part) + 1) if part.isdigit() else part for part in path)
+
+
+def _what_to_write(fault: Mapping[str, Any]) -> str:
+    """Say what a value has to be, in place of pydantic's sentence on what it is not."""
+    kind, limits = fault["type"], fault.get("ctx", {})
+    if kind == "value_error":
+        return str(fault["msg"]).removeprefix("Value error, ")
+    if kind == "literal_error":
+        return f"write one of {limits['expected']}"
+    for name, words in LIMITS.items():
+        if name in limits:
+            return f"write a number {words} {limits[name]:g}"
+    if kind in ("too_short", "too_long"):
+        what = "at least" if kind == "too_short" else "at most"
+        number = limits["min_length" if kind == "too_short" else "max_length"]
+        return f"write {what} {number} element{'' if number == 1 else 's'}"
+    for prefix, words in KINDS.items():
+        if kind.startswith(prefix):
+            return f"write {words}"
+    raise LookupError(f"say in KINDS what to write for {kind}: {fault['msg']}")
 
 
 def _origin(path: list[str], given: Mapping[str, Any], file: Path | None) -> str:
@@ -472,7 +621,10 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
         update={
             "lake": settings.lake.model_copy(update={"root": root}),
             "source": settings.source.model_copy(
-                update={"path": _located(settings.source.path, base)}
+                update={
+                    "path": _located(settings.source.path, base),
+                    "profile": _profile_path(settings.source.profile, base),
+                }
             ),
             "publish": settings.publish.model_copy(
                 update={
@@ -489,6 +641,10 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
 
 def _located(path: str, base: Path) -> str:
     return path if not path or "://" in path else str(_absolute(path, base))
+
+
+def _profile_path(name: str, base: Path) -> str:
+    return str(_absolute(name, base)) if "/" in name or name.endswith(".toml") else name
 
 
 def _absolute(path: str | Path, base: Path) -> Path:

@@ -146,8 +146,8 @@ STEPS: dict[str, Step] = {
             "publish",
             "write the labels to the targets that the settings under publish name",
             "tasks.night.publish:publish",
-            ("intent_labels",),
-            (),
+            ("intent_labels", "label_revisions", "steps", "choices", "models"),
+            ("label_revisions",),
         ),
     )
 }

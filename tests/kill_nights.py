@@ -35,6 +35,7 @@ sys.path.insert(0, str(REPO))
 import polars as pl  # noqa: E402
 
 from local.generator import generate  # noqa: E402
+from tasks.chores.stale import FRESH, standings  # noqa: E402
 from tasks.lake import Lake, tables  # noqa: E402
 from tasks.settings import load_settings  # noqa: E402
 from tasks.steps import STEPS, run_step  # noqa: E402
@@ -289,6 +290,8 @@ def _rows(nights: Nights, table: tables.Table) -> pl.DataFrame:
     rows = nights.lake.scan(table).collect()
     if table is tables.SEQUENCE_INPUTS:  # of the names of files, which are drawn
         rows = rows.select("dt")
+    if table is tables.LABEL_REVISIONS:  # so are these, and the time is the clock's
+        rows = rows.drop("published_at", "files")
     if table is tables.STEPS:
         rows = rows.select("dt", "step", "summary").with_columns(
             summary=pl.struct("step", "summary").map_elements(_lasting, return_dtype=pl.String)
@@ -311,6 +314,12 @@ def _files(nights: Nights) -> dict[str, bytes]:
     models = {path: path.read_bytes() for path in files}
     pages = dict.fromkeys((root / "quality").rglob("*.html"), b"")
     return {str(path.relative_to(root)): content for path, content in (models | pages).items()}
+
+
+def stale(nights: Nights) -> list[str]:
+    """Name the nights that do not stand on what the tables hold, and why."""
+    settings = load_settings(**{"lake.root": nights.lake.root, "duckdb.threads": 1})
+    return [one.line for one in standings(settings) if one.state != FRESH]
 
 
 def plan(dates: list[dt.date], kills: int, rng: random.Random) -> dict[tuple[dt.date, str], int]:
@@ -348,7 +357,7 @@ def main() -> None:
             print(f"{night} {step} takes {seconds:.2f} s and changes files {changes} times")
         other = replace(alone, folder=Path(folder) / "killed", attempts=Counter())
         hits, resumed = killed(other, plan(alone.dates, asked.kills, rng), took, rng)
-        different = differences(alone, other)
+        different = [*differences(alone, other), *stale(other)]
     print(f"{sum(hits.values())} kills: " + ", ".join(f"{s} {n}" for s, n in hits.items()))
     print(f"{resumed} trainings went on from a checkpoint")
     print("\n".join(different) or "tables, models and pages are those of nights left alone")

@@ -20,6 +20,7 @@ from tests.kill_nights import (
     left_alone,
     plan,
     prepare,
+    stale,
 )
 
 KILLS = len(STEPS) + 1
@@ -51,6 +52,7 @@ def test_nights_whose_every_step_was_killed_equal_those_left_alone(
     nights = replace(alone.nights, folder=tmp_path, attempts=Counter())
     hits, resumed = killed(nights, plan(nights.dates, KILLS, rng), alone.took, rng)
     assert differences(alone.nights, nights) == []
+    assert stale(nights) == []
     assert set(hits) == set(STEPS) and sum(hits.values()) == KILLS
     assert resumed >= 1
 

@@ -1,11 +1,13 @@
-"""What a night left behind, printed for a person: intents, evaluation, quality, time and place.
+"""What a night left behind, printed for a person: its outcome, intents, evaluation, rows, checks.
 
-Reads the tables of the lake only, so it can be printed for any night at any time.
+Reads the tables of the lake only, so it can be printed for any night at any time. A terminal gets
+lines of its width; a pipe or a file gets a line a row, however long, with no blanks at its end.
 """
 
 import datetime as dt
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +25,160 @@ from tasks.steps import STEPS
 LARGEST = 10  # intents shown
 TOP_ITEMS = 5  # items shown of each
 SAMPLE = 5  # labels shown
+NEWEST = 20  # items shown of a user's history
+UNBOUNDED = 100_000  # columns of a page that nobody's eye has to fit
 # What others have published for data that a night may hold.
 PUBLISHED = by_counts()
 
 
 def show(
-    settings: Settings, night: dt.date, *, console: Console, truth: Path | None = None
+    settings: Settings,
+    night: dt.date,
+    *,
+    console: Console,
+    truth: Path | None = None,
+    everything: bool = False,
 ) -> None:
-    """Print the report of a night; `truth` is the generator's file of planted intents, if any.
+    """Print the report of a night.
+
+    Parameters
+    ----------
+    truth
+        The generator's file of planted intents, if any.
+    everything
+        Every intent, every label and every figure of the checks, not only the first ones.
 
     Raises LakeError when the night has no labels.
     """
+    lake, labels = _labelled(settings, night)
+    summaries = _summaries(lake, night)
+    version = _label_model(labels)
+    parts = (
+        _header(lake, night, labels, summaries),
+        _intents(lake, night, None if everything else LARGEST),
+        _labels(labels, None if everything else SAMPLE),
+        _evaluation(lake, night, version),
+        *_by_time(lake, night),
+        _intent_metrics(settings, lake, night, version, truth),
+        _rows(lake, night, summaries),
+        *_rejects(lake, night),
+        _quality(summaries),
+        *(_observed(lake, night) if everything else ()),
+        _steps(summaries),
+        _places(settings, lake, night, summaries, version),
+    )
+    _print(console, parts)
+
+
+def show_intent(settings: Settings, night: dt.date, intent: int, *, console: Console) -> None:
+    """Print one intent of a night: what its users are after, who they are, where it comes from.
+
+    Raises LakeError when the night has no labels or no such intent.
+    """
+    lake, labels = _labelled(settings, night)
+    profiles = lake.scan(tables.INTENT_PROFILES, first=night, last=night).collect()
+    known = sorted(profiles["intent_id"].to_list())
+    profile = profiles.filter(intent_id=intent).to_dicts()
+    if not profile:
+        raise LakeError(
+            f"night {night} has no intent {intent}: it has {len(known)}, "
+            f"{known[0]} to {known[-1]}; `report --all` lists them"
+        )
+    (found,) = profile
+    came_from = found["came_from"] or []
+    facts = {
+        "status": found["status"],
+        "users": f"{found['users']:,}, {found['share']:.1%} of those with an intent",
+        "born": f"night {found['born']}",
+        "came from": ", ".join(f"{one['intent_id']} ({one['share']:.0%})" for one in came_from)
+        or "no earlier intent",
+        "model": _label_model(labels),
+    }
+    items = _printed("Items that its users have more often than others", ["item", "lift"], ["lift"])
+    for top in found["top_items"] or []:
+        _add_row(items, top["item_id"], f"{top['lift']:.1f}")
+    its_own = labels.filter(intent_id=intent).sort(
+        ["confidence", "user_id"], descending=[True, False]
+    )
+    title = f"{min(SAMPLE, its_own.height)} of its users, the surest first"
+    parts = (_facts(f"Intent {intent} of night {night}", facts), items)
+    _print(console, (*parts, _label_rows(title, its_own.head(SAMPLE))))
+
+
+def show_user(settings: Settings, night: dt.date, user: str, *, console: Console) -> None:
+    """Print one user of a night: the label, the runner-up, and the history it follows from.
+
+    Raises LakeError when the night has no labels or no such user.
+    """
+    lake, labels = _labelled(settings, night)
+    label = labels.filter(user_id=user).to_dicts()
+    if not label:
+        raise LakeError(
+            f"night {night} has no user {user!r}: give the id as it stands in the table events, "
+            f"for example {labels['user_id'][0]!r}"
+        )
+    (found,) = label
+    facts = {
+        "intent": "none: the model knows no item of the history"
+        if found["intent_id"] is None
+        else f"{found['intent_id']}, confidence {found['confidence']:.2f}",
+        "runner-up": "none"
+        if found["runner_up_id"] is None
+        else f"{found['runner_up_id']}, confidence {found['runner_up_confidence']:.2f}",
+        "events": f"{found['n_events']:,}, the last one {found['last_ts']:%Y-%m-%d %H:%M} UTC",
+        "model": found["model_version"],
+    }
+    history = lake.scan(tables.SEQUENCES, first=night, last=night).filter(user_id=user)
+    newest = history.select(item_index=pl.col("items").explode()).reverse().head(NEWEST)
+    items = lake.scan(tables.ITEMS).select("item_index", "item_id")
+    named = newest.join(items, on="item_index", how="left", maintain_order="left").collect()
+    of_intent = lake.scan(tables.INTENT_PROFILES, first=night, last=night).filter(
+        intent_id=found["intent_id"]
+    )
+    lifts = {
+        top["item_id"]: top["lift"]
+        for tops in of_intent.select("top_items").collect()["top_items"].to_list()
+        for top in tops or []
+    }
+    table = _printed(
+        f"The newest {named.height} items of the history, and those the intent is known by",
+        ["item", "lift in the intent"],
+        ["lift in the intent"],
+    )
+    for item in named["item_id"]:
+        _add_row(table, item, f"{lifts[item]:.1f}" if item in lifts else "")
+    _print(console, (_facts(f"User {user} on night {night}", facts), table))
+
+
+def outcome(settings: Settings, night: dt.date) -> dict[str, Any]:
+    """Say in figures and paths what came of a night, for those who are told that it is done.
+
+    Returns the night, how many users have labels and how many of them an intent, the model of the
+    labels, whether the night's own model was promoted and what spoke against it (null and none on
+    a relabelled night), and where tables and pages of the checks are.
+
+    Raises LakeError when the night has no labels.
+    """
+    lake, labels = _labelled(settings, night)
+    summaries = _summaries(lake, night)
+    told = summaries.get("promote", {}).get("summary", {})
+    version = _label_model(labels)
+    own = told.get("labels_with") == version  # else the night was relabelled since
+    return {
+        "night": night.isoformat(),
+        "users": labels.height,
+        "users_with_intent": labels.height - labels["intent_id"].null_count(),
+        "model_version": version,
+        "promoted": told.get("promoted") if own else None,
+        "reasons": told.get("reasons", []) if own else [],
+        "labels": str(lake.path(tables.INTENT_LABELS) / f"dt={night}"),
+        "profiles": str(lake.path(tables.INTENT_PROFILES) / f"dt={night}"),
+        "pages": _pages(summaries),
+    }
+
+
+def _labelled(settings: Settings, night: dt.date) -> tuple[Lake, pl.DataFrame]:
+    """Return the lake and the night's labels, of which there are some."""
     lake = Lake(settings.lake.root)
     labels = lake.scan(tables.INTENT_LABELS, first=night, last=night).sort("user_id").collect()
     if labels.is_empty():
@@ -41,20 +186,20 @@ def show(
             f"{settings.lake.root} has no labels for night {night}: run the night first, "
             f"or choose one of those it has ({_nights(lake)})"
         )
-    summaries = _summaries(lake, night)
-    for part in (
-        _largest_intents(lake, night),
-        _labels(labels),
-        _evaluation(lake, night, _label_model(labels)),
-        *_by_time(lake, night),
-        _intent_metrics(settings, lake, night, _label_model(labels), truth),
-        _quality(summaries),
-        _steps(summaries),
-        _places(settings, lake, night, summaries, _label_model(labels)),
-    ):
+    return lake, labels
+
+
+def _print(console: Console, parts: Iterable[Printed | Text]) -> None:
+    for part in parts:
         console.print()
-        # A path is printed whole, however narrow the page, so that it can be copied and opened.
-        console.print(part, soft_wrap=isinstance(part, Text))
+        if console.is_terminal:
+            # A path is printed whole, however narrow the page, so that it can be copied and opened.
+            console.print(part, soft_wrap=isinstance(part, Text))
+            continue
+        whole = io.StringIO()
+        Console(file=whole, width=UNBOUNDED).print(part, soft_wrap=isinstance(part, Text))
+        for line in whole.getvalue().splitlines():
+            console.out(line.rstrip(), highlight=False)
 
 
 def latest_night(settings: Settings) -> dt.date:
@@ -94,17 +239,78 @@ def _add_row(table: Printed, *cells: str | Text, style: str | None = None) -> No
     table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), style=style)
 
 
-def _largest_intents(lake: Lake, night: dt.date) -> Printed:
+def _facts(title: str, facts: Mapping[str, str]) -> Printed:
+    table = Printed(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+        box=None,
+        show_header=False,
+    )
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        _add_row(table, name, value)
+    return table
+
+
+def _header(
+    lake: Lake,
+    night: dt.date,
+    labels: pl.DataFrame,
+    summaries: Mapping[str, Mapping[str, Any]],
+) -> Printed:
+    """Say what the report is of, and how the night ended."""
+    days = [day for day in lake.nights(tables.EVENTS) if day <= night]
+    tonight = lake.scan(tables.EVENTS, first=night, last=night).select(pl.len()).collect().item()
+    events = "none left in the lake"
+    if days:
+        events = f"{days[0]} to {days[-1]}, {tonight:,} of them of this night"
+    without = labels["intent_id"].null_count()
+    users = f"{labels.height:,} with a label"
+    if without:
+        users += f", {without:,} of them with no intent: the model knows no item of theirs"
+    return _facts(
+        f"Night {night}",
+        {
+            "source": summaries.get("ingest", {}).get("summary", {}).get("source", "not recorded"),
+            "events": events,
+            "users": users,
+            "model": _label_model(labels),
+            "decision": _decision(_label_model(labels), summaries),
+        },
+    )
+
+
+def _decision(version: str, summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say why these labels are of this model."""
+    if "promote" not in summaries:
+        return "not recorded: the step promote of the night failed or did not run"
+    told = summaries["promote"]["summary"]
+    why = "; ".join(told.get("reasons", []))
+    if told.get("labels_with", version) != version:
+        return f"the night was labelled again, by hand, after {told['labels_with']} had labelled it"
+    if told.get("chosen_by_hand"):
+        return "a person has chosen this model"
+    if told.get("promoted", True):
+        return f"promoted by promote.force although {why}" if why else "promoted"
+    return f"kept: the night's own model {told['model_version']} is not promoted, for {why}"
+
+
+def _intents(lake: Lake, night: dt.date, most: int | None) -> Printed:
     profiles = lake.scan(tables.INTENT_PROFILES, first=night, last=night).collect()
     used = profiles.filter(pl.col("users") > 0).sort(
         ["users", "intent_id"], descending=[True, False]
     )
+    shown = used.head(most) if most else used
+    few = f"The {shown.height} largest of {used.height}" if shown.height < used.height else "All"
     table = _printed(
-        f"The {min(LARGEST, used.height)} largest of {used.height} intents in use",
+        f"{few} intents in use" if few != "All" else f"All {used.height} intents in use",
         ["intent", "users", "share", "top items (lift)"],
         right=["intent", "users", "share"],
     )
-    for row in used.head(LARGEST).iter_rows(named=True):
+    for row in shown.iter_rows(named=True):
         items = "  ".join(
             f"{top['item_id']} ({top['lift']:.1f})" for top in row["top_items"][:TOP_ITEMS]
         )
@@ -112,28 +318,27 @@ def _largest_intents(lake: Lake, night: dt.date) -> Printed:
     return table
 
 
-def _labels(labels: pl.DataFrame) -> Printed:
+def _labels(labels: pl.DataFrame, most: int | None) -> Printed:
+    shown = labels.head(most) if most else labels
+    return _label_rows(f"intent_labels ({shown.height:,} of {labels.height:,} users)", shown)
+
+
+def _label_rows(title: str, labels: pl.DataFrame) -> Printed:
     table = _printed(
-        f"intent_labels ({SAMPLE} of {labels.height:,} users)",
-        [
-            "user_id",
-            "intent_id",
-            "confidence",
-            "runner_up_id",
-            "runner_up_confidence",
-            "n_events",
-            "last_ts",
-        ],
-        right=["intent_id", "confidence", "runner_up_id", "runner_up_confidence", "n_events"],
+        title,
+        ["user", "intent", "confidence", "runner-up", "events", "last event"],
+        right=["intent", "confidence", "runner-up", "events"],
     )
-    for row in labels.head(SAMPLE).iter_rows(named=True):
+    for row in labels.iter_rows(named=True):
+        runner_up = ""
+        if row["runner_up_id"] is not None:
+            runner_up = f"{row['runner_up_id']} ({_number(row['runner_up_confidence'], 2)})"
         _add_row(
             table,
             row["user_id"],
             _text(row["intent_id"]),
             _number(row["confidence"], 2),
-            _text(row["runner_up_id"]),
-            _number(row["runner_up_confidence"], 2),
+            runner_up,
             str(row["n_events"]),
             f"{row['last_ts']:%Y-%m-%d %H:%M}",
         )
@@ -249,8 +454,84 @@ def _intent_metrics(
     return table
 
 
+# What became of the rows that the night read: column of `ingests`, and what it says.
+COUNTED = {
+    "rows_events": "events of the night, on a first night of the days before it too",
+    "rows_late": "events of nights before, which came late",
+    "rows_quarantined": "unusable, in the table quarantine",
+    "rows_duplicate": "exact duplicates",
+    "rows_repeat": "repeats above ingest.max_repeats",
+    "rows_busy": "of users above ingest.max_user_events",
+    "rows_filtered": "of a type that source.event_types leaves out",
+    "rows_other_nights": "of other nights",
+}
+
+
+def _rows(lake: Lake, night: dt.date, summaries: Mapping[str, Mapping[str, Any]]) -> Printed:
+    """Say what became of every row that was read, and what histories leave out."""
+    ingests = lake.scan(tables.INGESTS, first=night, last=night).collect()
+    table = _printed("Rows of the source", ["rows", "what became of them"], right=["rows"])
+    for name, says in {"rows_read": "read", **COUNTED}.items():
+        rows = ingests[name].sum()
+        if rows or name in ("rows_read", "rows_events", "rows_quarantined"):
+            _add_row(table, f"{rows:,}", says)
+    built = summaries.get("build-sequences", {}).get("summary", {})
+    if events := built.get("events_left_out", 0):
+        _add_row(
+            table,
+            f"{events:,}",
+            "events in no history: of users or items with fewer than sequences.min_user_events or "
+            f"min_item_events, or several of an item in a session; {built['users_left_out']:,} "
+            "users have none left",
+        )
+    return table
+
+
+def _rejects(lake: Lake, night: dt.date) -> list[Printed]:
+    """List why rows are in quarantine, each reason with the place of its first one."""
+    found = (
+        lake.scan(tables.QUARANTINE, first=night, last=night)
+        .sort("source", "row_number")
+        .group_by("reason", maintain_order=True)
+        .agg(pl.len().alias("rows"), pl.col("source").first(), pl.col("row_number").first())
+        .sort("rows", descending=True, maintain_order=True)
+        .collect()
+    )
+    if found.is_empty():
+        return []
+    table = _printed("In quarantine", ["rows", "reason", "the first"], right=["rows"])
+    for reason, rows, source, row_number in found.iter_rows():
+        _add_row(table, f"{rows:,}", reason, f"{source} row {row_number}")
+    return [table]
+
+
+def _observed(lake: Lake, night: dt.date) -> list[Printed]:
+    """List what the checks have observed, expectation by expectation."""
+    found = lake.scan(tables.CHECK_RESULTS, first=night, last=night).collect()
+    table = _printed("What the checks observed", ["check", "of", "observed", "expected", "verdict"])
+    order = pl.col("step").replace_strict({name: at for at, name in enumerate(STEPS)}, default=None)
+    for row in found.sort(order, maintain_order=True).iter_rows(named=True):
+        verdict = Text("met", "green") if row["met"] else Text("not met", "red")
+        observed = row["observed"] if row["value"] is None else f"{row['value']:g}"
+        _add_row(
+            table,
+            row["step"].removeprefix("check-"),
+            row["column_name"] or "rows",
+            observed or "",
+            row["expected"] or "",
+            verdict,
+        )
+    return [table] if found.height else []
+
+
 def _quality(summaries: Mapping[str, Mapping[str, Any]]) -> Printed:
     table = _printed("Data quality", ["check", "verdict", "found"])
+    left_out = summaries.get("ingest", {}).get("summary", {}).get("files_left_out", 0)
+    if left_out:
+        names: list[str] = summaries["ingest"]["summary"]["left_out"]
+        more = ", ..." * (left_out > len(names))
+        found = f"{left_out} files were not read: {', '.join(names)}{more}"
+        _add_row(table, "files", Text("left out", "yellow"), found)
     for name in STEPS:
         if name.startswith("check-"):
             verdict, found = Text("none", "red"), "it failed or did not run: its log says why"
@@ -282,6 +563,15 @@ def _steps(summaries: Mapping[str, Mapping[str, Any]]) -> Printed:
     return table
 
 
+def _pages(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the pages of the checks, by suite."""
+    return {
+        suite: page
+        for row in summaries.values()
+        for suite, page in row["summary"].get("pages", {}).items()
+    }
+
+
 def _places(
     settings: Settings,
     lake: Lake,
@@ -298,9 +588,7 @@ def _places(
     # The first target is the lake's own table.
     if published := summaries.get("publish", {}).get("summary", {}).get("targets", [])[1:]:
         places["published"] = " and ".join(published)
-    for row in summaries.values():
-        for suite, page in row["summary"].get("pages", {}).items():
-            places[suite.replace("_", " ")] = page
+    places |= {suite.replace("_", " "): page for suite, page in _pages(summaries).items()}
     width = max(map(len, places))
     lines = [f"{what:{width}}  {path}" for what, path in places.items()]
     return Text.assemble(("Where it is", "bold"), "\n", "\n".join(lines))

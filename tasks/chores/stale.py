@@ -314,9 +314,7 @@ SAID = {
     inputs.METRICS: "metrics",
     inputs.LABELS: "labels",
     inputs.MODEL_BEFORE: "the last promoted model before it",
-    inputs.FREE_ID: "the first free intent id",
     inputs.MODELS: "the models of the night",
-    inputs.CHOICE: "the model that a person has chosen for it",
     inputs.LABELS_WITH: "the model that labels it",
     inputs.RELABELLED_WITH: "the model it was relabelled with",
 }

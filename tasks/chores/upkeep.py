@@ -19,7 +19,7 @@ import polars as pl
 from tasks.lake import Lake, tables
 from tasks.lake.tables import Table
 from tasks.registry.inputs import keep_digests
-from tasks.registry.versions import promoted
+from tasks.registry.versions import anchor, promoted
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -122,8 +122,12 @@ def plan(settings: Settings) -> Plan:
 
     models = lake.scan(tables.MODELS).select("dt", "model_version").collect()
     going_nights = old(sorted(set(models["dt"])), keep.models_nights, recent)
-    stays = {version for version, _ in standing} | set(
-        models.filter(~pl.col("dt").is_in(going_nights))["model_version"]
+    # Later models are held against the one of the last training from scratch.
+    anchors = {first for version, _ in standing if (first := anchor(lake, version))}
+    stays = (
+        {version for version, _ in standing}
+        | anchors
+        | set(models.filter(~pl.col("dt").is_in(going_nights))["model_version"])
     )
     grown_old = _older_than(keep.min_age_hours)
     folder = lake.root / "model_files"

@@ -291,6 +291,10 @@ MODELS = Table(
             ("parent_version", pa.string()),
             ("settings_fingerprint", pa.string()),
             ("data_fingerprint", pa.string()),
+            ("warm", pa.bool_()),  # trained on from its parent; null: before this was written down
+            # Its new intents have ids from the first of these on, and later models above the other.
+            ("first_free_id", pa.int32()),
+            ("next_intent_id", pa.int32()),
         ]
     ),
     row="One trained model.",

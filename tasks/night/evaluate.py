@@ -1,8 +1,13 @@
-"""Judge the night's model on held-out events, next to popularity and the last promoted model.
+"""Judge the night's model on held-out events, next to simple baselines and the models before it.
 
-Leave-one-out over the users with three events or more: the newest event of each is the target,
-every item is ranked but those the user has had. What the labels are worth is measured on labels
-made from all but the two newest events. Definitions: `elcrec.evaluation` and `elcrec.intents`.
+Leave-one-out over the users with three events or more: the newest event of each is the target.
+What the labels are worth is measured on labels made from all but the two newest events.
+Definitions: `elcrec.evaluation`, `elcrec.baselines` and `elcrec.intents`.
+
+A target that is new to its user is ranked among the items that the user has not had: that is the
+published protocol. In many logs most newest events are of an item that the user has had before.
+Such a repeat would win there by default, so it is ranked among all items and told apart. `promote`
+goes by the new ones.
 
 By time, the other way to judge, is what the last promoted model would have made of this night: it
 was trained on nights before, and the first event of the night is the target of each user who had a
@@ -10,8 +15,10 @@ history by then. This alone says what tomorrow brings; of the night's own model 
 night after. Leave-one-out takes all users with three events and holds out events of all times, so
 it compares two models on many more users, and `promote` goes by it.
 
-How far the night's model is from the last promoted one, and how sure that is, is measured by the
-paired bootstrap over the same users (`elcrec.comparison`). `promote` decides by these figures.
+The night's model is compared with the last promoted one, with the anchor (the model of the last
+training from scratch that the last promoted one goes back to: against it small steps add up), and
+with baselines. How far they are apart, and how sure that is, is measured by the paired bootstrap
+over the same users (`elcrec.comparison`). `promote` decides by these figures.
 """
 
 import datetime as dt
@@ -24,16 +31,12 @@ import numpy.typing as npt
 import polars as pl
 
 from elcrec import ELCRec, Histories
+from elcrec.baselines import cooccurrence_ranks, last_item_ranks, most_frequent_ranks
 from elcrec.comparison import paired_change
 from elcrec.errors import ELCRecError
-from elcrec.evaluation import (
-    hit_rate_and_ndcg,
-    ndcg_of_users,
-    popularity_baseline,
-    popularity_ranks,
-)
+from elcrec.evaluation import hit_rate_and_ndcg, is_repeat, ndcg_of_users, popularity_ranks
 from elcrec.histories import Split, leave_one_out
-from elcrec.intents import intent_hits, largest_share, perplexity, utilisation
+from elcrec.intents import IntentHits, intent_hits, largest_share, perplexity, utilisation
 from tasks.errors import ModelError
 from tasks.lake import Lake, tables
 from tasks.lake.duck import connect, sql
@@ -41,14 +44,23 @@ from tasks.registry.figures import (
     ALL_USERS,
     BY_TIME,
     CHURN,
+    COOCCURRENCE,
     CUTOFF,
+    FLOOR,
     IDLE_USERS,
     LABELS,
     LARGEST_SHARE,
+    LAST_ITEM,
     LIFT,
+    MOST_FREQUENT,
     NDCG,
+    NEW_ITEMS,
     POPULARITY,
+    REPEAT_SHARE,
+    REPEATS,
+    SAME_AGAIN_SHARE,
     SPLIT,
+    USERS,
     UTILISATION,
     Metrics,
     against,
@@ -57,7 +69,7 @@ from tasks.registry.figures import (
 from tasks.registry.histories import trainable_histories
 from tasks.registry.identity import model_of_night
 from tasks.registry.labelling import USERS_A_BATCH, label_batch, labelled_histories, last_labelled
-from tasks.registry.versions import promoted
+from tasks.registry.versions import anchor, promoted
 from tasks.registry.vocabulary import model_numbers, renumbered
 from tasks.registry.weights import Loaded, load
 from tasks.settings import Settings
@@ -69,21 +81,64 @@ CHURN_USERS = 262_144
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What was measured of a model: over all users, and of each of them `[n]`."""
+class Targets:
+    """What is to be found: the night's histories up to the target of each user.
 
-    metrics: Metrics
+    histories: whole, of `n` users, in the numbers of the night's items, 1 to n_items.
+    repeats: bool `[n]`, whose target is an item that the user has had.
+    """
+
+    histories: Histories
+    side: Split
+    repeats: npt.NDArray[np.bool_]
+    n_items: int
+    cutoffs: list[int]
+
+    @classmethod
+    def of(cls, histories: Histories, n_items: int, cutoffs: list[int]) -> "Targets":
+        """Hold out the newest event of every history."""
+        side = leave_one_out(histories, SPLIT)
+        return cls(histories, side, is_repeat(side), n_items, cutoffs)
+
+    def slices(self) -> dict[str, npt.NDArray[np.bool_]]:
+        """Return the users of each slice that has any, by a mask."""
+        masks = {
+            ALL_USERS: np.ones_like(self.repeats),
+            NEW_ITEMS: ~self.repeats,
+            REPEATS: self.repeats,
+        }
+        return {name: users for name, users in masks.items() if users.any()}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was measured of a model or a baseline: of each user `[n]`, and over users by slice."""
+
+    metrics: dict[str, Metrics]
     ndcg: npt.NDArray[np.float32]
-    hits: npt.NDArray[np.bool_]  # by the user's intent
+    hits: IntentHits | None = None  # by the user's intent; a baseline has none
+
+    @classmethod
+    def of(
+        cls, ranks: npt.NDArray[np.int64], targets: Targets, hits: IntentHits | None = None
+    ) -> "Judged":
+        """Measure what ranks say, and labels by their hits."""
+        metrics: dict[str, Metrics] = {}
+        for name, users in targets.slices().items():
+            figures = {USERS: float(users.sum())} | hit_rate_and_ndcg(ranks[users], targets.cutoffs)
+            if hits is not None and (of_users := hits.of(users)).by_popularity.any():
+                figures[LIFT] = of_users.lift  # a ratio to no hits would mean nothing
+            metrics[name] = figures
+        return cls(metrics, ndcg_of_users(ranks, CUTOFF), hits)
 
 
 def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
-    """Measure the night's model, popularity and the last promoted model on the night's histories.
+    """Measure the night's model, baselines and the models before it on the night's histories.
 
     Replaces the night's partition of `metrics`.
 
-    Raises ModelError when the night's model is not trained, or when the last promoted one cannot
-    be read and so nothing protects the labels (unless promote.force is set).
+    Raises ModelError when the night's model is not trained, or when the last promoted one or the
+    anchor cannot be read and so nothing protects the labels (unless promote.force is set).
     """
     lake = Lake(settings.lake.root)
     version = model_of_night(settings, night).version
@@ -94,19 +149,18 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
     model = load(settings, version)
     numbers = model_numbers(lake, model.item_ids)
     histories = renumbered(by_index, numbers)
-    n_items = len(model.item_ids)
-    new = judge(model.model, histories, histories, n_items, cutoffs)
-    measured = {
-        version: new.metrics,
-        POPULARITY: popularity_baseline(histories, n_items, SPLIT, cutoffs),
-    }
+    targets = Targets.of(histories, len(model.item_ids), cutoffs)
+    new = judge(model.model, histories, targets)
+    new.metrics[ALL_USERS] |= _repeat_shares(settings, targets)
+    judged = {version: new} | judge_baselines(targets, settings.model.seed)
     rows = _Rows(night)
     last = promoted(lake, until=night - dt.timedelta(days=1))
-    if last is not None and last[0] != version:
+    before = _before(lake, last[0], version) if last is not None else []
+    for earlier_version in before:
         try:
-            earlier = load(settings, last[0])
+            earlier = load(settings, earlier_version)
             as_known = renumbered(by_index, model_numbers(lake, earlier.item_ids))
-            old = judge(earlier.model, as_known, histories, n_items, cutoffs)
+            judged[earlier_version] = judge(earlier.model, as_known, targets)
         except ModelError as error:
             if not settings.promote.force:
                 raise ModelError(
@@ -114,55 +168,133 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
                     "is set to label with the new model unseen"
                 ) from error
             log.warning("%s; left out, because promote.force is set", error)
-        else:
-            measured[last[0]] = old.metrics
-            changes = compare(new, old, settings)
-            log.info("%s against %s: %s", version, last[0], _listed(changes))
-            rows.add(version, SPLIT, against(last[0]), changes)
-            by_time = judge_by_time(settings, night, last[0], earlier, model.item_ids, cutoffs)
+            continue
+        if last is not None and earlier_version == last[0]:
+            by_time = judge_by_time(
+                settings, night, earlier_version, earlier, model.item_ids, cutoffs
+            )
             for name, metrics in by_time.items():
                 log.info("%s by time: %s", name, _listed(metrics))
                 rows.add(name, BY_TIME, ALL_USERS, metrics)
+
+    for name in (*FLOOR, *before):
+        if name in judged:
+            changes = compare(new, judged[name], targets, settings)
+            log.info("%s against %s: %s", version, name, _listed(changes))
+            rows.add(version, SPLIT, against(name), changes)
 
     for users, metrics in churn(settings, night, model, numbers, version).items():
         log.info("%s, labels of %s users: %s", version, users, _listed(metrics))
         rows.add(version, LABELS, users, metrics)
 
-    for name, metrics in measured.items():
-        log.info("%s: %s", name, _listed(metrics))
-        rows.add(name, SPLIT, ALL_USERS, metrics)
+    for name, of_one in judged.items():
+        for users, metrics in of_one.metrics.items():
+            log.info("%s, %s: %s", name, users, _listed(metrics))
+            rows.add(name, SPLIT, users, metrics)
     lake.replace(tables.METRICS, rows.frame(), nights=[night])
-    return {"model_version": version, "users": len(histories), "metrics": measured}
+    return {
+        "model_version": version,
+        "users": len(histories),
+        "repeat_share": new.metrics[ALL_USERS][REPEAT_SHARE],
+        "metrics": {name: one.metrics[ALL_USERS] for name, one in judged.items()},
+    }
 
 
-def judge(
-    model: ELCRec, as_known: Histories, histories: Histories, n_items: int, cutoffs: list[int]
-) -> Judged:
+def _before(lake: Lake, last: str, version: str) -> list[str]:
+    """Return the models before it that the night's is compared with: the last, and its anchor.
+
+    An anchor whose folder is gone is none any more, and a warning says so.
+    """
+    first = anchor(lake, last)
+    found = [last] if last != version else []
+    if first is None or first in (last, version):
+        return found
+    if not lake.model_dir(first).is_dir():
+        log.warning(
+            "model %s, of the last training from scratch, is gone from %s: nothing shows whether "
+            "models have become worse in many small steps since; restore it from a backup, or let "
+            "a night train with model.from_scratch",
+            first,
+            lake.model_dir(first),
+        )
+        return found
+    return [*found, first]
+
+
+def _repeat_shares(settings: Settings, targets: Targets) -> Metrics:
+    """Measure whose newest event is of an item that the user has had; warn where they are many."""
+    same = targets.histories.last(2) == targets.side.targets
+    shares = {
+        REPEAT_SHARE: float(targets.repeats.mean()),
+        SAME_AGAIN_SHARE: float(same.mean()),
+    }
+    if shares[REPEAT_SHARE] > settings.evaluate.max_repeat_share:
+        log.warning(
+            "the newest event of %.0f %% of the users is of an item that they have had before, of "
+            "%.0f %% of the very item before it (evaluate.max_repeat_share is %.0f %%): models are "
+            "compared on the others alone; where such repeats are one and the same act, let "
+            "sequences.session_minutes count an item once a session (it is %g now)",
+            100 * shares[REPEAT_SHARE],
+            100 * shares[SAME_AGAIN_SHARE],
+            100 * settings.evaluate.max_repeat_share,
+            settings.sequences.session_minutes,
+        )
+    return shares
+
+
+def judge(model: ELCRec, as_known: Histories, targets: Targets) -> Judged:
     """Measure one model: HR and NDCG at the cutoffs, and what its labels are worth.
 
     as_known: the histories in the model's own numbers, which an earlier model has of its own.
-    histories: the same in the numbers of the night, 1 to n_items.
     Raises ModelError when the model cannot be applied to the histories.
     """
     try:
-        ranks = model.ranks(leave_one_out(as_known, SPLIT))
+        ranks = model.ranks(leave_one_out(as_known, SPLIT), targets.repeats)
         intents = model.transform(as_known.drop_last(2)).intent
     except ELCRecError as error:
         raise ModelError(f"the model cannot be evaluated: {error}") from error
     n_intents = model.config.n_intents
-    metrics = hit_rate_and_ndcg(ranks, cutoffs) | {
+    known = targets.histories.drop_last(2)
+    hits = intent_hits(
+        intents, known, targets.side, targets.n_items, CUTOFF, among_all=targets.repeats
+    )
+    judged = Judged.of(ranks, targets, hits)
+    judged.metrics[ALL_USERS] |= {
         "n_intents": float(n_intents),
         "perplexity": perplexity(intents),
         UTILISATION: utilisation(intents, n_intents),
         LARGEST_SHARE: largest_share(intents),
     }
-    side = leave_one_out(histories, SPLIT)
-    hits = intent_hits(intents, histories.drop_last(2), side, n_items, CUTOFF)
-    try:
-        metrics[LIFT] = hits.lift
-    except ELCRecError as error:  # popularity hits nothing: a ratio to it means nothing
-        log.warning("%s is left out: %s", LIFT, error)
-    return Judged(metrics, ndcg_of_users(ranks, CUTOFF), hits.by_intent)
+    return judged
+
+
+def judge_baselines(targets: Targets, seed: int) -> dict[str, Judged]:
+    """Measure what knows counts alone, by the events before the target."""
+    side, repeats = targets.side, targets.repeats
+    counts = np.bincount(side.histories.items, minlength=targets.n_items + 1)
+    ranks = {
+        POPULARITY: popularity_ranks(side, counts, repeats),
+        COOCCURRENCE: cooccurrence_ranks(side, counts, repeats, seed),
+        LAST_ITEM: last_item_ranks(side, counts, repeats),
+        MOST_FREQUENT: most_frequent_ranks(side, counts, repeats),
+    }
+    return {name: Judged.of(of_one, targets) for name, of_one in ranks.items()}
+
+
+def by_time_split(settings: Settings, night: dt.date) -> tuple[Histories, npt.NDArray[np.int32]]:
+    """Return each user's history before the night, and the first item of the night, by item_index.
+
+    In the order of user_id; item 0 for a user without a history or an event of the night.
+    """
+    lake = Lake(settings.lake.root)
+    with connect(settings) as con:
+        for table in (tables.SEQUENCES, tables.EVENTS):
+            lake.view(con, table, first=night, last=night)
+        lake.view(con, tables.ITEMS)
+        minutes = {"session_minutes": settings.sequences.session_minutes}
+        found = con.sql(sql("time_split"), params=minutes).to_arrow_table()
+    targets: npt.NDArray[np.int32] = found.column("target").fill_null(0).to_numpy()
+    return Histories.from_arrow(found.column("items")), targets
 
 
 def judge_by_time(
@@ -176,52 +308,60 @@ def judge_by_time(
     """Measure a model of an earlier night, and popularity until then, on the events of the night.
 
     item_ids: the items of the night, which popularity ranks. The model ranks those that it knows: a
-    target that it does not is a miss (`unknown_targets` is the share of these).
+    target that it does not is a miss (`unknown_targets` is the share of these). A target that its
+    user has had before is ranked among all items (`repeat_share`).
     Nothing when no user with a history has an event of the night.
     """
     lake = Lake(settings.lake.root)
     numbers, n_items = model_numbers(lake, item_ids), len(item_ids)
-    with connect(settings) as con:
-        for table in (tables.SEQUENCES, tables.EVENTS):
-            lake.view(con, table, first=night, last=night)
-        lake.view(con, tables.ITEMS)
-        found = con.sql(sql("time_split")).to_arrow_table()
-    before = Histories.from_arrow(found.column("items"))
-    targets = found.column("target").fill_null(0).to_numpy()
+    before, targets = by_time_split(settings, night)
     users = np.flatnonzero(targets)
     if not users.size:
         return {}
     history, target = before.take(users), targets[users]
     counts = np.bincount(renumbered(before, numbers).items, minlength=n_items + 1)
     side = Split(renumbered(history, numbers), numbers[target])
+    repeats = is_repeat(side)
     own = model_numbers(lake, earlier.item_ids)
     known_as = Split(renumbered(history, own), own[target])
     try:
-        ranks = earlier.model.ranks(known_as)
+        ranks = earlier.model.ranks(known_as, repeats)
         intents = earlier.model.transform(known_as.histories).intent
     except ELCRecError as error:
         raise ModelError(f"model {version} cannot be evaluated: {error}") from error
-    n_users = {"users": float(users.size)}
+    n_users = {USERS: float(users.size), REPEAT_SHARE: float(repeats.mean())}
     metrics = n_users | hit_rate_and_ndcg(ranks, cutoffs)
     metrics["unknown_targets"] = float((known_as.targets > len(earlier.item_ids)).mean())
-    hits = intent_hits(intents, side.histories, side, n_items, CUTOFF)
+    hits = intent_hits(intents, side.histories, side, n_items, CUTOFF, among_all=repeats)
     if hits.by_popularity.any():
         metrics[LIFT] = hits.lift
-    popular = n_users | hit_rate_and_ndcg(popularity_ranks(side, counts), cutoffs)
+    popular = n_users | hit_rate_and_ndcg(popularity_ranks(side, counts, repeats), cutoffs)
     return {version: metrics, POPULARITY: popular}
 
 
-def compare(new: Judged, old: Judged, settings: Settings) -> Metrics:
-    """Measure the relative change of NDCG@20 and intent lift@20 from one model to another.
+def compare(new: Judged, other: Judged, targets: Targets, settings: Settings) -> Metrics:
+    """Measure the relative change of NDCG@20 and intent lift@20 from another one to the model.
 
-    Of each the estimate and its one-sided bounds by the paired bootstrap. Lift is a ratio to the
-    hits of popularity, which are the same for both models: its change is that of the hits.
+    Over the users whose target is new to them, of whom USERS is the number; without any there is
+    nothing more. Of each the estimate and its one-sided bounds by the paired bootstrap. Lift is a
+    ratio to the hits of popularity, which are the same for all models: its change is that of the
+    hits. To a baseline, which has no labels, it is that by which the lift is above 1: the lift of
+    popularity.
     """
-    changes: Metrics = {}
-    for metric, of_new, of_old in ((NDCG, new.ndcg, old.ndcg), (LIFT, new.hits, old.hits)):
+    users = ~targets.repeats
+    changes: Metrics = {USERS: float(users.sum())}
+    if not users.any():
+        return changes
+    pairs: list[tuple[str, npt.NDArray[Any], npt.NDArray[Any]]] = [(NDCG, new.ndcg, other.ndcg)]
+    assert new.hits is not None
+    if other.hits is not None:
+        pairs.append((LIFT, new.hits.by_intent, other.hits.by_intent))
+    else:
+        pairs.append((LIFT, new.hits.by_intent, new.hits.by_popularity))
+    for metric, of_new, of_other in pairs:
         change = paired_change(
-            of_new,
-            of_old,
+            of_new[users],
+            of_other[users],
             resamples=settings.evaluate.resamples,
             confidence=settings.evaluate.confidence,
             seed=settings.model.seed,

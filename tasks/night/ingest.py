@@ -30,12 +30,13 @@ from tasks.lake.duck import literal
 from tasks.lake.forgotten import leave_out
 from tasks.settings import IngestSettings, Settings, SourceSettings
 from tasks.sources import Part, Source, source_of
-from tasks.sources.units import US_PER_UNIT, unit_of
+from tasks.sources.units import SYNTHETIC_EPOCH, US_PER_UNIT, refuse_dates, unit_of
 
 log = logging.getLogger(__name__)
 
 UNLIMITED = 2**62
 ROWS_A_BATCH = 4_000_000
+NAMED = 20  # files that are left out, in the summary
 
 
 @dataclass
@@ -81,9 +82,10 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
     bootstrap = bool(earlier_run["bootstrap"].any()) if earlier_run.height else not others
     source = source_of(settings)
     with duck.connect(settings) as con:
-        times = _set_night(con, night, bootstrap, settings.ingest.late_days)
-        _set_types(con, settings.source)
+        times = set_night(con, night, bootstrap, settings.ingest.late_days)
+        set_types(con, settings.source)
         parts = source.parts(*times)
+        left_out: Sequence[str] = getattr(source, "left_out", ())
         # An enumeration, for a row with its part's number takes a third less time than with its
         # name. In the order of the names: of equal events the first one stays.
         names = ", ".join(literal(name) for name in sorted(part.name for part in parts)) or "''"
@@ -107,6 +109,8 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
             raise NightError(
                 _nothing_to_do(con, source, night, counts, [] if bootstrap else others)
             )
+        if bootstrap and settings.ingest.max_quiet_days:
+            _refuse_night_long_after(con, source, night, settings.ingest.max_quiet_days)
         late = dict(con.execute("SELECT dt, count(*) FROM late_events GROUP BY dt").fetchall())
         # What an old version of a table does not have may have come to it since.
         anew = [part.name for part in parts if not part.versions or settings.source.reread]
@@ -120,13 +124,16 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
             changed,
         )
     return {
+        "source": str(source),
         **summary,
+        "files_left_out": len(left_out),
+        "left_out": list(left_out[:NAMED]),
         "rows_forgotten": sum(forgotten.values()),
         "changed_nights": {day.isoformat(): late[day] for day in sorted(late)},
     }
 
 
-def _set_night(
+def set_night(
     con: duckdb.DuckDBPyConnection, night: dt.date, bootstrap: bool, late_days: int
 ) -> tuple[dt.datetime | None, dt.datetime]:
     """Tell the statements which times are the night's own, and which it reads behind itself.
@@ -171,7 +178,7 @@ def _leave_out(con: duckdb.DuckDBPyConnection, settings: IngestSettings) -> None
     con.execute(duck.sql("left_out_rows"), caps)
 
 
-def _set_types(con: duckdb.DuckDBPyConnection, source: SourceSettings) -> None:
+def set_types(con: duckdb.DuckDBPyConnection, source: SourceSettings) -> None:
     """Tell the statements which types of events are taken, and what one of a type weighs."""
     con.execute("SET VARIABLE event_types = $t::VARCHAR[]", {"t": source.event_types or None})
     weights = source.event_weights
@@ -194,13 +201,13 @@ def latest_night(settings: Settings) -> dt.date:
     yesterday = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
     source = source_of(settings)
     with duck.connect(settings) as con:
-        times = _set_night(con, yesterday, bootstrap=True, late_days=0)
-        _set_types(con, settings.source)
+        times = set_night(con, yesterday, bootstrap=True, late_days=0)
+        set_types(con, settings.source)
         days: list[dt.date | None] = []
         for part in source.parts(*times):
             with part.open(con):
-                _classify(con, part, settings.source)
-                days.append(_one_row(con, duck.sql("last_event"))["last_day"])
+                classify(con, part, settings.source)
+                days.append(one_row(con, duck.sql("last_event"))["last_day"])
     known = [day for day in days if day]
     if not known:
         raise NightError(
@@ -212,14 +219,13 @@ def latest_night(settings: Settings) -> dt.date:
 def _stage(con: duckdb.DuckDBPyConnection, part: Part, source: SourceSettings) -> PartCounts:
     """Put the rows of one part that matter to the night into `staged`."""
     with part.open(con):
-        rows_read, unit, classes = _classify(con, part, source)
+        rows_read, unit, classes = classify(con, part, source)
         con.execute(duck.sql("staged"), {"source": part.name})
         # Counted only where it is asked for: it is one more pass.
-        filtered = Counter(_one_row(con, duck.sql("filtered_counts")) if source.event_types else {})
-        unparsed = _stage_unparsed(con, part)
-    log.info("%s: %d rows, times in %s", part, rows_read + unparsed, unit)
+        filtered = Counter(one_row(con, duck.sql("filtered_counts")) if source.event_types else {})
+    log.info("%s: %s", part, _told(part, rows_read, unit, classes))
     return PartCounts(
-        rows_read=rows_read + unparsed,
+        rows_read=rows_read,
         filtered=filtered["filtered"],
         other_nights=classes["other_nights"] + filtered["other_nights"],
         first_day=classes["first_day"],
@@ -227,24 +233,36 @@ def _stage(con: duckdb.DuckDBPyConnection, part: Part, source: SourceSettings) -
     )
 
 
-def _classify(
+def _told(part: Part, rows: int, unit: str, classes: dict[str, Any]) -> str:
+    """Say in one line how a part was understood."""
+    columns = ", ".join(f"{role} {name}" for role, name in getattr(part, "columns", {}).items())
+    line = f"{rows} rows, times in {unit}"
+    if classes["first_day"]:
+        line += f" from {classes['first_day']} to {classes['last_day']}"
+    return f"{line}; {columns}" if columns else line
+
+
+def classify(
     con: duckdb.DuckDBPyConnection, part: Part, source: SourceSettings
 ) -> tuple[int, str, dict[str, Any]]:
     """Tell the rows of the part that is open apart; return their number, time unit and classes."""
-    profile = _one_row(con, duck.sql("source_profile"))
+    profile = one_row(con, duck.sql("source_profile"))
     if profile["first_broken"] is not None and source.broken_rows == "stop":
         raise SourceError(
             f"{part} line {profile['first_broken']} is {profile['broken']}: correct the line, "
             'or let such lines go to quarantine with source.broken_rows = "quarantine"'
         )
     numbers = profile["numeric_times"] * 2 > profile["timed"]
+    if numbers and profile["date_numbers"] * 2 > profile["numeric_times"]:
+        refuse_dates(part, profile["date_number"])
     unit = unit_of(part, source.time_unit, profile["middle_time"]) if numbers else "iso"
     con.execute("SET VARIABLE unit = $unit", {"unit": unit})
     con.execute("SET VARIABLE us_per_unit = $us", {"us": US_PER_UNIT[unit]})
     con.execute(duck.sql("classified_rows"))
-    classes = _one_row(con, duck.sql("class_counts"))
-    _refuse_wrong_unit(con, part, unit, profile, classes)
-    return profile["rows_read"], unit, classes
+    classes = one_row(con, duck.sql("class_counts"))
+    named = source.time_format or unit
+    _refuse_wrong_unit(con, part, named, profile, classes)
+    return profile["rows_read"], named, classes
 
 
 def _refuse_wrong_unit(
@@ -266,18 +284,6 @@ def _refuse_wrong_unit(
         )
 
 
-def _stage_unparsed(con: duckdb.DuckDBPyConnection, part: Part) -> int:
-    """Move the lines that DuckDB set aside into `staged`; return how many."""
-    known = con.execute(
-        "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reject_errors'"
-    ).fetchall()
-    if known == [(0,)]:
-        return 0
-    inserted = con.execute(duck.sql("staged_broken_lines"), {"source": part.name}).fetchone()
-    con.execute("DELETE FROM reject_errors")
-    return int(inserted[0]) if inserted else 0
-
-
 def _settle(con: duckdb.DuckDBPyConnection, counts: dict[str, PartCounts]) -> None:
     """Fill in what is written and what is not, and hold the sum against the rows read."""
     found = con.execute(duck.sql("night_counts")).fetchall()
@@ -292,6 +298,25 @@ def _settle(con: duckdb.DuckDBPyConnection, counts: dict[str, PartCounts]) -> No
                 f"{name}: {count.rows_read} rows were read, but {count.unaccounted} of them are in "
                 "no count; the file changed while it was read: run the step again"
             )
+
+
+def _refuse_night_long_after(
+    con: duckdb.DuckDBPyConnection, source: Source, night: dt.date, most: int
+) -> None:
+    """Refuse a first night whose newest event is long before it: nearly always it is a slip.
+
+    Later nights need an event of their own. A lake that began with such a night would read no
+    earlier one whole any more, so nothing is written.
+    """
+    newest = _one_row(con, "SELECT max(ts)::DATE AS day FROM staged WHERE reason IS NULL")["day"]
+    quiet = (night - newest).days
+    # Times that are made up say nothing about the night.
+    if quiet > most and newest.isoformat() != SYNTHETIC_EPOCH[:10]:
+        raise NightError(
+            f"night {night} lies {quiet} days after {newest}, the day of the newest event of "
+            f"{source}: run night {newest}, deliver the events that are missing, or raise "
+            f"ingest.max_quiet_days, which is {most}"
+        )
 
 
 def _nothing_to_do(
@@ -450,7 +475,8 @@ def _kept_files(
     return kept
 
 
-def _one_row(con: duckdb.DuckDBPyConnection, statement: str) -> dict[str, Any]:
+def one_row(con: duckdb.DuckDBPyConnection, statement: str) -> dict[str, Any]:
+    """Return the one row of a statement by its columns."""
     result = con.execute(statement)
     names = [column[0] for column in result.description or []]
     (row,) = result.fetchall()  # all: with a row left, nothing can be registered

@@ -11,20 +11,22 @@ import datetime as dt
 import logging
 import math
 import shutil
+import statistics
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from elcrec import ELCRec, EpochReport, Histories
+from elcrec import Config, ELCRec, EpochReport, Histories
 from elcrec.errors import ELCRecError
 from elcrec.matching import deserted, first_ids, match_intents
 from tasks.errors import ModelError
 from tasks.lake import Lake
 from tasks.registry.histories import trainable_users
 from tasks.registry.identity import Identity, configure, identify, register
-from tasks.registry.intent_ids import Intents, named
+from tasks.registry.intent_ids import Intents, named, read_any
 from tasks.registry.vocabulary import model_numbers, renumbered, vocabulary
 from tasks.registry.weights import Loaded, carried_over, is_complete, load, save
 from tasks.settings import Settings
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 
 # n_intents = 0: one intent for every so many users, within limits that people can look through.
 NEWEST_EVENTS = 5  # say what a user is after lately
+TIMED = 5  # newest epochs, whose median is how long one takes
 LEAST_USERS = 5  # fewer make no intent, however small intents are
 USERS_AN_INTENT, FEWEST_INTENTS, MOST_INTENTS = 80, 8, 256
 
@@ -50,9 +53,9 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
     folder = lake.model_dir(identity.version)
     scratch = folder.parent / ".training" / identity.version
     summary: dict[str, Any] = {"model_version": identity.version, "n_items": identity.n_items}
-    if is_complete(folder):
+    if is_complete(folder) and _has_ids_of_its_own(folder, identity, night):
         log.info("model %s is already trained on the same data and settings", identity.version)
-        register(lake, night, identity)
+        register(lake, night, identity, read_any(folder).next_id)
         shutil.rmtree(scratch, ignore_errors=True)  # of a training that was killed when it was done
         return summary | {"trained": False}
 
@@ -67,9 +70,10 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
         config = configure(settings, number_of_intents(settings, len(histories)))
         before, carried = np.empty(0, np.int32), np.empty(0, np.int64)
     else:
-        before, recently_consistent, carried = earlier_intents(
-            settings, night, parent, lake, by_index, lately
-        )
+        as_known = renumbered(by_index, model_numbers(lake, parent.item_ids))
+        before, recently_consistent = earlier_intents(night, parent, as_known, lately)
+        k_before, least_share = parent.model.config.n_intents, settings.model.least_share / 2
+        carried = np.flatnonzero(~deserted(before, recently_consistent, k_before, least_share))
         if identity.warm:
             config = replace(
                 configure(settings, carried.size), max_epochs=settings.model.warm_epochs
@@ -82,7 +86,8 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
                 k = number_of_intents(settings, len(histories))
                 carried = largest(before, carried, k)
             config = configure(settings, k)
-            groups = seeds(before, recently_consistent, carried)
+            # The newest two events are held out: what is learned may not start from them.
+            groups = seeds(*earlier_intents(night, parent, as_known.drop_last(2), lately), carried)
     log.info(
         "model %s: %d users with 3 events or more, %d events, %d items, %d intents, %s",
         identity.version,
@@ -96,7 +101,11 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
 
     def on_epoch(report: EpochReport) -> None:
         reports.append(report)
-        log.info("%s", epoch_line(report))
+        left = epochs_left(report, config, warm=initial is not None)
+        seconds = statistics.median(each.seconds for each in reports[-TIMED:])
+        # A terminal shows how far it is as a bar (tasks/terminal.py).
+        how_far = {"done": report.epoch, "most": report.max_epochs}
+        log.info("%s", epoch_line(report, seconds, *left), extra=how_far)
 
     try:
         model = ELCRec(config).fit(
@@ -122,10 +131,11 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
     finished = scratch / "model"
     shutil.rmtree(finished, ignore_errors=True)
     save(model, item_ids, intents, finished)
-    if not is_complete(folder):  # another run of the night may have been faster
+    # Another run of the night may have been faster.
+    if not (is_complete(folder) and _has_ids_of_its_own(folder, identity, night)):
         shutil.rmtree(folder, ignore_errors=True)
         finished.rename(folder)
-    register(lake, night, identity)
+    register(lake, night, identity, read_any(folder).next_id)
     shutil.rmtree(scratch, ignore_errors=True)
     return summary | {
         "trained": True,
@@ -138,34 +148,38 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
     }
 
 
-def earlier_intents(
-    settings: Settings,
-    night: dt.date,
-    parent: Loaded,
-    lake: Lake,
-    by_index: Histories,
-    lately: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-    """Label the night's users by the parent, and choose the intents of its that live on.
+def _has_ids_of_its_own(folder: Path, identity: Identity, night: dt.date) -> bool:
+    """Tell whether the ids a model gave its new intents are still free for it.
 
-    by_index: the night's histories; lately: who of them had an event in the last
+    They may not be where its training ended, but not its registration, and another model of the
+    night was registered since.
+    """
+    return all(
+        intent.intent_id >= identity.first_free_id
+        for intent in read_any(folder).of_centers
+        if intent.born == night
+    )
+
+
+def earlier_intents(
+    night: dt.date, parent: Loaded, histories: Histories, lately: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    """Label the night's users by the parent.
+
+    histories: the night's, in the parent's numbers; lately: who of them had an event in the last
         `model.left_nights`.
 
-    Returns the users' intents as places of the parent's centres, int32 `[n]`, -1 for none; whether
-    a user came lately and the newest events alone have the same intent, bool `[n]`; and the places
-    of the centres to go on from: those that are not deserted (`elcrec.matching.deserted`).
+    Returns the users' intents as places of the parent's centres, int32 `[n]`, -1 for none, and
+    whether a user came lately and the newest events alone have the same intent, bool `[n]`.
     """
-    mine = renumbered(by_index, model_numbers(lake, parent.item_ids))
-    k = parent.model.config.n_intents
     try:
-        before = parent.model.transform(mine).intent
-        newest = parent.model.transform(mine.take(lately).newest(NEWEST_EVENTS)).intent
+        before = parent.model.transform(histories).intent
+        newest = parent.model.transform(histories.take(lately).newest(NEWEST_EVENTS)).intent
     except ELCRecError as error:
         raise ModelError(f"training on night {night} failed: {error}") from error
     recently_consistent = np.zeros(before.size, bool)
     recently_consistent[lately] = newest == before[lately]
-    given_up = deserted(before, recently_consistent, k, settings.model.least_share / 2)
-    return before, recently_consistent, np.flatnonzero(~given_up)
+    return before, recently_consistent
 
 
 def seeds(
@@ -213,7 +227,7 @@ def name_intents(
     """
     k = model.config.n_intents
     if parent is None:
-        return named(first_ids(k), night, None)
+        return named(first_ids(k, identity.first_free_id), night, None)
     matching = match_intents(
         before,
         model.transform(histories).intent,
@@ -253,17 +267,40 @@ def number_of_intents(settings: Settings, users: int) -> int:
     return intents
 
 
-def epoch_line(report: EpochReport) -> str:
-    """Say in one line how an epoch went: losses, validation, best epoch so far, time."""
+def epochs_left(report: EpochReport, config: Config, *, warm: bool) -> tuple[int, int]:
+    """Return how many epochs are still to come: if none of them is better than the best, and most.
+
+    More cannot be known: training ends when `patience` epochs in a row were no better, and each one
+    that is better gives it `patience` new ones.
+
+    warm: whether it started from a model, and so has no warm-up, which is never the best.
+    """
+    most = report.max_epochs - report.epoch
+    warmup = 0 if warm else min(config.warmup_epochs, config.max_epochs)
+    least = config.patience - (report.epoch - max(report.best_epoch, warmup))
+    return min(max(least, 0), most), most
+
+
+def epoch_line(report: EpochReport, seconds: float, least: int, most: int) -> str:
+    """Say in one line how an epoch went: losses, validation, best epoch so far, time.
+
+    seconds: of an epoch to come; least, most: how many these are (`epochs_left`).
+    """
     losses = "  ".join(f"{name} {value:.4f}" for name, value in report.losses.items())
     best = f"epoch {report.best_epoch}" if report.best_epoch else "none yet"
     validation = report.metrics.get("NDCG@20", float("nan"))
+    left = f"at most {_duration(most * seconds)} left"
+    if least < most:
+        left = f"{_duration(least * seconds)} left if no epoch is better, {left}"
     return (
         f"epoch {report.epoch}/{report.max_epochs}  {losses}  validation NDCG@20 {validation:.4f}"
-        f"  best {best}  {report.seconds:.1f} s  at most {_duration(report.seconds_left)} left"
+        f"  best {best}  {report.seconds:.1f} s  {left}"
     )
 
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -95,14 +95,16 @@ def _files(lake: Lake, night: dt.date) -> str:
 
 
 def data_fingerprint(settings: Settings, night: dt.date, item_ids: pl.Series) -> str:
-    """Hash users, items and histories, the same for any item_index and any order of rows.
+    """Hash users, items, histories and the times they end at, all that a model is made from.
+
+    The same for any item_index and any order of rows.
 
     Raises LakeError when the night has no histories.
     """
     lake = Lake(settings.lake.root)
     numbers = model_numbers(lake, item_ids)
     # One hash a column, so that where a batch ends makes no difference.
-    users, lengths, items = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+    users, ends, lengths, items = (hashlib.sha256() for _ in range(4))
     found = 0
     with connect(settings) as con:
         lake.view(con, tables.SEQUENCES, first=night, last=night)
@@ -110,6 +112,7 @@ def data_fingerprint(settings: Settings, night: dt.date, item_ids: pl.Series) ->
         for batch in ordered.to_arrow_reader(USERS_A_BATCH):
             histories = renumbered(Histories.from_arrow(batch.column("items")), numbers)
             users.update(batch.column("user_hash").to_numpy().data)
+            ends.update(batch.column("last_us").to_numpy().data)
             lengths.update(histories.lengths.data)
             items.update(histories.items.data)
             found += len(histories)
@@ -118,6 +121,5 @@ def data_fingerprint(settings: Settings, night: dt.date, item_ids: pl.Series) ->
             f"table sequences has no rows for night {night}: run build-sequences for it first"
         )
     names = hashlib.sha256(json.dumps(item_ids.to_list()).encode()).hexdigest()
-    return hashlib.sha256(
-        (names + users.hexdigest() + lengths.hexdigest() + items.hexdigest()).encode()
-    ).hexdigest()
+    columns = "".join(column.hexdigest() for column in (users, ends, lengths, items))
+    return hashlib.sha256((names + columns).encode()).hexdigest()

@@ -49,17 +49,18 @@ def identify(settings: Settings, night: dt.date) -> Identity:
     data = fingerprint(settings, night)
     made = settings_fingerprint(settings)
     parent, same_settings, warm = _parent(settings, lake, night, made)
-    first_free = first_free_id(lake, night)
-    ancestry = f"{parent}{warm}{first_free or ''}"
+    # What ids are free is not in the name: that changes when models of other settings come, and the
+    # model that is there stays the night's.
+    version = f"{night:%Y%m%d}-{_digest(made + data.digest + f'{parent}{warm}')[:8]}"
     return Identity(
-        version=f"{night:%Y%m%d}-{_digest(made + data.digest + ancestry)[:8]}",
+        version=version,
         settings_fingerprint=made,
         data_fingerprint=data.digest,
         n_items=data.n_items,
         parent_version=parent,
         same_settings=same_settings,
         warm=warm,
-        first_free_id=first_free,
+        first_free_id=first_free_id(lake, night, version),
     )
 
 
@@ -127,8 +128,11 @@ def configure(settings: Settings, n_intents: int | None = None) -> Config:
         raise SettingsError(f"model.overrides or another setting of model: {error}") from error
 
 
-def register(lake: Lake, night: dt.date, identity: Identity) -> None:
-    """Add a model to those of its night, not promoted; one that is there already stays as it is."""
+def register(lake: Lake, night: dt.date, identity: Identity, next_intent_id: int) -> None:
+    """Add a model to those of its night, not promoted; one that is there already stays as it is.
+
+    next_intent_id: the id above those of its intents, which no other model gives anew.
+    """
     rows = registered(lake, night)
     if identity.version in rows["model_version"]:
         return
@@ -141,6 +145,9 @@ def register(lake: Lake, night: dt.date, identity: Identity) -> None:
             "parent_version": identity.parent_version,
             "settings_fingerprint": identity.settings_fingerprint,
             "data_fingerprint": identity.data_fingerprint,
+            "warm": identity.warm,
+            "first_free_id": identity.first_free_id,
+            "next_intent_id": next_intent_id,
         },
         schema=rows.schema,
     )

@@ -22,17 +22,15 @@ import pyarrow as pa
 
 from tasks.lake import Lake, duck, tables
 from tasks.lake.tables import Table
-from tasks.registry.versions import first_free_id, promoted, registered
+from tasks.registry.versions import promoted, registered
 from tasks.settings import Settings
 
 EVENTS, SEQUENCES, METRICS = "events", "sequences", "metrics"
 LABELS = "intent_labels"  # with all columns, as readers get them
 LABELS_BEFORE = "labels before"  # what the next night reads of them
 MODEL_BEFORE = "model before"  # the last promoted one of an earlier night
-FREE_ID = "free intent id"
 MODELS = "models of the night"
-CHOICE = "choice"
-LABELS_WITH = "labels with"  # the model that labels by promotion or choice
+LABELS_WITH = "labels with"  # the model that labels, by promotion or by a person's choice
 RELABELLED_WITH = "relabelled with"  # the model that a person has named for this night alone
 FORGOTTEN = "forgotten"  # says why events have changed, and is no reason by itself
 
@@ -49,7 +47,6 @@ ROWS: dict[str, tuple[Table, tuple[str, ...]]] = {
     LABELS_BEFORE: (tables.INTENT_LABELS, ("user_id", "intent_id", "last_ts")),
 }
 NEAR = dt.timedelta(days=8)  # nights whose records are looked through for digests that are known
-SEPARATOR, NOTHING = "chr(31)", "chr(30)"  # in no id that anybody writes
 
 
 @dataclass(frozen=True)
@@ -107,14 +104,9 @@ class Fingerprints:
                 yield from self.rows(name, night, night)
             elif name == MODEL_BEFORE:
                 yield _model(name, promoted(lake, until=day_before))
-            elif name == FREE_ID:
-                yield Input(name, None, None, str(first_free_id(lake, night)))
             elif name == MODELS:
                 versions = registered(lake, night)["model_version"]
                 yield Input(name, night, None, " ".join(versions))
-            elif name == CHOICE:
-                chosen = lake.scan(tables.CHOICES, night, night).collect()["model_version"]
-                yield Input(name, night, None, " ".join(sorted(chosen)))
             elif name == LABELS_WITH and relabelled_with:
                 yield Input(RELABELLED_WITH, None, None, relabelled_with)
             elif name == LABELS_WITH:
@@ -166,9 +158,9 @@ READS: Mapping[str, tuple[str, ...]] = {
     "check-events": (EVENTS,),
     "build-sequences": (EVENTS, FORGOTTEN),
     "check-sequences": (SEQUENCES,),
-    "train": (SEQUENCES, MODEL_BEFORE, FREE_ID),
+    "train": (SEQUENCES, MODEL_BEFORE),
     "evaluate": (SEQUENCES, EVENTS, MODELS, MODEL_BEFORE, LABELS_BEFORE),
-    "promote": (METRICS, MODEL_BEFORE, CHOICE),
+    "promote": (METRICS, MODEL_BEFORE),
     "label": (SEQUENCES, LABELS_WITH, LABELS_BEFORE),
     "check-labels": (LABELS, SEQUENCES),
     "publish": (LABELS,),
@@ -177,11 +169,11 @@ READS: Mapping[str, tuple[str, ...]] = {
 
 def digests(rows: duckdb.DuckDBPyRelation, columns: Iterable[str]) -> dict[dt.date, str]:
     """Return the digest of the rows of each `dt` of a relation, in whatever order they come."""
-    # The sum, and not XOR, for it tells two equal rows from none. MD5, for DuckDB's own hash may
-    # be another one in its next version.
-    values = ", ".join(f"coalesce({duck.identifier(name)}::VARCHAR, {NOTHING})" for name in columns)
-    row_hash = f"md5_number_lower(concat_ws({SEPARATOR}, {values}))::HUGEINT"
-    found = rows.aggregate(f"dt, count(*), sum({row_hash})::VARCHAR").fetchall()
+    # DuckDB's own hash: MD5 takes 25 times as long. It may be another one in a later version of
+    # DuckDB: then rows that are written anew look changed, and never the other way round. The sum,
+    # and not XOR, for it tells two equal rows from none.
+    values = ", ".join(map(duck.identifier, columns))
+    found = rows.aggregate(f"dt, count(*), sum(hash({values})::HUGEINT)::VARCHAR").fetchall()
     return {night: f"{count}:{total}" for night, count, total in found}
 
 

@@ -107,16 +107,23 @@ def read(folder: Path, n_intents: int) -> Intents:
 
     Raises ELCRecError for a file that is missing, damaged or of another number of intents.
     """
+    intents = read_any(folder)
+    if len(intents.of_centers) != n_intents:
+        raise ELCRecError(
+            f"{folder / FILE} has {len(intents.of_centers)} intents, the model {n_intents}"
+        )
+    return intents
+
+
+def read_any(folder: Path) -> Intents:
+    """Read what `write` wrote, of however many intents; raises as `read`."""
     file = folder / FILE
     try:
-        intents = TypeAdapter(Intents).validate_json(file.read_bytes())
+        return TypeAdapter(Intents).validate_json(file.read_bytes())
     except FileNotFoundError:
         raise ELCRecError(f"{folder} lacks {FILE}, the ids of its intents") from None
     except ValidationError as error:
         raise ELCRecError(f"{file} is damaged: {_first_line(error)}") from None
-    if len(intents.of_centers) != n_intents:
-        raise ELCRecError(f"{file} has {len(intents.of_centers)} intents, the model {n_intents}")
-    return intents
 
 
 def _first_line(error: ValidationError) -> str:

@@ -24,6 +24,7 @@ import pyarrow as pa
 from tasks.lake import Lake, duck, tables
 from tasks.registry import inputs
 from tasks.registry.inputs import Input, digests, recorded_inputs
+from tasks.registry.versions import registered
 
 log = logging.getLogger(__name__)
 
@@ -194,6 +195,8 @@ def _why(
 ) -> tuple[str, str | None]:
     """Say why a night's labels are others than those of its last revision, in a word and more."""
     later = [one for one in lake.nights(tables.INTENT_LABELS) if one > night]
+    is_backfill = bool(later) or run().startswith("backfill")
+    after = f"night {later[-1]} was labelled before it" if later else None
     named = now.get(inputs.RELABELLED_WITH)
     before: dict[str, str] = json.loads(last["stood_on"] or "{}") if last else {}
 
@@ -202,9 +205,14 @@ def _why(
 
     if named and named != before.get(inputs.RELABELLED_WITH):
         return RELABEL, f"a person has named model {named} for this night"
+    [(version,)] = con.sql("SELECT max(model_version) FROM intent_labels").fetchall()
     if last is None:
-        if later or run().startswith("backfill"):
-            return BACKFILL, (later and f"night {later[-1]} was labelled before it") or None
+        # From before there were revisions: of an earlier run there is its model.
+        for earlier in registered(lake, night)["model_version"]:
+            if earlier != version and (other := _other_settings(lake, earlier, version)):
+                return OTHER_SETTINGS, other
+        if is_backfill:
+            return BACKFILL, after
         return FIRST_RUN, None
     if differs(inputs.EVENTS) and differs(inputs.FORGOTTEN):
         return FORGET, None
@@ -212,15 +220,14 @@ def _why(
         if brought := _brought_late(lake, night):
             return LATE_EVENTS, f"events of its days came late, with {brought}"
         return OTHER_EVENTS, "events of its days, or of days before, are others than they were"
-    [(version,)] = con.sql("SELECT max(model_version) FROM intent_labels").fetchall()
     if differs(inputs.LABELS_WITH) and _is_chosen(lake, night, version):
         return ROLLBACK, f"a person has chosen model {version} to label from here on"
     if other := _other_settings(lake, last["model_version"], version):
         return OTHER_SETTINGS, other
     if differs(inputs.MODEL_BEFORE) or differs(inputs.LABELS_BEFORE):
         return EARLIER_NIGHTS, "the model or the labels that it goes on from are others"
-    if later or run().startswith("backfill"):
-        return BACKFILL, (later and f"night {later[-1]} was labelled before it") or None
+    if is_backfill:
+        return BACKFILL, after
     if before and before == now:
         return RERUN, (
             "it was made from the same: by another machine, another version of the code, or "

@@ -9,7 +9,9 @@ import datetime as dt
 
 import polars as pl
 
+from elcrec.errors import ELCRecError
 from tasks.lake import Lake, tables
+from tasks.registry import intent_ids
 
 
 def registered(lake: Lake, night: dt.date) -> pl.DataFrame:
@@ -37,11 +39,53 @@ def promoted(lake: Lake, *, until: dt.date) -> tuple[str, dt.date] | None:
     return newest.select("model_version", "dt").row(0) if newest.height else None
 
 
-def first_free_id(lake: Lake, night: dt.date) -> int:
-    """Return the smallest id a new intent may get, as far as the parent model may not know it.
+def first_free_id(lake: Lake, night: dt.date, version: str) -> int:
+    """Return the id from which on this model of the night gives its new intents theirs.
 
-    A model that goes on from one that was chosen by hand does not have the ids of those after it.
+    Every registered model keeps the ids of its intents to itself, promoted or not, for any of them
+    may come to label: by a person's choice, or by `relabel`. So the id is above those of all models
+    of earlier nights and of the others of its own night. What later nights have does not count, so
+    that a backfill does as the nightly run did. A model that is registered has it in its row, and
+    keeps it when it is trained again.
     """
-    until = night - dt.timedelta(days=1)
-    choices = lake.scan(tables.CHOICES, last=until).select(pl.col("next_intent_id").max())
-    return int(choices.collect().item() or 0)
+    models = lake.scan(tables.MODELS, last=night).select(
+        "model_version", "first_free_id", "next_intent_id"
+    )
+    choices = lake.scan(tables.CHOICES, last=night - dt.timedelta(days=1))
+    earliest = free = choices.select(pl.col("next_intent_id").max()).collect().item() or 0
+    for other, first_free, next_id in models.collect().iter_rows():
+        if other == version:
+            # Of a row from before these were written down only choices decided.
+            return int(earliest if first_free is None else first_free)
+        free = max(free, _next_id(lake, other) if next_id is None else next_id)
+    return int(free)
+
+
+def _next_id(lake: Lake, version: str) -> int:
+    """Read the next free id from a model's folder; without one it can label nobody any more."""
+    try:
+        return intent_ids.read_any(lake.model_dir(version)).next_id
+    except ELCRecError:
+        return 0
+
+
+def anchor(lake: Lake, version: str) -> str | None:
+    """Return the model of the last training from scratch that this one goes back to, maybe itself.
+
+    It is the first one, from this one over its parents, that was not trained on from another. Small
+    steps of trainings that go on add up; against this one they show.
+    None for a model that is not registered.
+    """
+    columns = ("model_version", "parent_version", "warm", "settings_fingerprint")
+    rows = lake.scan(tables.MODELS).select(*columns).collect().iter_rows()
+    models = {name: facts for name, *facts in rows}
+    found = version if version in models else None
+    while found:
+        parent, warm, made = models[found]
+        if parent not in models:
+            break
+        # Of rows from before: a parent of other settings lends no weights.
+        if not (models[parent][2] == made if warm is None else warm):
+            break
+        found = parent
+    return found

@@ -8,17 +8,20 @@ time it is queried it must give the same rows. Its columns:
 =============  ============  =====================================================================
 `row_number`   BIGINT        where the row is in the part, from 1, the same whenever it is read:
                              line of a text file (with its header) where the row begins, row of a
-                             Parquet file, or of a table 40 bits of a hash of its values
+                             Parquet file, of a file whose rows are lists the event in it, or of a
+                             table 40 bits of a hash of its values
 `raw`          VARCHAR       the line as read; of CSV, RecBole, Parquet and tables the columns as
                              JSON; may be null where the row is an event
-`user_id`      VARCHAR       null when blank, unless `source.session_columns` has a session for it
-`item_id`      VARCHAR       null when blank
+`user_id`      VARCHAR       null when blank or a null marker, unless `source.session_columns` has a
+                             session for it
+`item_id`      VARCHAR       null when blank or a null marker
 `event_type`   VARCHAR       "event" when the part has no such column
 `weight`       FLOAT         null when the part has none, or no finite number
 `has_time`     BOOLEAN       whether the time is filled in
 `time_number`  DOUBLE        the time as a number, in a unit that is not known yet
 `time_stamp`   TIMESTAMPTZ   the time as a date and clock; without a zone it is UTC
 `broken`       VARCHAR       why the line cannot be parsed at all, else null
+`unread`       VARCHAR       why an id or the time is there and cannot be read, else null
 =============  ============  =====================================================================
 
 `tasks.sources.rows` writes the SELECT of this view for whatever has named columns. Names and paths
@@ -56,7 +59,11 @@ class Versions:
 
 
 class Part(Protocol):
-    """What is read in one go; `str` is how messages name it."""
+    """What is read in one go; `str` is how messages name it.
+
+    `columns`, where it has them, are those taken for each role (user, item, time, type, weight,
+    session), known once it has been opened.
+    """
 
     @property
     def name(self) -> str:
@@ -84,7 +91,10 @@ class Part(Protocol):
 
 
 class Source(Protocol):
-    """A place that events come from; `str` is how messages name it, without secrets."""
+    """A place that events come from; `str` is how messages name it, without secrets.
+
+    One that leaves files out names them in `left_out`, once `parts` has listed the others.
+    """
 
     def __init__(self, settings: Settings) -> None: ...
 

@@ -32,7 +32,7 @@ import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import duckdb
@@ -49,7 +49,13 @@ from tasks.lake.duck import identifier
 from tasks.settings import Settings, SourceSettings
 from tasks.sources import Versions
 from tasks.sources.places import Address
-from tasks.sources.rows import as_json, chosen, numbered_by_content, source_rows
+from tasks.sources.rows import (
+    as_json,
+    chosen,
+    column_of,
+    numbered_by_content,
+    source_rows,
+)
 from tasks.sources.units import END_OF_TIME, START_OF_TIME, US_PER_UNIT
 
 log = logging.getLogger(__name__)
@@ -158,7 +164,7 @@ class Delta:
         """Return the files that a night reads of a version; None when one of them is gone."""
         dataset = self._dataset(table)
         time = chosen(self, dataset.schema.names, self.settings)["time"]
-        days = _Days(time, dataset.schema.field(time).type)
+        days = _Days.of(time, dataset.schema, self.settings)
         before = None if versions.after is None else self._table(versions.after)
         known = set(self._dataset(before).files) if before else set()
         read = set()
@@ -224,6 +230,7 @@ class Snapshot:
     files: ds.FileSystemDataset
     versions: Versions
     address: Address | None
+    columns: dict[str, str] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
         return self.title
@@ -240,17 +247,17 @@ class Snapshot:
         described = con.execute("DESCRIBE SELECT * FROM delta_rows").fetchall()
         types = {name: kind for name, kind, *_ in described}
         columns = {name: identifier(name) for name in types}
-        wanted = chosen(self, columns, self.settings)
+        wanted = chosen(self, columns, self.settings).values()
+        used = sorted({column_of(columns, name) for name in wanted})
         rows = source_rows(
             self,
             self.settings,
             columns,
             reader="delta_rows",
-            row_number=numbered_by_content(
-                [f"{columns[name]}::VARCHAR" for name in wanted.values()]
-            ),
+            row_number=numbered_by_content([f"{columns[name]}::VARCHAR" for name in used]),
             raw=as_json(columns),
             types=types,
+            ordered=False,
         )
         con.execute(f"CREATE OR REPLACE TEMP VIEW source_rows AS {rows}")
         try:
@@ -273,7 +280,14 @@ class _Days:
     """The time column as Arrow filters that the statistics of files are held against."""
 
     name: str
-    type: pa.DataType
+    type: pa.DataType  # null: nothing is known of its values
+
+    @classmethod
+    def of(cls, name: str, schema: pa.Schema, settings: SourceSettings) -> "_Days":
+        """Return the column of this name; of a path, a format or another zone nothing is known."""
+        kind = schema.field(name).type if name in schema.names else pa.null()
+        local = settings.time_zone != "UTC" and not getattr(kind, "tz", None)
+        return cls(name, pa.null() if local or settings.time_format else kind)
 
     def between(self, first: dt.datetime | None, end: dt.datetime) -> pc.Expression:
         """Tell a time from `first` (None: any) to before `end`.

@@ -1,7 +1,7 @@
 """Event files of any supported format, of this machine or an object store.
 
-The view over a file is lazy: DuckDB reads it anew, in parallel and in bounded memory, each time it
-is queried.
+Text of every format is read in one way (`tasks.sources.text`). The view over a Parquet file
+is lazy: DuckDB reads it anew, in parallel and in bounded memory, each time it is queried.
 """
 
 import csv
@@ -11,22 +11,19 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from urllib.parse import unquote
 
 import duckdb
-import numpy as np
-import numpy.typing as npt
-import polars as pl
-import pyarrow as pa
 
 from tasks.errors import NightError, NotReadyError, SourceError
-from tasks.lake import duck
 from tasks.lake.duck import identifier, literal
 from tasks.settings import Settings, SourceSettings
-from tasks.sources.places import Place, place_of
-from tasks.sources.rows import as_json, needed, source_rows
-from tasks.sources.units import SYNTHETIC_EPOCH
+from tasks.sources.lines import NOT_UTF8, SUFFIXES
+from tasks.sources.places import START, Place, place_of
+from tasks.sources.rows import as_json, source_rows
+from tasks.sources.text import IDS, READERS, SourceFile, separator_of
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +34,10 @@ FORMATS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".inter": "recbole",
-    ".txt": "sequences",
+    ".txt": "text",  # a sequence file or a table: its content tells
 }
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-SEPARATORS = (",", "\t", ";", "|")
-LONGEST_LINE = 16 * 1024 * 1024  # bytes; a sequence file has one line a user
-SAMPLED_LINES = 1000  # of a JSON lines file, to see which keys are usual
-NEEDED = ("user_columns", "item_columns", "time_columns")
-
-Lines = npt.NDArray[np.int64]  # line numbers, rising
-NO_LINES: Lines = np.array([], np.int64)
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+NAMED = 20  # files that are left out, in messages
 
 
 class Files:
@@ -55,6 +46,7 @@ class Files:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.ingest = settings.source, settings.ingest
         self.place = place_of(settings)
+        self.left_out: list[str] = []  # files that are none of events, once `parts` has listed them
 
     def __str__(self) -> str:
         return self.settings.path
@@ -67,22 +59,77 @@ class Files:
         any other has is not known.
         """
         found = self.place.find()
+        kinds = {name: self._format(name) for name, _ in found}
+        if set(kinds.values()) - {"sequences", None}:
+            # A file of ids and one of rows are not of one log.
+            kinds = {
+                name: None if kind == "sequences" and self.settings.format == "auto" else kind
+                for name, kind in kinds.items()
+            }
         parts = [
             FilePart(self.place, name, kind, self.settings, modified)
             for name, modified in found
-            if (kind := _format(name, self.settings.format))
+            if (kind := kinds[name])
         ]
+        self.left_out = sorted(
+            [*(name for name, kind in kinds.items() if kind is None), *self.place.passed]
+        )
+        named = ", ".join(self.left_out[:NAMED]) + ", ..." * (len(self.left_out) > NAMED)
         if not parts:
-            names = ", ".join(PurePosixPath(name).name for name, _ in found[:5])
+            self._refuse_unknown_ending([name for name, _ in found])
             raise SourceError(
-                f"{self} has no event files{f' (but {names})' if names else ''}: "
-                f"known are {', '.join(FORMATS)}, each text also with .gz or .zst; "
+                f"{self} has no event files{f' (but {named})' if named else ''}: "
+                f"known are {', '.join(FORMATS)}, each text also with {', '.join(SUFFIXES)}; "
                 "for other names set source.format"
             )
-        if len(parts) < len(found):
-            log.info("%d files in %s are no event files by name", len(found) - len(parts), self)
+        if self.left_out:
+            log.warning(
+                "%d files in %s are left out, for their names or contents are not those of event "
+                "files: %s; to read files of any name set source.format",
+                len(self.left_out),
+                self,
+                named,
+            )
         read = self._of_days(parts, first and first.date() - dt.timedelta(days=1), end.date())
         return self._settled(read, end.date())
+
+    def _refuse_unknown_ending(self, names: list[str]) -> None:
+        """Say of a single file that is named that its ending is the fault."""
+        if len(names) != 1 or PurePosixPath(names[0]).name != PurePosixPath(str(self)).name:
+            return
+        endings = "".join(PurePosixPath(names[0]).suffixes[-2:])
+        ending = f"the ending {endings}, which is unknown" if endings else "no ending"
+        raise SourceError(
+            f"{self} has {ending}: known are {', '.join(FORMATS)}, each text also with "
+            f"{', '.join(SUFFIXES)}; rename the file, or say what it is with source.format"
+        )
+
+    def _format(self, name: str) -> str | None:
+        """Tell the format of a file by its name, of a .txt by its content; None: it is left out."""
+        if self.settings.format != "auto":
+            return self.settings.format
+        suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
+        if suffixes and suffixes[-1] in SUFFIXES:
+            suffixes.pop()
+        kind = FORMATS.get(suffixes[-1]) if suffixes else None
+        return self._text_format(name) if kind == "text" else kind
+
+    def _text_format(self, name: str) -> str | None:
+        """Tell a sequence file, whose lines are ids, from a table and from prose."""
+        if self.settings.columns or self.settings.separator != "auto":
+            return "csv"
+        start = self.place.start(name)
+        text = start.decode("utf-8", "replace").lstrip("\ufeff").splitlines()
+        # The last line may go on.
+        lines = [line for line in text[: -1 if len(start) >= START and text[1:] else None] if line]
+        if not lines:
+            return "sequences"  # which then says that it is empty
+        if all(re.fullmatch(IDS, line) for line in lines):
+            return "sequences"
+        names = set(next(csv.reader([lines[0]], delimiter=separator_of(lines[0]))))
+        if names & {*self.settings.item_columns, *self.settings.time_columns}:
+            return "csv"
+        return "csv" if all("\t" in line for line in lines) else None
 
     def _of_days(
         self, parts: list["FilePart"], first: dt.date | None, last: dt.date
@@ -139,6 +186,7 @@ class FilePart:
     format: str
     settings: SourceSettings
     modified: dt.datetime
+    columns: dict[str, str] = field(default_factory=dict, compare=False)
     versions = None
 
     @property
@@ -169,62 +217,42 @@ class FilePart:
             The file is empty, cut short, not of its format, not UTF-8, or lacks a needed column.
         """
         with self.place.fetched(self.path) as path:
-            file = SourceFile(path, str(self), self.format)
+            file = SourceFile(path, str(self), self.format, self._folders(), self.columns)
             if path.stat().st_size == 0:
                 raise SourceError(f"{file} is empty: remove it, or deliver it again")
             with _explaining(file):
-                if file.compression == "zstd":
-                    _refuse_cut_zstd(file)
-                rows = {
-                    "parquet": _parquet,
-                    "csv": _csv,
-                    "recbole": _csv,
-                    "jsonl": _jsonl,
-                    "sequences": _sequences,
-                }[self.format](con, file, self.settings)
-                con.execute(f"CREATE OR REPLACE TEMP VIEW source_rows AS {rows}")
-                yield
+                if self.format == "parquet":
+                    rows = _parquet(con, file, self.settings)
+                    con.execute(f"CREATE OR REPLACE TEMP VIEW source_rows AS {rows}")
+                    yield
+                    return
+                with READERS[self.format](con, file, self.settings):
+                    yield
 
-
-@dataclass(frozen=True)
-class SourceFile:
-    """A file of events on this machine."""
-
-    path: Path
-    shown: str  # how messages name it
-    format: str
-
-    @property
-    def compression(self) -> str | None:
-        """Name the compression as Arrow does."""
-        return COMPRESSIONS.get(self.path.suffix.lower())
-
-    def __str__(self) -> str:
-        return self.shown
-
-
-def _format(name: str, wanted: str) -> str | None:
-    if wanted != "auto":
-        return wanted
-    suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
-    if suffixes and suffixes[-1] in COMPRESSIONS:
-        suffixes.pop()
-    return FORMATS.get(suffixes[-1]) if suffixes else None
+    def _folders(self) -> dict[str, str | None]:
+        """Return the columns that stand in its path, as in event_type=view/part-0.parquet."""
+        pairs = (folder.partition("=") for folder in PurePosixPath(self.path).parts[:-1])
+        return {
+            unquote(name): None if value == NO_VALUE else unquote(value)
+            for name, equals, value in pairs
+            if equals
+        }
 
 
 @contextmanager
 def _explaining(file: SourceFile) -> Iterator[None]:
-    """Turn what DuckDB and Arrow say about a bad file into a sentence for the person on call."""
+    """Turn what Arrow and DuckDB say about a bad file into a sentence for the person on call."""
     try:
         yield
     except UnicodeDecodeError as error:
-        raise SourceError(_not_utf8(file)) from error
+        raise SourceError(f"{file} is {NOT_UTF8}") from error
     except (duckdb.InvalidInputException, duckdb.IOException, OSError) as error:
         raise _explained(file, str(error)) or error from error
 
 
 def _parquet(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> str:
-    reader = f"read_parquet({_path(file)}, hive_partitioning = false"
+    path = literal(glob.escape(str(file.path)))
+    reader = f"read_parquet({path}, hive_partitioning = false"
     described = con.execute(f"DESCRIBE SELECT * FROM {reader})").fetchall()
     types = {name: kind for name, kind, *_ in described}
     columns = {name: identifier(name) for name in types}
@@ -238,308 +266,17 @@ def _parquet(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSet
         row_number="file_row_number + 1",
         raw=as_json(columns),
         types=types,
-    )
-
-
-def _csv(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> str:
-    header = _first_line(file)
-    if file.format == "recbole":
-        separator, quote = "\t", ""
-        names = [name.partition(":")[0] for name in header.split("\t")]
-    else:
-        separator, quote = _separator(header, source.separator), '"'
-        names = next(csv.reader([header], delimiter=separator))
-    # DuckDB is told positions; the names stay in Python but for the JSON of a rejected row.
-    positions = [f"c{i}" for i in range(len(names))]
-    columns = dict(zip(names, positions, strict=True))
-    if len(columns) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise SourceError(f"{file} has two columns named {twice}: rename one in its first line")
-    reader = _text_reader(file, source, positions, separator, quote, header=True)
-    return source_rows(
-        file,
-        source,
-        columns,
-        reader=_numbered(con, file, source, reader, quote, header=True),
-        row_number="line_number",
-        raw=as_json(columns),
-    )
-
-
-def _jsonl(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> str:
-    lines = _lines(con, file, source)
-    sampled = con.execute(
-        "SELECT list_distinct(flatten(list(json_keys(line)))) "
-        f"FROM (SELECT line FROM {lines} LIMIT {SAMPLED_LINES}) WHERE json_valid(line)"
-    ).fetchone()
-    if not sampled or not sampled[0]:
-        raise SourceError(
-            f"{file} has no JSON object from line 1 on: correct it, or set source.format"
-        )
-    # A line that is no JSON gets no object, so that looking into it does not fail.
-    objects = f"(SELECT *, CASE WHEN json_valid(line) THEN line::JSON END AS object FROM {lines})"
-    # Each line has keys of its own: what is looked for is not what the first lines happen to have.
-    columns, roles = {}, {}
-    for role in SourceSettings.model_fields:
-        if not role.endswith("_columns"):
-            continue
-        wanted = getattr(source, role)
-        columns[role] = _first_json_value(wanted, sampled[0])
-        roles[role] = (role,) if wanted else ()
-        if role == "user_columns":
-            wanted += source.session_columns  # either does
-        if role in NEEDED and not set(wanted) & set(sampled[0]):
-            value = _first_json_value(wanted, sampled[0])
-            later = f"SELECT 1 FROM {objects} WHERE {value} IS NOT NULL LIMIT 1"
-            if not con.execute(later).fetchall():
-                needed(file, dict.fromkeys(sorted(sampled[0]), ""), wanted, f"source.{role}")
-    return source_rows(
-        file,
-        source.model_copy(update=roles),
-        columns,
-        reader=objects,
-        row_number="line_number",
-        raw="line",
-        broken="CASE WHEN object IS NULL THEN 'no valid JSON' END",
-    )
-
-
-def _first_json_value(wanted: tuple[str, ...], usual: list[str]) -> str:
-    # Those of the first lines come first: the others then are seldom looked for.
-    names = sorted(wanted, key=lambda name: name not in usual)
-    return f"coalesce({', '.join([*map(_json_value, names), 'NULL'])})"
-
-
-def _json_value(name: str) -> str:
-    return f"(object ->> {literal('/' + name.replace('~', '~0').replace('/', '~1'))})"
-
-
-def _sequences(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> str:
-    log.info(
-        "%s has an order but no clock: its events get synthetic times, "
-        "one a minute from %s on for each user",
-        file,
-        SYNTHETIC_EPOCH,
-    )
-    return f"""
-        SELECT
-            line_number AS row_number,
-            line AS raw,
-            words[1] AS user_id,
-            item_id,
-            'event' AS event_type,
-            NULL::FLOAT AS weight,
-            true AS has_time,
-            NULL::DOUBLE AS time_number,
-            TIMESTAMPTZ {literal(SYNTHETIC_EPOCH)} + to_minutes(position - 1) AS time_stamp,
-            NULL::VARCHAR AS broken
-        FROM (
-            SELECT
-                line_number,
-                line,
-                words,
-                unnest(items) AS item_id,
-                generate_subscripts(items, 1) AS position
-            FROM (
-                SELECT *, CASE WHEN len(words) > 1 THEN words[2:] ELSE [NULL] END AS items
-                FROM (
-                    SELECT *, string_split_regex(trim(line), '\\s+') AS words
-                    FROM {_lines(con, file, source)}
-                )
-            )
-        )
-    """
-
-
-def _lines(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> str:
-    """Write the FROM of a file's lines that are not blank, each with its number."""
-    # One column that no separator ends; not strict, for a file may mix its line ends.
-    reader = _text_reader(file, source, ["line"], "\x01", "", header=False, strict=False)
-    numbered = _numbered(con, file, source, reader, "", header=False)
-    return f"(SELECT * FROM {numbered} WHERE trim(line) <> '')"
-
-
-def _numbered(
-    con: duckdb.DuckDBPyConnection,
-    file: SourceFile,
-    source: SourceSettings,
-    reader: str,
-    quote: str,
-    *,
-    header: bool,
-) -> str:
-    """Write the FROM of a text file's rows with `line_number`, the line where each begins.
-
-    DuckDB gives the rows in order, but passes over blank lines, lines that it sets aside, and
-    those that go on within quotes. These gaps are found first; row n is on the line after as many
-    gaps as lie before it.
-    """
-    blank, inside = _odd_lines(con, file, source, quote) if header else (NO_LINES, NO_LINES)
-    rejected, rows = NO_LINES, 0
-    if source.broken_rows == "quarantine" or len(inside):
-        rows = con.sql(f"FROM {reader}").count("*").fetchall()[0][0]
-        rejected = _rejected_lines(con)
-    if len(inside) and con.table("file_lines").count("*").fetchall()[0][0] != (
-        header + rows + len(rejected) + len(blank) + len(inside)
-    ):
-        # A quote that encloses nothing: taken as a letter, only what follows it can be off.
-        blank, inside = _odd_lines(con, file, source, "")
-    gaps = np.union1d(np.concatenate([blank, inside]), _after_gaps(rejected, inside))
-    con.register(
-        "rejected_lines", pl.DataFrame({"line": rejected, "at": _after_gaps(rejected, inside)})
-    )
-    counted = f"(SELECT *, row_number() OVER () + {int(header)} AS line_number FROM {reader})"
-    if not len(gaps):
-        return counted
-    before = gaps - np.arange(1, len(gaps) + 1)
-    found = pl.DataFrame({"before": before, "gaps": np.arange(1, len(gaps) + 1)})
-    # Of gaps in a row the last one counts.
-    con.register("line_gaps", found.unique("before", keep="last", maintain_order=True))
-    return (
-        "(SELECT c.* REPLACE (c.line_number + coalesce(g.gaps, 0) AS line_number) "
-        f"FROM {counted} AS c ASOF LEFT JOIN line_gaps AS g ON c.line_number > g.before)"
-    )
-
-
-def _odd_lines(
-    con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings, quote: str
-) -> tuple[Lines, Lines]:
-    """Return the lines that are blank, and those that go on within quotes."""
-    try:
-        # As Latin-1 every byte is a letter: no line is set aside, whatever it holds.
-        odd = _odd_lines_as("latin-1", con, file, source, quote)
-    except duckdb.InvalidInputException:
-        # But for 0x80 to 0x9F, which DuckDB's has not, and "ß" or "日" have in UTF-8.
-        odd = _odd_lines_as("utf-8", con, file, source, quote)
-    blank = odd.filter("blank")["line_number"].to_numpy()
-    return blank, odd.filter(~pl.col("blank"))["line_number"].to_numpy()
-
-
-def _odd_lines_as(
-    encoding: str,
-    con: duckdb.DuckDBPyConnection,
-    file: SourceFile,
-    source: SourceSettings,
-    quote: str,
-) -> pl.DataFrame:
-    reader = _text_reader(
-        file, source, ["line"], "\x01", "", header=False, strict=False, encoding=encoding
-    )
-    con.execute(f"CREATE OR REPLACE TEMP VIEW file_lines AS SELECT line FROM {reader}")
-    odd: pl.DataFrame = con.sql(duck.sql("odd_lines"), params={"quote": quote}).pl()
-    return odd
-
-
-def _rejected_lines(con: duckdb.DuckDBPyConnection) -> Lines:
-    """Return the lines that the last scan set aside, as DuckDB counts them, and forget them."""
-    known = "FROM duckdb_tables() WHERE table_name = 'reject_errors'"
-    if not con.execute(known).fetchall():
-        return NO_LINES
-    lines = con.sql("SELECT DISTINCT line::BIGINT AS line FROM reject_errors ORDER BY line")
-    found: Lines = lines.pl()["line"].to_numpy()
-    con.execute("DELETE FROM reject_errors")
-    return found
-
-
-def _after_gaps(lines: Lines, gaps: Lines) -> Lines:
-    """Return where lines are that were counted without the gaps."""
-    before = gaps - np.arange(1, len(gaps) + 1)
-    moved: Lines = lines + np.searchsorted(before, lines, side="left")
-    return moved
-
-
-def _text_reader(
-    file: SourceFile,
-    source: SourceSettings,
-    columns: list[str],
-    separator: str,
-    quote: str,
-    *,
-    header: bool,
-    strict: bool = True,
-    encoding: str = "utf-8",
-) -> str:
-    """Write the FROM of a text file whose columns are all read as text."""
-    types = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in columns)
-    options = {
-        "columns": f"{{{types}}}",
-        "auto_detect": "false",
-        "header": str(header).lower(),
-        "delim": literal(separator),
-        "quote": literal(quote),
-        "escape": literal(quote),
-        "max_line_size": str(LONGEST_LINE),
-        "strict_mode": str(strict).lower(),
-        "encoding": literal(encoding),
-        # Said, for DuckDB takes what follows a ? in a name for no part of it.
-        "compression": literal(file.compression or "none"),
-        # What cannot be parsed goes to the tables reject_errors and reject_scans.
-        "store_rejects": str(source.broken_rows == "quarantine").lower(),
-    }
-    listed = ", ".join(f"{name} = {value}" for name, value in options.items())
-    # DuckDB checks only the columns that a query uses. Using all of them always makes every query
-    # see the same rows: a line that is broken in a column nobody asked for stays broken.
-    return (
-        f"(SELECT * FROM read_csv({_path(file)}, {listed}) "
-        f"WHERE hash({', '.join(columns)}) IS NOT NULL)"
-    )
-
-
-def _first_line(file: SourceFile) -> str:
-    with pa.input_stream(str(file.path), compression=file.compression) as stream:
-        start = bytes(stream.read(LONGEST_LINE))
-    line = start.partition(b"\n")[0].decode("utf-8-sig").rstrip("\r")
-    if not line.strip():
-        raise SourceError(f"{file} is empty: remove it, or deliver it again")
-    return line
-
-
-def _separator(header: str, wanted: str) -> str:
-    if wanted != "auto":
-        return wanted
-    return max(SEPARATORS, key=header.count)
-
-
-def _refuse_cut_zstd(file: SourceFile) -> None:
-    """Read a .zst to its end: DuckDB takes one that is cut short for a shorter one."""
-    with pa.input_stream(str(file.path), compression="zstd") as stream:
-        while stream.read(1 << 20):
-            pass
-
-
-def _path(file: SourceFile) -> str:
-    return literal(glob.escape(str(file.path)))
-
-
-def _not_utf8(file: SourceFile, where: str = "") -> str:
-    return (
-        f"{file}{where} is not UTF-8: convert the file, for example with iconv -f latin1 -t utf-8"
+        folders=file.folders,
     )
 
 
 def _explained(file: SourceFile, message: str) -> SourceError | None:
     """Say in one sentence what is wrong with a file; None if it is not the file."""
-    line = re.search(r"CSV Error on Line: (\d+)", message)
-    where = f" line {line[1]}" if line else ""
-    if "unicode" in message or "utf-8" in message.lower():
-        return SourceError(_not_utf8(file, where))
-    if line:
-        reason = next(
-            (text for text in message.splitlines()[2:] if text.strip()), "not as its header says"
-        )
-        return SourceError(
-            f"{file}{where} cannot be parsed ({reason.strip().rstrip('.')}): correct the line, "
-            'or let such lines go to quarantine with source.broken_rows = "quarantine"'
-        )
-    if "state machine" in message:
-        return SourceError(
-            f"{file} mixes line ends or has a stray quote: write it anew with one kind of line end"
-        )
-    if "end of GZIP" in message or "Truncated compressed" in message:
-        return SourceError(f"{file} is cut short: deliver it again")
-    if re.search("GZIP|ZSTD|inflate|decompress", message):
-        return SourceError(f"{file} is not compressed as its name says: rename it")
     if file.format == "parquet":
         reason = message.splitlines()[0].rstrip(".")
         return SourceError(f"{file} is no readable Parquet file ({reason}): deliver it again")
+    if "Truncated compressed" in message:
+        return SourceError(f"{file} is cut short: deliver it again")
+    if re.search("(?i)gzip|zlib|zstd|bz2|inflate|decompress", message):
+        return SourceError(f"{file} is damaged, for it cannot be unpacked: deliver it again")
     return None

@@ -11,20 +11,30 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import pyarrow as pa
+
 from tasks.connections import s3_options
 from tasks.errors import SourceError
 from tasks.settings import Settings, SourceSettings
+from tasks.sources.lines import COMPRESSIONS
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
 PIECE = 8 * 1024 * 1024  # bytes of an object that are in memory at a time, about
+START = 64 * 1024  # bytes of a file that tell its kind
+
+# Tables by a folder of theirs.
+TABLES = {
+    "_delta_log": ("Delta", 'set source.kind = "delta" and source.path to this folder'),
+    ".hoodie": ("Hudi", "export its rows to Parquet files"),
+}
 RETRIES = 4  # of a request, within a minute
 
 # What a store says that a person has to mend, by its error codes.
@@ -51,11 +61,22 @@ class Found(NamedTuple):
 class Place(Protocol):
     """Files below a common root."""
 
+    passed: list[str]  # what `find` did not look into: links to folders that it lists anyway
+
     def find(self) -> list[Found]:
         """List the files in the order of their folders and names.
 
         Names that start with a dot or an underscore, and what is in such folders, are left out.
+
+        Raises
+        ------
+        SourceError
+            A folder is a table whose files hold rows that it no longer has.
         """
+        ...
+
+    def start(self, name: str) -> bytes:
+        """Return the first bytes of a file, unpacked."""
         ...
 
     def shown(self, name: str) -> str:
@@ -91,7 +112,8 @@ class Folder:
     """Files of this machine; a link may not lead out of the folder."""
 
     def __init__(self, path: Path) -> None:
-        self.only, self.root, self.pattern = None, path, "**/*"
+        self.only, self.root, self.pattern = None, path, "**"
+        self.passed: list[str] = []
         if path.is_file():
             self.only, self.root = path, path.parent
         elif not path.is_dir():
@@ -103,21 +125,50 @@ class Folder:
                 )
 
     def find(self) -> list[Found]:
-        """List the files; SourceError for one that lies outside of the folder."""
-        listed = [self.only] if self.only else self.root.glob(self.pattern)
-        files = {path.relative_to(self.root).as_posix(): path for path in listed if path.is_file()}
+        """List the files; SourceError for a file or a folder that lies outside of the folder."""
+        self.passed = []
+        if self.only:
+            files = {self.only.name: self.only}
+            _refuse_tables(self.root, [f"{one.name}/" for one in self.root.iterdir()])
+        else:
+            files = self._listed()
         root = self.root.resolve()
         names = list(files) if self.only else _visible(files)
         for name in names:
             if not (real := files[name].resolve()).is_relative_to(root):
-                raise SourceError(
-                    f"{files[name]} leads to {real}, outside of {self.root}: "
-                    "put the file itself there"
-                )
+                raise _leads_out(files[name], real, self.root)
         return [
             Found(name, dt.datetime.fromtimestamp(files[name].stat().st_mtime, dt.UTC))
             for name in names
         ]
+
+    def _listed(self) -> dict[str, Path]:
+        """Return every file that the pattern names, by its path below the root."""
+        pattern, root = self.pattern.split("/"), self.root.resolve()
+        if "**" not in pattern:  # which names a depth: to look at all below would take longer
+            found = [path for path in self.root.glob(self.pattern) if path.is_file()]
+            for parent in {path.parent for path in found} | {self.root}:
+                above = parent.relative_to(self.root).as_posix()
+                _refuse_tables(self.root, [f"{above}/{one.name}/" for one in parent.iterdir()])
+            return {path.relative_to(self.root).as_posix(): path for path in found}
+        files: dict[str, Path] = {}
+        for folder, folders, names in os.walk(self.root):
+            here = Path(folder)
+            below = "" if here == self.root else f"{here.relative_to(self.root).as_posix()}/"
+            _refuse_tables(self.root, [f"{below}{name}/" for name in folders])
+            for name in folders:
+                link = here / name
+                if not link.is_symlink() or not _visible([below + name]):
+                    continue
+                # A link is not followed: it may lead to a folder that it lies in.
+                if not (real := link.resolve()).is_relative_to(root):
+                    raise _leads_out(link, real, self.root)
+                self.passed.append(f"{below}{name}")
+            for name in names:
+                path = here / name
+                if path.is_file() and _matches(f"{below}{name}".split("/"), pattern):
+                    files[f"{below}{name}"] = path
+        return files
 
     def shown(self, name: str) -> str:
         """Return the path."""
@@ -126,6 +177,11 @@ class Folder:
     def fetched(self, name: str) -> AbstractContextManager[Path]:
         """Return the path: it is here."""
         return nullcontext(self.root / name)
+
+    def start(self, name: str) -> bytes:
+        """Return the first bytes of a file, unpacked."""
+        with (self.root / name).open("rb") as file:
+            return _unpacked(file.read(START))
 
 
 class Address:
@@ -231,6 +287,7 @@ class Bucket:
 
     def __init__(self, source: SourceSettings, scratch: Path) -> None:
         self.address, self.scratch = Address(source), scratch
+        self.passed: list[str] = []
         parts = self.address.parts
         self.root = list(takewhile(lambda part: not glob.has_magic(part), parts))
         self.pattern = parts[len(self.root) :]
@@ -252,6 +309,7 @@ class Bucket:
                     ) from None
                 self.root.pop()
                 return [Found(objects[0]["path"].rpartition("/")[2], objects[0]["last_modified"])]
+        _refuse_tables(self.address.url, [one["path"] for one in objects])
         # An empty object that is named as a folder is how some tools make one.
         folders = {str(parent) for one in objects for parent in PurePosixPath(one["path"]).parents}
         start = len(prefix) + 1 if prefix else 0
@@ -284,6 +342,48 @@ class Bucket:
                     file.write(piece)
             yield path
 
+    def start(self, name: str) -> bytes:
+        """Return the first bytes of an object, unpacked."""
+        import obstore
+
+        key = "/".join([*self.root, name])
+        with self.address.explaining():
+            size = obstore.head(self.store, key)["size"]
+            if not size:
+                return b""
+            found = obstore.get_range(self.store, key, start=0, end=min(size, START))
+            return _unpacked(bytes(found))
+
+
+def _unpacked(start: bytes) -> bytes:
+    """Unpack the first bytes of a file, as far as they reach."""
+    kind = next((kind for magic, kind in COMPRESSIONS.items() if start.startswith(magic)), None)
+    if kind is None:
+        return start
+    found = b""
+    with suppress(OSError), pa.input_stream(pa.BufferReader(start), compression=kind) as stream:
+        while piece := stream.read(1024):
+            found += piece
+    return found
+
+
+def _leads_out(link: Path, real: Path, root: Path) -> SourceError:
+    what = "folder" if real.is_dir() else "file"
+    return SourceError(f"{link} leads to {real}, outside of {root}: put the {what} itself there")
+
+
+def _refuse_tables(root: object, paths: Iterable[str]) -> None:
+    """Raise SourceError for a folder of a table whose log says which of its files count."""
+    for path in paths:
+        for folder, (kind, mend) in TABLES.items():
+            if re.search(rf"(^|/){re.escape(folder)}/", path):
+                above = path[: path.index(f"{folder}/")].strip("/.")
+                where = f"{above} in {root}" if above else root
+                raise SourceError(
+                    f"{where} is a {kind} table, whose files also hold rows that it no longer has: "
+                    f"{mend}"
+                )
+
 
 def _visible(names: Iterable[str]) -> list[str]:
     shown = (name for name in names if not re.search(r"(^|/)[._]", name))
@@ -294,6 +394,8 @@ def _matches(parts: list[str], pattern: list[str]) -> bool:
     """Whether a path fits a glob, part by part; ** stands for any number of folders."""
     if not pattern:
         return not parts
+    if pattern == ["**"]:
+        return True
     if pattern[0] == "**":
         return any(_matches(parts[n:], pattern[1:]) for n in range(len(parts)))
     return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])

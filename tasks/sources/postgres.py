@@ -35,7 +35,14 @@ from tasks.errors import NotReadyError, SourceError
 from tasks.lake.duck import identifier, literal
 from tasks.settings import Settings, SourceSettings
 from tasks.sources.rows import as_json, chosen, numbered_by_content, source_rows
-from tasks.sources.units import END_OF_TIME, START_OF_TIME, US_PER_UNIT, unit_of
+from tasks.sources.units import (
+    END_OF_TIME,
+    START_OF_TIME,
+    US_PER_UNIT,
+    is_date,
+    refuse_dates,
+    unit_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +137,7 @@ class Window:
         described = cursor.adbc_execute_schema(f"SELECT * FROM {source}")
         types = {column.name: _type(column) for column in described}
         wanted = chosen(self, types, self.settings)
+        self._refuse_what_a_query_does(wanted, types)
         time = _Time(wanted["time"], types[wanted["time"]])
         if time.type in NUMBERS:
             sampled = (
@@ -139,6 +147,8 @@ class Window:
             cursor.execute(sampled)
             times = cursor.fetch_arrow_table()["n"].to_pylist()
             if times:
+                if sum(map(is_date, times)) * 2 > len(times):
+                    refuse_dates(self, next(filter(is_date, times)))
                 unit = unit_of(self, self.settings.time_unit, statistics.median(times))
                 time = _Time(time.name, time.type, unit)
         elif time.type not in CLOCKS:
@@ -172,6 +182,21 @@ class Window:
             raw=as_json(as_read),
             types={name: kept.get(name, "VARCHAR") for name in columns},
         )
+
+    def _refuse_what_a_query_does(self, wanted: dict[str, str], types: dict[str, str]) -> None:
+        """Raise SourceError for settings of files, and for columns that are no text."""
+        if self.settings.time_format or self.settings.time_zone != "UTC":
+            raise SourceError(
+                "source.time_unit is a format, or source.time_zone not UTC, which PostgreSQL does "
+                "itself: turn the time into a timestamptz in a source.query"
+            )
+        for name in wanted.values():
+            kind = types.get(name, "a path")
+            if kind in ("a path", "bytea", "json", "jsonb") or kind.startswith("_"):
+                raise SourceError(
+                    f"column {name} of {self} is no single value but {kind}: take it apart in a "
+                    "source.query"
+                )
 
     def _from(self) -> str:
         if self.settings.query:

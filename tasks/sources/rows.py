@@ -1,27 +1,92 @@
-"""The view `source_rows` over whatever has named columns: which one is the user, which the time."""
+"""The view `source_rows` over whatever has named columns: which one is the user, which the time.
 
-from collections.abc import Iterable
+A name in the settings is that of a column, or a path into one: `properties.product_id` is a key of
+an object, `events[].aid` one of each element of a list, `history[ ]` each word of a text, and
+`shown[ -].1` what stands before the first "-" in each word.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol
 
 from tasks.errors import SourceError
 from tasks.lake.duck import literal
 from tasks.settings import SourceSettings
-from tasks.sources.units import END_OF_TIME
+from tasks.sources.units import END_OF_TIME, SMALLEST_TIME
 
 LAST_US = int(END_OF_TIME.timestamp()) * 1_000_000 - 1
 
 SESSION = "session:"  # before the id of a session that stands for a user
 
+# What Unicode has as space, and what has no width: a value of these alone is blank.
+BLANK = r"[\s\p{Z}\x{85}\x{180e}\x{200b}-\x{200d}\x{2060}\x{feff}]*"
+NESTED = ("STRUCT", "MAP", "UNION", "VARIANT")
+# Formats whose numbers follow each other: each must then have all its digits.
+DIGITS = re.compile(r"%[YmdHMS]%[mdHMSy]")
+# What a text may end with besides a digit to be taken as it says: any other zone is a guess.
+KNOWN_ZONE = r"(Z| ?UTC| ?GMT| [A-Za-z_]+/[A-Za-z_/+-]+)"
+
+LIST = re.compile(r"(?P<list>.+?)\[(?P<signs>[^\]]{0,2})\](?:\.(?P<rest>.+))?")
+
+
+class Field(NamedTuple):
+    """A value of a row: its expression, and its DuckDB type or "JSON"."""
+
+    sql: str
+    type: str = "VARCHAR"
+
+
+class Record(Protocol):
+    """What a row is made of."""
+
+    def field(self, name: str) -> Field | None:
+        """Return the column of this name, or what a path leads to; None without its column."""
+        ...
+
+
+class Table:
+    """A record of named columns, all of them known."""
+
+    def __init__(self, columns: Mapping[str, str], types: Mapping[str, str] | None = None) -> None:
+        self.columns, self.types = columns, types
+
+    def field(self, name: str) -> Field | None:
+        """Return the column of this name, or what a path leads to in one."""
+        if name in self.columns:
+            return Field(self.columns[name], self.types[name] if self.types else "VARCHAR")
+        for dot in re.finditer(r"\.", name):
+            if found := self.field(name[: dot.start()]) if dot.start() else None:
+                keys = name[dot.end() :].split(".")
+                return Field(f"json_extract({_json(found)}, {literal(_pointer(keys))})", "JSON")
+        return None
+
+
+class Object:
+    """A record that is a JSON object, with keys of its own."""
+
+    def __init__(self, sql: str) -> None:
+        self.sql = sql
+
+    def field(self, name: str) -> Field:
+        """Return the value of a key; of a key with dots in it first, else of the path."""
+        pointers = dict.fromkeys((_pointer([name]), _pointer(name.split("."))))
+        found = [f"json_extract({self.sql}, {literal(pointer)})" for pointer in pointers]
+        return Field(f"coalesce({', '.join(found)})" if found[1:] else found[0], "JSON")
+
 
 def source_rows(
     part: object,
     source: SourceSettings,
-    columns: dict[str, str],
+    columns: Mapping[str, str] | Object,
     *,
     reader: str,
     row_number: str,
     raw: str,
     broken: str = "NULL::VARCHAR",
-    types: dict[str, str] | None = None,
+    types: Mapping[str, str] | None = None,
+    folders: Mapping[str, str | None] | None = None,
+    unit_known: bool = True,
+    ordered: bool = True,
 ) -> str:
     """Write the SELECT of the view `source_rows` over what has named columns.
 
@@ -32,66 +97,183 @@ def source_rows(
     source
         Says which columns are wanted, the first that is there of each role.
     columns
-        Expression of each column by the name that the part gives it.
+        Expression of each column by the name that the part gives it, or a JSON object.
     reader
         What stands behind FROM, gives all that the expressions use.
     row_number, raw, broken
         Expressions of these columns of the view.
     types
         DuckDB type of each column; None: all are text.
+    folders
+        Values of columns that stand in the path of the part, for roles that it has no column for.
+    unit_known
+        Whether the variable `unit` says by then in which unit numbers are times. If not, `raw` is
+        null also where they are a time in some unit.
+    ordered
+        Whether the reader gives its rows in the same order each time: of lists, events are then
+        numbered through.
 
     Raises
     ------
     SourceError
-        There is no column of the user (or session), the item or the time.
+        There is no column of the user (or session), the item or the time, or it holds no single
+        values.
     """
-    wanted = chosen(part, columns, source)
-    item, time = wanted["item"], wanted["time"]
-    kind, weight = wanted.get("type"), wanted.get("weight")
-    time_type = types[time] if types else "VARCHAR"
-    moment = columns[time]
-    if time_type.startswith(("TIMESTAMP", "DATE")):
-        # A cast would ask the calendar of the time zone, which takes longer than to read the file.
-        number, stamp = "NULL::DOUBLE", f"make_timestamptz(epoch_us({moment}))"
-        has_time = f"{moment} IS NOT NULL"
-        us = f"epoch_us({moment})"
-    else:
-        number, stamp = (
-            f"TRY_CAST({moment} AS DOUBLE)",
-            f"TRY_CAST({moment}::VARCHAR AS TIMESTAMPTZ)",
+    record = columns if isinstance(columns, Object) else Table(columns, types)
+    exploded = _Exploded(part, record, source)
+    wanted = {
+        role: _chosen_field(part, exploded, columns, role, source, folders or {}) for role in ROLES
+    }
+    if (told := getattr(part, "columns", None)) is not None:
+        names = {role: exploded.names(role, source, folders or {}) for role in ROLES}
+        told.update({role: " or ".join(found) for role, found in names.items() if found})
+    if exploded.elements:
+        reader = (
+            "(SELECT *, row_number() OVER () AS event_number FROM (SELECT *, unnest(elements) AS "
+            "element, generate_subscripts(elements, 1) AS position FROM (SELECT * REPLACE (CASE "
+            "WHEN len(elements) > 0 THEN elements ELSE [NULL] END AS elements) FROM "
+            f"(SELECT *, {exploded.elements} AS elements FROM {reader}))))"
         )
-        has_time = f"{_filled(moment)} IS NOT NULL"
-        # A date as text would have to be read for it.
-        us = (
-            f"CASE WHEN getvariable('unit') <> 'iso' THEN {number} * getvariable('us_per_unit') END"
-        )
-    strength = f"TRY_CAST({columns[weight]} AS FLOAT)" if weight else "NULL::FLOAT"
-    user_id = _filled(columns[wanted["user"]]) if "user" in wanted else "NULL"
-    if session := wanted.get("session"):
-        user_id = f"coalesce({user_id}, {literal(SESSION)} || ({_filled(columns[session])}))"
-    item_id = _filled(columns[item])
-    sound = f"{broken} IS NULL AND {user_id} IS NOT NULL AND {item_id} IS NOT NULL"
-    sound += f" AND {us} BETWEEN 0 AND {LAST_US}"
+        row_number = "event_number" if ordered else f"{row_number} + position"
+    user, no_user = _id(wanted["user"], "user", source)
+    if session := wanted["session"]:
+        session_id, _ = _id(session, "session", source)
+        user = f"coalesce({user}, {literal(SESSION)} || ({session_id}))"
+    item, no_item = _id(wanted["item"], "item", source)
+    kind, _ = _id(wanted["type"], "type", source)
+    weight = wanted["weight"]
+    strength = f"TRY_CAST({_text(weight)} AS FLOAT)" if weight else "NULL::FLOAT"
+    time = _time(wanted["time"], source, unit_known)
+    unread = f"coalesce({no_user}, {no_item}, {time.unread})"
+    sound = f"{broken} IS NULL AND {user} IS NOT NULL AND {item} IS NOT NULL AND {time.sound}"
     return f"""
         SELECT
             {row_number} AS row_number,
             -- To write it for each row takes as long as to read them.
             CASE WHEN {sound} THEN NULL ELSE {raw} END AS raw,
-            {user_id} AS user_id,
-            {item_id} AS item_id,
-            {f"coalesce({_filled(columns[kind])}, 'event')" if kind else "'event'"} AS event_type,
+            {user} AS user_id,
+            {item} AS item_id,
+            coalesce({kind}, 'event') AS event_type,
             CASE WHEN isfinite({strength}) THEN {strength} END AS weight,
-            {has_time} AS has_time,
-            {number} AS time_number,
-            {stamp} AS time_stamp,
-            {broken} AS broken
+            {time.given} AS has_time,
+            {time.number} AS time_number,
+            {time.stamp} AS time_stamp,
+            {broken} AS broken,
+            {unread} AS unread
         FROM {reader}
     """
 
 
-def needed(part: object, columns: dict[str, str], wanted: tuple[str, ...], setting: str) -> str:
+ROLES = ("user", "item", "time", "type", "weight", "session")
+NEEDED = ("user", "item", "time")
+
+
+class _Exploded:
+    """A record of which one list may have been taken apart: a path with [] leads into it."""
+
+    def __init__(self, part: object, record: Record, source: SourceSettings) -> None:
+        self.part, self.record = part, record
+        self.elements = self.list = ""
+        for role in ROLES:
+            for name in getattr(source, f"{role}_columns"):
+                self._find(name)
+
+    def _find(self, name: str) -> None:
+        found = LIST.fullmatch(name)
+        if not found or (isinstance(self.record, Table) and name in self.record.columns):
+            return
+        if not (field := self.record.field(found["list"])):
+            return
+        named = f"{found['list']}[{found['signs']}]"
+        if self.list and named != self.list:
+            raise SourceError(
+                f"{self.part} can be taken apart by one list only, but the columns in the settings "
+                f"name {self.list} and {named}: leave one out"
+            )
+        self.list = named
+        if signs := found["signs"]:
+            text = _text(field)
+            split = (
+                rf"regexp_split_to_array(trim({text}), '\s+')"
+                if signs[0] == " "
+                else f"string_split({text}, {literal(signs[0])})"
+            )
+            self.elements = f"list_filter({split}, lambda word: trim(word) <> '')"
+        else:
+            self.elements = f"json_extract({_json(field)}, '$[*]')"
+
+    def field(self, name: str) -> Field | None:
+        """Return the column of this name, or what a path leads to."""
+        found = LIST.fullmatch(name)
+        if not found or f"{found['list']}[{found['signs']}]" != self.list:
+            return self.record.field(name)
+        signs, rest = found["signs"], found["rest"]
+        if not signs:
+            return Object("element").field(rest) if rest else Field("element", "JSON")
+        if rest is None:
+            return Field("element")
+        if len(signs) < 2 or not rest.isdigit():
+            raise SourceError(
+                f"a column in the settings is {name}: of each word a part is named by a second "
+                "sign and its number, such as shown[ -].1"
+            )
+        return Field(f"string_split(element, {literal(signs[1])})[{int(rest)}]")
+
+    def names(
+        self, role: str, source: SourceSettings, folders: Mapping[str, str | None]
+    ) -> list[str]:
+        """Return the columns that a role is taken from; of JSON any of them, in this order."""
+        wanted = getattr(source, f"{role}_columns")
+        found = [name for name in wanted if self.field(name)]
+        if isinstance(self.record, Object):
+            return found
+        return (found or [f"{name}=" for name in wanted if name in folders])[:1]
+
+
+def _chosen_field(
+    part: object,
+    record: Record,
+    columns: Mapping[str, str] | Object,
+    role: str,
+    source: SourceSettings,
+    folders: Mapping[str, str | None],
+) -> Field | None:
+    """Return the first column that is there, of the part and else of its folders."""
+    names = getattr(source, f"{role}_columns")
+    below = [
+        Field("NULL::VARCHAR" if folders[name] is None else literal(str(folders[name])))
+        for name in names
+        if name in folders
+    ]
+    found = [field for name in names if (field := record.field(name))]
+    if isinstance(columns, Object):
+        # Each line has keys of its own: the first of these that it has, whatever others have.
+        given = [f"nullif({field.sql}::VARCHAR, 'null')" for field in found]
+        given += [f"to_json({field.sql})::VARCHAR" for field in below[:1]]
+        return Field(f"coalesce({', '.join([*given, 'NULL'])})::JSON", "JSON") if given else None
+    if found or below:
+        field = [*found, *below][0]
+        if field.type.endswith("]") or field.type.startswith(NESTED):
+            name = next(name for name in names if record.field(name) == field)
+            raise SourceError(
+                f"column {name} of {part} is no single value but {field.type[:100]}: name one in "
+                f"it in source.{role}_columns, such as {name}.key, or {name}[] for each element"
+            )
+        return field
+    if role in NEEDED and not (role == "user" and _chosen_session(record, source, folders)):
+        needed(part, columns, names, f"source.{role}_columns")
+    return None
+
+
+def _chosen_session(
+    record: Record, source: SourceSettings, folders: Mapping[str, str | None]
+) -> bool:
+    return any(record.field(name) or name in folders for name in source.session_columns)
+
+
+def needed(part: object, columns: Iterable[str], wanted: tuple[str, ...], setting: str) -> str:
     """Return the first wanted column that is there; SourceError without one."""
-    name = _first_of(columns, wanted)
+    name = next((name for name in wanted if name in columns), None)
     if name is None:
         raise SourceError(
             f"{part} has no column {' or '.join(wanted)}; it has {', '.join(columns)}: "
@@ -100,37 +282,181 @@ def needed(part: object, columns: dict[str, str], wanted: tuple[str, ...], setti
     return name
 
 
-def _first_of(columns: dict[str, str], wanted: tuple[str, ...]) -> str | None:
-    return next((name for name in wanted if name in columns), None)
-
-
-def _filled(expression: str) -> str:
-    """Null for a value that is blank."""
-    text = f"{expression}::VARCHAR"
-    # Few begin with a blank, and to trim the others takes longer than to read them.
-    filled = f"CASE WHEN {text} <> '' AND NOT starts_with({text}, ' ') THEN {text}"
-    return f"{filled} WHEN trim({text}) <> '' THEN {text} END"
-
-
 def chosen(part: object, columns: Iterable[str], source: SourceSettings) -> dict[str, str]:
     """Return which column is the user, item, time and, where there is one, type, weight, session.
 
     Raises SourceError when there is none of the first three; a session does for a user.
     """
-    names = dict.fromkeys(columns, "")
-    session = _first_of(names, source.session_columns)
-    user = _first_of(names, source.user_columns)
-    if not session:
-        user = needed(part, names, source.user_columns, "source.user_columns")
-    found = {
-        "user": user,
-        "item": needed(part, names, source.item_columns, "source.item_columns"),
-        "time": needed(part, names, source.time_columns, "source.time_columns"),
-        "type": _first_of(names, source.type_columns),
-        "weight": _first_of(names, source.weight_columns),
-        "session": session,
-    }
+    record = _Exploded(part, Table(dict.fromkeys(columns, "")), source)
+    there = dict.fromkeys(columns)
+    found = {}
+    for role in ROLES:
+        wanted = getattr(source, f"{role}_columns")
+        found[role] = next((name for name in wanted if record.field(name)), None)
+        if role in NEEDED and found[role] is None:
+            if role == "user" and _chosen_session(record, source, {}):
+                continue
+            needed(part, there, wanted, f"source.{role}_columns")
     return {role: name for role, name in found.items() if name is not None}
+
+
+def column_of(columns: Iterable[str], name: str) -> str:
+    """Return the column that a name is, or leads into."""
+    return next(
+        column
+        for column in sorted(columns, key=len, reverse=True)
+        if name == column or name.startswith((f"{column}.", f"{column}["))
+    )
+
+
+def _id(field: Field | None, role: str, source: SourceSettings) -> tuple[str, str]:
+    """Write a value as an id, null when it is none; and why it cannot be one, else null.
+
+    A whole number is the same id however it is stored: 123 is 123.0.
+    """
+    if field is None:
+        return "NULL::VARCHAR", "NULL"
+    sql, kind = field
+    if kind == "JSON":
+        text, number = f"({sql} ->> '$')", f"TRY_CAST({sql} ->> '$' AS DOUBLE)"
+        is_nested = f"json_type({sql}) IN ('OBJECT', 'ARRAY')"
+        is_number = f"json_type({sql}) = 'DOUBLE'"
+        whole = _whole(number, 53, text)
+        return (
+            f"CASE WHEN {sql} IS NULL OR {is_nested} THEN NULL WHEN {is_number} THEN {whole} "
+            f"ELSE {filled(text, source)} END",
+            f"CASE WHEN {is_nested} THEN 'the {role} is an object or a list' "
+            f"WHEN {is_number} AND {_inexact(number, 53)} THEN {_too_large(role)} END",
+        )
+    if kind in ("FLOAT", "DOUBLE"):
+        bits = 24 if kind == "FLOAT" else 53
+        return (
+            _whole(sql, bits, f"{sql}::VARCHAR"),
+            f"CASE WHEN {_inexact(sql, bits)} THEN {_too_large(role)} END",
+        )
+    if kind.startswith("DECIMAL"):
+        return rf"regexp_replace({sql}::VARCHAR, '\.0*$', '')", "NULL"
+    if kind == "BLOB":
+        return (
+            filled(_text(field), source),
+            f"CASE WHEN {sql} IS NOT NULL AND {_text(field)} IS NULL "
+            f"THEN 'the {role} is bytes that are no text in UTF-8' END",
+        )
+    if kind.endswith("INT") or kind in ("INTEGER", "UINTEGER", "UUID"):
+        return f"{sql}::VARCHAR", "NULL"
+    return filled(_text(field), source), "NULL"
+
+
+def _whole(number: str, bits: int, text: str) -> str:
+    """Write a float as an id: without a fraction as the whole number, as long as it is exact."""
+    return (
+        f"CASE WHEN NOT isfinite({number}) OR abs({number}) > {2**bits} THEN NULL "
+        f"WHEN {number} = trunc({number}) THEN {number}::BIGINT::VARCHAR ELSE {text} END"
+    )
+
+
+def _inexact(number: str, bits: int) -> str:
+    return f"isfinite({number}) AND abs({number}) > {2**bits}"
+
+
+def _too_large(role: str) -> str:
+    return literal(f"the {role} is a float too large to be exact")
+
+
+def _text(field: Field) -> str:
+    """Write a value as text."""
+    if field.type == "JSON":
+        return f"({field.sql} ->> '$')"
+    if field.type == "BLOB":
+        return f"TRY(decode({field.sql}))"
+    return field.sql if field.type == "VARCHAR" else f"{field.sql}::VARCHAR"
+
+
+def _json(field: Field) -> str:
+    """Write a value as JSON; null when it is a text that is none."""
+    if field.type == "JSON":
+        return field.sql
+    if field.type != "VARCHAR":
+        return f"to_json({field.sql})"
+    return f"CASE WHEN json_valid({field.sql}) THEN {field.sql}::JSON END"
+
+
+def filled(text: str, source: SourceSettings) -> str:
+    """Null for a value that is blank, or one of `source.null_values`."""
+    nulls = ", ".join(map(literal, source.null_values))
+    blank = f"regexp_full_match({text}, {literal(BLANK)})"
+    if nulls:
+        blank = f"{text} IN ({nulls}) OR {blank}"
+    # To look closer takes longer than to read them; few are so short or begin with a blank.
+    longest = max((len(value.encode()) for value in source.null_values), default=0)
+    plain = f"{text} > '!' AND {text} < '~' AND strlen({text}) > {longest}"
+    return f"CASE WHEN {plain} THEN {text} WHEN NOT ({blank}) THEN {text} END"
+
+
+class _Time(NamedTuple):
+    """A time in SQL: whether there is one, it as a number, as a moment, if neither why."""
+
+    given: str
+    number: str
+    stamp: str
+    unread: str
+    sound: str  # whether it can be read; nothing that takes long
+
+
+def _time(field: Field | None, source: SourceSettings, unit_known: bool) -> _Time:
+    assert field is not None
+    sql, kind = field
+    zone = source.time_zone
+    if kind.startswith(("TIMESTAMP", "DATE")):
+        # A cast would ask the calendar of the time zone, which takes longer than to read the file.
+        us = f"epoch_us({sql})"
+        stamp = f"make_timestamptz({us})"
+        if zone != "UTC" and kind.startswith("TIMESTAMP") and "ZONE" not in kind:
+            stamp = f"timezone({literal(zone)}, make_timestamp({us}))"
+        sound = f"{us} BETWEEN 1 AND {LAST_US}"
+        return _Time(f"{sql} IS NOT NULL", "NULL::DOUBLE", stamp, "NULL", sound)
+    text = _text(field)
+    given = f"{filled(text, source)} IS NOT NULL"
+    if source.time_format:
+        if kind in ("FLOAT", "DOUBLE"):
+            text = _whole(sql, 53, text)
+        stamp = _parsed(text, source.time_format, zone)
+        return _Time(given, "NULL::DOUBLE", stamp, "NULL", f"{stamp} IS NOT NULL")
+    number = f"TRY_CAST({text} AS DOUBLE)"
+    # A date as text would have to be read for it.
+    us = f"CASE WHEN getvariable('unit') <> 'iso' THEN {number} * getvariable('us_per_unit') END"
+    sound = f"{us} BETWEEN 1 AND {LAST_US}"
+    if not unit_known:
+        sound = f"{number} BETWEEN {SMALLEST_TIME['s']:.0f} AND {LAST_US}000"
+    if kind in ("FLOAT", "DOUBLE") or kind.endswith("INT") or kind in ("INTEGER", "UINTEGER"):
+        return _Time(given, number, "NULL::TIMESTAMPTZ", "NULL", sound)
+    stamp = f"TRY_CAST({text} AS TIMESTAMPTZ)"
+    if zone != "UTC":
+        has_zone = r":\d\d(\.\d+)?(Z| ?UTC| ?GMT| ?[+-]\d\d(:?\d\d)?| [A-Za-z_]+/\S+)$"
+        stamp = (
+            f"CASE WHEN regexp_matches({text}, {literal(has_zone)}) THEN {stamp} "
+            f"ELSE timezone({literal(zone)}, TRY_CAST({text} AS TIMESTAMP)) END"
+        )
+    ends = f"({text} < ':' AND {text}[-1] BETWEEN '0' AND '9')"
+    named = f"regexp_full_match({text}, {literal('.*[0-9]' + KNOWN_ZONE)})"
+    stamp = f"CASE WHEN {ends} OR {named} THEN {stamp} END"
+    if not unit_known:
+        sound = f"({sound} OR {stamp} IS NOT NULL)"
+    guess = rf"regexp_extract({text}, '\d\d:\d\d.*\d ?\(?([A-Za-z]{{2,5}})\)?$', 1)"
+    unread = (
+        f"CASE WHEN {ends} OR {named} THEN NULL WHEN {guess} <> '' THEN 'the zone ' || {guess} || "
+        "' of the time has several meanings: write an offset such as +01:00' END"
+    )
+    return _Time(given, number, stamp, unread, sound)
+
+
+def _parsed(text: str, pattern: str, zone: str) -> str:
+    """Write a text of a format of its own as a moment."""
+    form = literal(pattern)
+    stamp = f"TRY_STRPTIME({text}, {form})"
+    if DIGITS.search(pattern):
+        stamp = f"CASE WHEN strftime({stamp}, {form}) = {text} THEN {stamp} END"
+    return stamp if "%z" in pattern else f"timezone({literal(zone)}, {stamp})"
 
 
 def numbered_by_content(columns: list[str]) -> str:
@@ -141,7 +467,11 @@ def numbered_by_content(columns: list[str]) -> str:
     return f"(md5_number_upper(json_array({', '.join(columns)})::VARCHAR) >> 24)::BIGINT"
 
 
-def as_json(columns: dict[str, str]) -> str:
+def as_json(columns: Mapping[str, str]) -> str:
     """Write the expression of a row's columns as one JSON object, for `raw`."""
     pairs = (f"{literal(name)}, {column}::VARCHAR" for name, column in columns.items())
     return f"json_object({', '.join(pairs)})::VARCHAR"
+
+
+def _pointer(keys: Iterable[str]) -> str:
+    return "".join("/" + key.replace("~", "~0").replace("/", "~1") for key in keys)

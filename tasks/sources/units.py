@@ -18,6 +18,35 @@ SMALLEST_TIME = {"s": 1e8, "ms": 1e11, "us": 1e14, "ns": 1e17}
 LARGEST_SECONDS = 7_258_118_400  # 2200-01-01
 
 
+# How a date is written in so many digits, as a format of DuckDB.
+DATE_FORMATS = {
+    8: "%Y%m%d",
+    10: "%Y%m%d%H",
+    12: "%Y%m%d%H%M",
+    14: "%Y%m%d%H%M%S",
+    17: "%Y%m%d%H%M%S%g",
+}
+
+
+def is_date(number: float) -> bool:
+    """Whether the digits of a number are a date, as `sql/source_profile.sql` tells it."""
+    digits = f"{number:.0f}"
+    try:
+        dt.datetime.strptime(f"{digits:0<14}"[:14], "%Y%m%d%H%M%S")
+    except ValueError:
+        return False
+    return len(digits) in DATE_FORMATS and "1970" <= digits[:4] < "2200"
+
+
+def refuse_dates(source: object, number: float) -> None:
+    """Raise SourceError for times whose digits are dates, such as 202611021200."""
+    digits = f"{number:.0f}"
+    raise SourceError(
+        f"the times of {source} look like dates written in {len(digits)} digits, such as {digits}: "
+        f'set source.time_unit to their format, which may be "{DATE_FORMATS[len(digits)]}"'
+    )
+
+
 def unit_of(source: object, wanted: str, middle: float) -> str:
     """Decide in which unit times around `middle` are written: by size, or as the setting says.
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import polars as pl
 import pytest
-from airflow.sdk import DAG, NEVER_EXPIRE, RetryAction
+from airflow.sdk import DAG, RetryAction
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from dags.failures import MendFirstError, TryAgainError
 from tasks.connections import postgres_uri

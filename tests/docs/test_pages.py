@@ -12,7 +12,7 @@ from tasks.__main__ import app
 from tasks.settings import REPO, Settings, known_keys
 
 PAGES = sorted([*REPO.glob("*.md"), *(REPO / "docs").rglob("*.md")])
-ROOMS = "bench|dags|docker|docs|elcrec|local|sql|tasks|tests"
+ROOMS = "bench|dags|docker|docs|elcrec|local|plugins|sql|tasks|tests"
 FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"`[^`\n]+`")
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef

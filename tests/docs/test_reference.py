@@ -4,6 +4,7 @@ import pytest
 
 from docs import reference
 from tasks.lake.tables import TABLES, Table
+from tasks.steps import STEPS
 
 
 @pytest.mark.parametrize("name", reference.PAGES)
@@ -15,6 +16,13 @@ def test_a_page_of_the_reference_is_what_the_code_gives_now(name: str) -> None:
 
 def test_the_reference_has_no_other_page() -> None:
     assert {page.name for page in reference.FOLDER.iterdir()} == set(reference.PAGES)
+
+
+def test_every_table_has_somebody_who_writes_it() -> None:
+    written = {name for step in STEPS.values() for name in step.writes}
+    assert set(TABLES) - written == set(reference.WRITERS), (
+        "name the table in writes of its steps (tasks/steps.py), or in WRITERS of docs/reference.py"
+    )
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)

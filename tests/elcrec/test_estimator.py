@@ -156,6 +156,14 @@ def test_recommendations_exclude_items_older_than_the_encoder_sees(model):
     assert not set(items[0]) & set(history)
 
 
+def test_where_nothing_is_left_to_recommend_there_is_no_item(model):
+    history = list(range(1, 38))  # three items of 40 are left
+    items, scores = model.recommend(Histories.from_lists([history, [1]]), k=6)
+    assert set(items[0][:3].tolist()) == {38, 39, 40} and items[0][3:].tolist() == [0, 0, 0]
+    assert np.isfinite(scores[0][:3]).all() and np.isnan(scores[0][3:]).all()
+    assert items[1].all() and np.isfinite(scores[1]).all()
+
+
 def test_a_user_without_a_known_item_gets_no_recommendation(model):
     items, scores = model.recommend(Histories.from_lists([[], [3]]), k=2)
     assert items[0].tolist() == [0, 0]

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from elcrec import Config, ELCRecError, Histories
-from elcrec.evaluation import hit_rate_and_ndcg, newest_outputs, popularity_baseline, target_ranks
+from elcrec.baselines import cooccurrence_ranks, last_item_ranks, most_frequent_ranks
+from elcrec.evaluation import (
+    hit_rate_and_ndcg,
+    is_repeat,
+    newest_outputs,
+    popularity_baseline,
+    popularity_ranks,
+    target_ranks,
+)
 from elcrec.histories import leave_one_out
 from elcrec.intents import intent_lift
 from elcrec.model import Network
@@ -101,3 +109,79 @@ def test_intent_lift_equals_its_definition_user_by_user(histories, cutoff):
     assert intent_lift(labels, histories, V, cutoff) == pytest.approx(
         hits["intent"] / hits["popularity"]
     )
+
+
+def sparse_scores(name: str, histories: Histories, history: list[int]) -> dict[int, float]:
+    """Score items for a user as a baseline says, before popularity breaks ties."""
+    if name == "last item":
+        return {history[-1]: 1.0}
+    if name == "most frequent":
+        return {item: float(history.count(item)) for item in history}
+    together: dict[int, float] = {}
+    for user in range(len(histories)):
+        items = histories[user].tolist()
+        for i, item in enumerate(items):
+            for j, other in enumerate(items):
+                if item == history[-1] != other and i != j and abs(i - j) <= 5:
+                    together[other] = together.get(other, 0) + 1
+    return together
+
+
+RANKS = {
+    "last item": last_item_ranks,
+    "most frequent": most_frequent_ranks,
+    "co-occurrence": cooccurrence_ranks,
+}
+
+
+@pytest.mark.parametrize("name", list(RANKS))
+@pytest.mark.parametrize("block", [7, 10**6])
+def test_baselines_equal_a_plain_ranking(histories, monkeypatch, name, block):
+    monkeypatch.setattr("elcrec.baselines.BLOCK_USERS", block)
+    side = leave_one_out(histories, "test")
+    repeats = is_repeat(side)
+    assert 0 < repeats.sum() < len(repeats)
+    counts = np.bincount(side.histories.items, minlength=V + 1)
+    ranks = RANKS[name](side, counts, repeats)
+    for user, target in enumerate(side.targets):
+        history = side.histories[user].tolist()
+        assert repeats[user] == (target in history)
+        scores = {item: counts[item] / 1e6 for item in range(1, V + 1)}
+        for item, score in sparse_scores(name, side.histories, history).items():
+            scores[item] += score
+        seen = set() if repeats[user] else set(history)
+        assert ranks[user] == rank_among_unseen(scores, target, seen)
+
+
+def test_a_repeat_is_ranked_among_all_items(histories):
+    side = leave_one_out(histories, "test")
+    repeats = is_repeat(side)
+    net = Network(Config.preset("default", dim=8, n_intents=2, init_std=0.5), V).eval()
+    ranks = target_ranks(net, side, among_all=repeats)
+    assert (ranks[~repeats] == target_ranks(net, side)[~repeats]).all()
+    with torch.no_grad():
+        scores = newest_outputs(net, side.histories) @ net.items.weight.T
+    counts = popularity_scores(side.histories)
+    popular = popularity_ranks(side, np.array([0, *counts.values()]), repeats)
+    for user in np.flatnonzero(repeats):
+        by_item = {item: float(scores[user, item]) for item in range(1, V + 1)}
+        assert ranks[user] == rank_among_unseen(by_item, side.targets[user], set())
+        assert popular[user] == rank_among_unseen(counts, side.targets[user], set())
+
+
+def test_who_has_had_the_target_finds_it_by_default_only_where_it_is_not_ranked_among_all():
+    """Users who have had nearly every item: without their own they have one candidate."""
+    side = leave_one_out(Histories.from_lists([[*range(1, V + 1), 1]] * 3), "test")
+    counts = np.arange(V + 1)[::-1]
+    assert (popularity_ranks(side, counts[::-1].copy()) == 0).all()
+    assert (popularity_ranks(side, counts[::-1].copy(), is_repeat(side)) == V - 1).all()
+
+
+def test_cooccurrence_of_very_many_events_counts_those_of_users_drawn_by_the_seed(monkeypatch):
+    rng = np.random.default_rng(1)
+    many = Histories.from_lists([rng.integers(1, V + 1, 9) for _ in range(200)])
+    side = leave_one_out(many, "test")
+    counts = np.bincount(side.histories.items, minlength=V + 1)
+    monkeypatch.setattr("elcrec.baselines.MOST_EVENTS", 400)
+    drawn = [cooccurrence_ranks(side, counts, seed=seed).tolist() for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]

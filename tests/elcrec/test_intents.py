@@ -54,3 +54,15 @@ def test_an_intent_of_two_halves_is_not_parted():
     points = torch.cat([around([5, 6, 7], 100), halves])
     middle = F.normalize(halves.mean(0), dim=-1)
     assert len(unfitted_groups(points, torch.stack([*torch.eye(24)[5:8], middle]), 10)) == 0
+
+
+def test_a_group_behind_thousands_who_fit_badly_is_found_whatever_the_order_of_users():
+    d = 64
+    typical = around([0, 1, 2], 10_000, d=d)
+    generator = torch.Generator().manual_seed(1)
+    strays = torch.zeros(5_000, d)
+    strays[:, 4:] = torch.randn(5_000, d - 4, generator=generator)
+    group = around([3], 2_500, d=d)
+    for order in (torch.cat([typical, strays, group]), torch.cat([group, strays, typical])):
+        added = unfitted_groups(order, torch.eye(d)[:3], 1_000)
+        assert (added @ torch.eye(d).T).argmax(1).tolist() == [3]

@@ -131,3 +131,14 @@ def test_a_pair_that_shares_too_few_users_is_none(least, kept):
     # Each pair shares two users of three in either.
     found = matched([0] * 3 + [1] * 2, [0, 1, 1, 0, 0], ids=[0, 1], least=least)
     assert found.inherited.tolist() == [kept, kept]
+
+
+def test_a_pair_that_shares_too_few_users_keeps_no_two_others_from_their_partners():
+    # Without the limit 0→1 and 1→0 would add up to more than 0→0; and 0→1 is none.
+    before = [0] * 62 + [1] * 44 + [2] * 30
+    after = [0] * 52 + [1] * 10 + [0] * 44 + [1] * 5 + [2] * 25
+    found = matched(before, after, ids=[7, 8, 9], next_id=10, least=0.15)
+    overlaps = {"0→0": 52 / 106, "0→1": 10 / 67, "1→0": 44 / 96}
+    assert overlaps["0→1"] < 0.15 and overlaps["0→1"] + overlaps["1→0"] > overlaps["0→0"]
+    assert found.ids.tolist() == [7, 10, 9]
+    assert found.retired.tolist() == [8]

@@ -216,6 +216,19 @@ def test_airflow_listens_on_loopback_and_sends_nothing_out(tmp_path: Path) -> No
     assert env["ELCREC_MODEL__SEED"] == "7"
 
 
+def test_a_settings_file_may_be_named_from_where_make_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "settings.toml").write_text("[model]\nseed = 7\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ELCREC_SETTINGS", "shop/settings.toml")
+    in_airflow = environment(tmp_path, 8081, {})
+    monkeypatch.chdir(tmp_path / "shop")  # Airflow's processes work in another folder
+    monkeypatch.setenv("ELCREC_SETTINGS", in_airflow["ELCREC_SETTINGS"])
+    assert load_settings().model.seed == 7
+
+
 def test_the_command_that_run_names_prints_the_report_of_its_lake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,8 +2,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 
-from tasks.connections import PATIENCE, looked_up_by, postgres_uri
-from tasks.errors import SettingsError
+from tasks.connections import PATIENCE, looked_up_by, postgres_uri, s3_options
+from tasks.errors import NotReadyError, SettingsError
 
 
 def test_the_environment_gives_connections_as_it_does_to_airflow(
@@ -26,6 +26,23 @@ def test_a_missing_connection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIRFLOW_CONN_EVENTS_DB", raising=False)
     with pytest.raises(SettingsError, match=r"no connection events_db .*AIRFLOW_CONN_EV"):
         postgres_uri("events_db")
+
+
+def test_connections_that_cannot_be_looked_up_now_are_waited_for() -> None:
+    """A vault that is away for a moment does not say that there is no such connection."""
+
+    def away(name: str) -> str:
+        raise ConnectionError(f"vault does not answer, asked for {name} with token s3cret")
+
+    def unknown(name: str) -> str:
+        raise KeyError(name)
+
+    for uri_of in (postgres_uri, s3_options):
+        with looked_up_by(away), pytest.raises(NotReadyError, match=r"db .*ConnectionErr") as told:
+            uri_of("db")
+        assert "s3cret" not in str(told.value) and told.value.__cause__ is None
+        with looked_up_by(unknown), pytest.raises(SettingsError, match="no connection db"):
+            uri_of("db")
 
 
 def test_another_kind_of_connection_is_refused_without_its_password() -> None:

@@ -1,5 +1,7 @@
 """Settings: what a wrong key says, and that the committed file and the defaults are one."""
 
+import math
+import re
 import tomllib
 from pathlib import Path
 
@@ -31,9 +33,12 @@ def test_every_setting_is_explained_in_the_file() -> None:
     [
         ({"source": {"pth": "x"}}, ["unknown setting source.pth", "source.path"]),
         ({"sources": {"path": "x"}}, ["unknown setting sources", "did you mean source"]),
-        ({"source.format": "xml"}, ["source.format", "'xml'", "'parquet'"]),
-        ({"model": {"max_epochs": -1}}, ["model.max_epochs", "-1", "greater than or equal to 0"]),
+        ({"source.format": "xml"}, ["source.format", "'xml': write one of 'auto', 'parquet'"]),
+        ({"model": {"max_epochs": -1}}, ["model.max_epochs", "-1: write a number of at least 0"]),
         ({"evaluate": 3}, ["unknown setting evaluate"]),
+        # It made models that could not be trained on once an intent was born.
+        ({"model.overrides": {"n_intents": 32}}, ["model.overrides", "set model.n_intents"]),
+        ({"model.overrides": {"dim": 8, "seed": 1}}, ["model.overrides", "set model.seed"]),
         ({"label.odds": 3}, ["label.odds", "called label.probability_ratio now"]),
         ({"lake.root": "s3://bucket/lake"}, ["lake.root", "not supported yet", "folder"]),
         ({"lake.root": "a%20b"}, ["lake.root", "%"]),
@@ -42,8 +47,11 @@ def test_every_setting_is_explained_in_the_file() -> None:
         ({"duckdb.memory_limit": "lots"}, ["duckdb.memory_limit", "'lots'", '"8GB"']),
         ({"duckdb.memory_limit": "0GB"}, ["duckdb.memory_limit", "'0GB'"]),
         ({"airflow.schedule": "nonsense"}, ["airflow.schedule", "'nonsense'", '"@daily"']),
-        ({"evaluate.cutoffs": [5, 0]}, ["evaluate.cutoffs", "0", "greater than or equal to 1"]),
-        ({"evaluate.cutoffs": []}, ["evaluate.cutoffs", "at least 1 item"]),
+        (
+            {"evaluate.cutoffs": [5, 0]},
+            ["evaluate.cutoffs, element 2,", "0: write a number of at least 1"],
+        ),
+        ({"evaluate.cutoffs": []}, ["evaluate.cutoffs", "write at least 1 element"]),
     ],
 )
 def test_a_wrong_value_of_a_run_is_named(overrides: dict[str, object], says: list[str]) -> None:
@@ -53,13 +61,30 @@ def test_a_wrong_value_of_a_run_is_named(overrides: dict[str, object], says: lis
     assert "\n" not in str(error.value)
 
 
+WRONG: list[object] = [
+    *("words", "", -1, -1.5, 1e9, 0, 7, math.nan, math.inf, None, True, [], [1], ["a"], [None]),
+    *({}, {"a": 1}, {"a": "b"}, {"a": None}, object()),
+]
+
+
+@pytest.mark.parametrize("key", list(known_keys()))
+def test_no_sentence_on_a_value_is_pydantic_s(key: str) -> None:
+    for value in WRONG:
+        try:
+            load_settings(**{key: value})
+        except SettingsError as error:
+            said = str(error)
+            assert not re.search(r"[Ii]nput should|[Vv]alid |Value error|pydantic", said), said
+            assert re.search(r": (write|name|no |mail and|object stores|a folder|$)", said), said
+
+
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
         ("ELCREC_SOURCE__PTH", "x", ["ELCREC_SOURCE__PTH", "ELCREC_SOURCE__PATH"]),
         ("ELCREC_SOURCE", "x", ["ELCREC_SOURCE"]),
         ("ELCREC_LABEL__IDLE_ODDS", "3", ["called ELCREC_LABEL__IDLE_PROBABILITY_RATIO now"]),
-        ("ELCREC_MODEL__MAX_EPOCHS", "many", ["model.max_epochs", "ELCREC_MODEL__MAX_EPOCHS"]),
+        ("ELCREC_MODEL__MAX_EPOCHS", "many", ["model.max_epochs", "'many': write a whole number"]),
         ("ELCREC_EVALUATE__CUTOFFS", "5,10", ["JSON", "ELCREC_EVALUATE__CUTOFFS"]),
         ("ELCREC_SETTINGS", "nowhere.toml", ["ELCREC_SETTINGS", "nowhere.toml"]),
     ],

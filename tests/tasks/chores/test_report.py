@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from tasks.chores import report
+from tasks.errors import LakeError
 from tasks.lake import Lake, tables
 from tasks.settings import Settings, load_settings
 
@@ -51,9 +52,9 @@ def settings(tmp_path: Path) -> Settings:
     return settings
 
 
-def printed(settings: Settings) -> str:
+def printed(settings: Settings, **shown: Any) -> str:
     written = io.StringIO()
-    report.show(settings, NIGHT, console=Console(file=written, width=200))
+    report.show(settings, NIGHT, console=Console(file=written), **shown)
     return written.getvalue()
 
 
@@ -119,3 +120,192 @@ def test_a_report_shows_both_evaluations_where_there_are_both(settings: Settings
     for said in ("1,500 users", "20261119-00000000", "0.0567", "popularity", "0.0345"):
         assert said in by_time
     assert "0.1234" in text[text.index("Evaluation (test") : text.index("By time")]
+
+
+def summary_of(settings: Settings, step: str, **summary: Any) -> None:
+    told = row(tables.STEPS, step=step, seconds=1.0, peak_mb=1.0, summary=json.dumps(summary))
+    Lake(settings.lake.root).replace(tables.STEPS, told, nights=[NIGHT], within={"step": step})
+
+
+MODEL = "20261120-00000000"
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ({"promoted": True, "labels_with": MODEL}, "promoted"),
+        (
+            {"promoted": True, "labels_with": MODEL, "reasons": ["it is worse"]},
+            "promoted by promote.force although it is worse",
+        ),
+        (
+            {"promoted": False, "labels_with": MODEL, "model_version": "b", "reasons": ["c", "d"]},
+            "kept: the night's own model b is not promoted, for c; d",
+        ),
+        (
+            {"promoted": True, "labels_with": MODEL, "chosen_by_hand": True},
+            "a person has chosen this model",
+        ),
+        (
+            {"promoted": True, "labels_with": "b"},
+            "the night was labelled again, by hand, after b had labelled it",
+        ),
+    ],
+)
+def test_a_report_begins_with_what_it_is_of_and_how_the_night_ended(
+    settings: Settings, told: dict[str, Any], says: str
+) -> None:
+    summary_of(settings, "ingest", source="/events/of/the shop")
+    summary_of(settings, "promote", **told)
+    lake = Lake(settings.lake.root)
+    for day, users in ((NIGHT - dt.timedelta(days=30), 1), (NIGHT, 2)):
+        events = [row(tables.EVENTS, user_id=f"u{n}", item_id="a") for n in range(users)]
+        lake.replace(tables.EVENTS, pl.concat(events).with_columns(dt=pl.lit(day)), nights=[day])
+    header = printed(settings).split("\n\n")[0].strip().splitlines()
+    assert header == [
+        f"Night {NIGHT}",
+        "source    /events/of/the shop",
+        "events    2026-10-21 to 2026-11-20, 2 of them of this night",
+        "users     1 with a label",
+        f"model     {MODEL}",
+        f"decision  {says}",
+    ]
+
+
+def test_a_report_says_what_became_of_every_row_and_why(settings: Settings) -> None:
+    lake = Lake(settings.lake.root)
+    counts = {"rows_read": 100, "rows_events": 80, "rows_quarantined": 3, "rows_filtered": 17}
+    rest = dict.fromkeys(report.COUNTED, 0)
+    lake.replace(tables.INGESTS, row(tables.INGESTS, **rest | counts), nights=[NIGHT])
+    rejects = [
+        row(tables.QUARANTINE, source="a.csv", row_number=number, reason=reason)
+        for number, reason in ((7, "no item"), (9, "no user"), (5, "no item"))
+    ]
+    lake.replace(tables.QUARANTINE, pl.concat(rejects), nights=[NIGHT])
+    summary_of(settings, "build-sequences", events_left_out=12, users_left_out=4)
+    lines = [" ".join(line.split()) for line in printed(settings).splitlines()]
+    for said in (
+        "100 read",
+        "80 events of the night, on a first night of the days before it too",
+        "3 unusable, in the table quarantine",
+        "17 of a type that source.event_types leaves out",
+        "2 no item a.csv row 5",
+        "1 no user a.csv row 9",
+    ):
+        assert said in lines
+    assert not any("duplicates" in line for line in lines), "of which there are none"
+    (left_out,) = (line for line in lines if line.startswith("12 events in no history"))
+    assert left_out.endswith("4 users have none left")
+
+
+def many(settings: Settings) -> None:
+    """Label twelve users of twelve intents."""
+    lake = Lake(settings.lake.root)
+    last = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC)
+    labels, profiles = [], []
+    for number in range(12):
+        user = {"user_id": f"user{number:02d}", "intent_id": number, "confidence": number / 20}
+        second = {"runner_up_id": 0, "runner_up_confidence": 0.01}
+        events = {"n_events": 3, "last_ts": last, "model_version": MODEL}
+        labels.append(row(tables.INTENT_LABELS, **user, **second, **events))
+        top = [{"item_id": f"item-{number}-{at}", "lift": 9.0 - at} for at in range(8)]
+        came = [{"intent_id": 3, "share": 0.5}]
+        profile = {"intent_id": number, "users": 1, "share": 1 / 12, "top_items": top}
+        profile |= {"born": NIGHT, "status": "active", "came_from": came}
+        profiles.append(row(tables.INTENT_PROFILES, **profile))
+    lake.replace(tables.INTENT_LABELS, pl.concat(labels), nights=[NIGHT])
+    lake.replace(tables.INTENT_PROFILES, pl.concat(profiles), nights=[NIGHT])
+
+
+def test_all_of_a_night_is_every_intent_every_label_and_every_figure(settings: Settings) -> None:
+    many(settings)
+    found = {"step": "check-events", "suite": "checked_night", "column_name": "silent_hours"}
+    found |= {"met": True, "value": 2.5, "expected": "at most 6"}
+    lake = Lake(settings.lake.root)
+    lake.replace(tables.CHECK_RESULTS, row(tables.CHECK_RESULTS, **found), nights=[NIGHT])
+    some, all_of_it = printed(settings), printed(settings, everything=True)
+    assert "The 10 largest of 12 intents" in some and "user05" not in some
+    assert "silent_hours" not in some
+    assert "All 12 intents in use" in all_of_it
+    for number in range(12):
+        assert f"\nuser{number:02d} " in all_of_it
+    assert any(
+        line.split() == ["events", "silent_hours", "2.5", "at", "most", "6", "met"]
+        for line in all_of_it.splitlines()
+    )
+
+
+def test_one_intent_says_what_its_users_are_after_and_where_it_comes_from(
+    settings: Settings,
+) -> None:
+    many(settings)
+    written = io.StringIO()
+    report.show_intent(settings, NIGHT, 7, console=Console(file=written))
+    text = written.getvalue()
+    for said in ("Intent 7 of night 2026-11-20", "3 (50%)", "1, 8.3%", "item-7-7", "user07", MODEL):
+        assert said in text
+    assert "user08" not in text
+    with pytest.raises(LakeError, match=r"no intent 77: it has 12, 0 to 11; `report --all` lists"):
+        report.show_intent(settings, NIGHT, 77, console=Console(file=written))
+
+
+def test_one_user_says_which_history_the_label_follows_from(settings: Settings) -> None:
+    many(settings)
+    lake = Lake(settings.lake.root)
+    items = pl.DataFrame(
+        {"item_id": ["old", "item-7-2"], "item_index": [1, 2], "first_seen": NIGHT},
+        schema_overrides={"item_index": pl.Int32},
+    )
+    lake.append(tables.ITEMS, items)
+    history = {"user_id": "user07", "items": [1, 1, 2], "n_events": 3}
+    lake.replace(tables.SEQUENCES, row(tables.SEQUENCES, **history), nights=[NIGHT])
+    written = io.StringIO()
+    report.show_user(settings, NIGHT, "user07", console=Console(file=written))
+    lines = [line.split() for line in written.getvalue().splitlines()]
+    assert ["intent", "7,", "confidence", "0.35"] in lines
+    assert ["runner-up", "0,", "confidence", "0.01"] in lines
+    at = lines.index(["item-7-2", "7.0"])
+    assert lines[at + 1 : at + 3] == [["old"], ["old"]], "the newest first"
+    with pytest.raises(LakeError, match=r"no user 'nobody': .* for example 'user00'"):
+        report.show_user(settings, NIGHT, "nobody", console=Console(file=written))
+
+
+def test_a_terminal_of_80_columns_breaks_no_word_and_a_pipe_no_row(settings: Settings) -> None:
+    many(settings)
+    long = "ids such as " + ", ".join(f"shop-{number}" for number in range(40))
+    summary_of(settings, "check-events", passed=3, expectations=4, warnings=[long])
+    (line,) = (line for line in printed(settings).splitlines() if "shop-0" in line)
+    assert "shop-39" in line
+    assert not any(line.endswith(" ") for line in printed(settings).splitlines())
+    written = io.StringIO()
+    narrow = Console(file=written, width=80, force_terminal=True, color_system=None)
+    report.show(settings, NIGHT, console=narrow)
+    lines = written.getvalue().splitlines()
+    paths = lines.index("Where it is")
+    assert max(map(len, lines[:paths])) <= 80
+    words = set(written.getvalue().split())
+    for word in ("confidence", "runner-up", "2026-11-20", *(f"shop-{n}," for n in range(39))):
+        assert word in words
+
+
+def test_those_who_are_told_of_a_night_learn_what_came_of_it(settings: Settings) -> None:
+    many(settings)
+    summary_of(settings, "promote", promoted=False, labels_with=MODEL, reasons=["it is worse"])
+    summary_of(settings, "check-labels", **PASSED, pages={"checked_labels": "/pages/labels.html"})
+    root = settings.lake.root
+    told = {
+        "night": "2026-11-20",
+        "users": 12,
+        "users_with_intent": 12,
+        "model_version": MODEL,
+        "promoted": False,
+        "reasons": ["it is worse"],
+        "labels": f"{root}/intent_labels/dt=2026-11-20",
+        "profiles": f"{root}/intent_profiles/dt=2026-11-20",
+        "pages": {"checked_labels": "/pages/labels.html"},
+    }
+    assert report.outcome(settings, NIGHT) == told
+    json.dumps(told)
+    summary_of(settings, "promote", promoted=True, labels_with="another")
+    relabelled = report.outcome(settings, NIGHT)
+    assert (relabelled["promoted"], relabelled["reasons"]) == (None, [])

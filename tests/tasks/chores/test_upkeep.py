@@ -65,7 +65,7 @@ def version(night: dt.date) -> str:
 
 def write_models(lake: Lake, *promoted: dt.date) -> None:
     """Register a model a night, these promoted, and make its folder where it has none."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"dt": night, "model_version": version(night), "promoted": night in promoted}
         for night in NIGHTS
     ]
@@ -169,6 +169,24 @@ def test_models_that_label_and_the_one_before_stay_with_their_histories(lake: La
     assert lake.nights(tables.SEQUENCE_INPUTS) == kept
     # Who labelled when is told by the table, whose rows stay.
     assert lake.nights(tables.MODELS) == NIGHTS
+
+
+def test_the_model_of_the_last_training_from_scratch_stays_to_be_compared_with(lake: Lake) -> None:
+    rows = [
+        {
+            "dt": night,
+            "model_version": version(night),
+            "promoted": True,
+            "warm": number not in (0, 2),
+            "parent_version": version(NIGHTS[number - 1]) if number else None,
+        }
+        for number, night in enumerate(NIGHTS)
+    ]
+    write(lake, tables.MODELS, *rows)
+    upkeep(settings_for(lake, models_nights=1, sequences_nights=1))
+    assert models_left(lake) == [version(night) for night in (NIGHTS[2], *NIGHTS[-2:])]
+    # It is measured on the histories of tonight, and needs none of its own.
+    assert lake.nights(tables.SEQUENCES) == NIGHTS[-2:]
 
 
 def test_a_backfill_that_goes_on_keeps_the_models_of_its_own_time(lake: Lake) -> None:

@@ -13,10 +13,12 @@ from elcrec import Histories
 from tasks.chores.recovery import recovery
 from tasks.errors import LakeError, ModelError
 from tasks.lake import Lake, tables
-from tasks.night.evaluate import evaluate, judge_by_time
+from tasks.night.evaluate import by_time_split, evaluate, judge_by_time
 from tasks.night.label import label
 from tasks.night.promote import promote
+from tasks.night.sequences import build_sequences
 from tasks.night.train import train
+from tasks.registry.figures import BASELINES
 from tasks.registry.identity import model_of_night
 from tasks.registry.weights import load
 from tasks.settings import PromoteSettings, Settings
@@ -29,9 +31,9 @@ MOVES_IDLE = {
 WEAKER_MODEL = SMALL_MODEL | {"max_epochs": 1, "overrides": {"dim": 8, "layers": 1}}
 
 
-def figures(settings: Settings, night: dt.date) -> dict[tuple[str, str], float]:
+def figures(settings: Settings, night: dt.date, users: str = "all") -> dict[tuple[str, str], float]:
     rows = table(settings, tables.METRICS, night)
-    rows = rows.filter(pl.col("split") == "test", pl.col("slice") == "all")
+    rows = rows.filter(pl.col("split") == "test", pl.col("slice") == users)
     return {(v, m): x for v, m, x in rows.select("model_version", "metric", "value").iter_rows()}
 
 
@@ -49,8 +51,12 @@ def test_the_model_beats_popularity_and_its_labels_are_worth_something(
 ) -> None:
     measured, version = figures(night_done, NIGHT), model_of_night(night_done, NIGHT).version
     names = {f"{m}@{k}" for m in ("HR", "NDCG") for k in (5, 10, 20)}
-    assert {m for v, m in measured if v == "popularity"} == names
+    for baseline in BASELINES:
+        assert {m for v, m in measured if v == baseline} == names | {"users"}
     assert {m for v, m in measured if v == version} == names | {
+        "users",
+        "repeat_share",
+        "same_again_share",
         "n_intents",
         "perplexity",
         "utilisation",
@@ -90,6 +96,7 @@ def churn_of(settings: Settings, night: dt.date) -> dict[tuple[str, str], float]
     return {(u, m): x for u, m, x in rows.select("slice", "metric", "value").iter_rows()}
 
 
+@pytest.mark.slow
 def test_the_last_promoted_model_is_measured_on_the_same_users(
     night_done: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,14 +105,16 @@ def test_the_last_promoted_model_is_measured_on_the_same_users(
     new = train(weaker, NEXT_NIGHT)["model_version"]
     evaluate(weaker, NEXT_NIGHT)
     measured = figures(weaker, NEXT_NIGHT)
-    assert {v for v, _ in measured} == {last, new, "popularity"}
+    assert {v for v, _ in measured} == {last, new, *BASELINES}
     # 50 targets are an item the old model has never seen: it may find none of them.
     assert measured[last, "HR@20"] < figures(weaker, NIGHT)[last, "HR@20"]
     rows = table(weaker, tables.METRICS, NEXT_NIGHT).filter(pl.col("slice") == f"against {last}")
     assert set(rows["model_version"]) == {new}
     changes = dict(rows.select("metric", "value").iter_rows())
+    on_new_items = figures(weaker, NEXT_NIGHT, "new items")
+    assert changes["users"] == on_new_items[new, "users"] < measured[new, "users"]
     for metric in ("NDCG@20", "intent_lift@20"):
-        estimate = measured[new, metric] / measured[last, metric] - 1
+        estimate = on_new_items[new, metric] / on_new_items[last, metric] - 1
         assert changes[f"{metric} change"] == pytest.approx(estimate, abs=1e-6)
         assert changes[f"{metric} change low"] < estimate < changes[f"{metric} change high"] < 0
     assert promote(weaker, NEXT_NIGHT)["labels_with"] == last
@@ -190,11 +199,12 @@ def test_by_time_equals_a_plain_computation_user_by_user(night_done: Settings) -
     judged = [user for user in tonight if user in before]
     for user in judged:
         target, history = tonight[user][0], before[user]
+        history = [] if target in history else history  # a repeat is ranked among all items
         ranks["popularity"].append(rank_of(counts, target, history))
         if target not in number_of:
             ranks[version].append(math.inf)
             continue
-        own = Histories.from_lists([[number_of[item] for item in history]])
+        own = Histories.from_lists([[number_of[item] for item in before[user]]])
         ranked, scores = model.model.recommend(own, len(index_of), exclude_seen=False)
         by_item = dict(zip(ranked[0].tolist(), scores[0].tolist(), strict=True))
         known = [number_of[item] for item in history]
@@ -209,6 +219,67 @@ def test_by_time_equals_a_plain_computation_user_by_user(night_done: Settings) -
             assert found[name][f"NDCG@{k}"] == pytest.approx(np.mean(gains), rel=1e-5)
     unknown = [tonight[user][0] == n_items + 1 for user in judged]
     assert found[version]["unknown_targets"] == np.mean(unknown)
+
+
+def test_repeats_are_told_apart_and_a_large_share_of_them_is_said(
+    night_done: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = model_of_night(night_done, NIGHT).version
+    histories = table(night_done, tables.SEQUENCES, NIGHT)["items"]
+    long_enough = [items for items in histories.to_list() if len(items) >= 3]
+    repeats = sum(items[-1] in items[:-1] for items in long_enough)
+    share = repeats / len(long_enough)
+    everybody = figures(night_done, NIGHT)
+    assert everybody[version, "repeat_share"] == pytest.approx(share)
+    of_slice = {name: figures(night_done, NIGHT, name) for name in ("new items", "repeats")}
+    assert of_slice["repeats"][version, "users"] == repeats
+    assert of_slice["new items"][version, "users"] == len(long_enough) - repeats
+    for name in (version, *BASELINES):
+        hits = sum(of[name, "users"] * of[name, "HR@20"] for of in of_slice.values())
+        assert everybody[name, "HR@20"] == pytest.approx(hits / len(long_enough))
+    # Two baselines know only what a user has had, so on new items they are popularity.
+    for name in ("last item again", "most frequent item"):
+        assert of_slice["new items"][name, "HR@5"] == of_slice["new items"]["popularity", "HR@5"]
+        assert of_slice["repeats"][name, "HR@5"] > of_slice["repeats"]["popularity", "HR@5"]
+
+    evaluate(night_done, NIGHT)
+    assert "session_minutes" not in caplog.text
+    asked = small_settings(night_done.lake.root, evaluate={"max_repeat_share": 0.1})
+    evaluate(asked, NIGHT)
+    assert f"of {100 * share:.0f} % of the users is of an item that they have had" in caplog.text
+    assert "sequences.session_minutes" in caplog.text
+
+
+@pytest.mark.parametrize(("minutes", "target"), [(0, "c"), (30, "c")])
+def test_by_time_the_target_is_the_first_item_of_the_night_with_sessions_too(
+    tmp_path: Path, minutes: float, target: str
+) -> None:
+    """An item that came again in a session is in the history once: events alone say too much."""
+    settings = small_settings(tmp_path / "lake", sequences={"session_minutes": minutes})
+    lake = Lake(settings.lake.root)
+    for night, items in ((NIGHT, "aabb"), (NEXT_NIGHT, "cccd")):
+        day = dt.datetime.combine(night, dt.time(9), dt.UTC)
+        frame = pl.DataFrame(
+            {
+                "dt": night,
+                "user_id": "ann",
+                "item_id": list(items),
+                "event_type": "view",
+                "ts": [day + dt.timedelta(minutes=number) for number in range(len(items))],
+                "weight": pl.Series([None] * len(items), dtype=pl.Float32),
+                "source": "events.csv",
+                "row_number": range(1, len(items) + 1),
+                "ingested": night,
+            },
+            schema_overrides={"ts": pl.Datetime("us", "UTC")},
+        )
+        lake.replace(tables.EVENTS, frame, nights=[night])
+        build_sequences(settings, night)
+    names = dict(table(settings, tables.ITEMS).select("item_index", "item_id").iter_rows())
+    before, targets = by_time_split(settings, NEXT_NIGHT)
+    assert [names[item] for item in targets] == [target]
+    known = [names[item] for item in before[0].tolist()]
+    assert known == (["a", "b"] if minutes else list("aabb"))
 
 
 def test_the_last_model_is_judged_by_time_on_nights_with_events(night_done: Settings) -> None:
@@ -233,7 +304,7 @@ def test_a_promoted_model_that_is_gone_stops_the_comparison_unless_forced(
     assert table(weaker, tables.METRICS, NEXT_NIGHT).is_empty()
     forced = small_settings(weaker.lake.root, model=WEAKER_MODEL, promote={"force": True})
     evaluate(forced, NEXT_NIGHT)
-    assert {v for v, _ in figures(forced, NEXT_NIGHT)} == {new, "popularity"}
+    assert {v for v, _ in figures(forced, NEXT_NIGHT)} == {new, *BASELINES}
     assert promote(forced, NEXT_NIGHT)["labels_with"] == new
 
 

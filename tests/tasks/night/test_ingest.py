@@ -611,7 +611,6 @@ BAD_INPUT: dict[str, tuple[dict[str, str | bytes], dict[str, Any], list[str]]] =
     "no zstd": ({"a.csv.zst": GOOD}, {}, ["a.csv.zst", "not compressed as its name says"]),
     "empty line first": ({"a.csv": "\n" + GOOD}, {}, ["a.csv is empty"]),
     "Latin-1 header": ({"a.csv": "user_id,item_id,ts,größe\n".encode("latin-1")}, {}, ["UTF-8"]),
-    "mixed line ends": ({"a.csv": GOOD + "ann,a,2026-11-02\r\n" * 3}, {}, ["mixes line ends"]),
     "times too small": ({"a.csv": HEAD + "ann,a,20261102\n"}, {}, ["20261102", "source.time_unit"]),
     "contradicted unit": (
         {"a.csv": HEAD + "ann,a,1793600000\n"},
@@ -629,9 +628,9 @@ BAD_INPUT: dict[str, tuple[dict[str, str | bytes], dict[str, Any], list[str]]] =
         ["2 of 2 times", "row 2", "monday", "source.time_columns"],
     ),
     "no numbers as times": (
-        {"a.csv": HEAD + "ann,a,nan\nann,b,inf\nann,c,NaN\n"},
+        {"a.csv": HEAD + "ann,a,inf\nann,b,-inf\nann,c,Infinity\n"},
         {},
-        ["3 of 3 times", "nan", "source.time_columns"],
+        ["3 of 3 times", "inf", "source.time_columns"],
     ),
     "all rows unusable": ({"a.csv": HEAD + ",a,2026-11-02\n"}, {}, ["a.csv row 2, no user"]),
     "header only": ({"a.csv": HEAD}, {}, ["night 2026-11-02 has no events"]),
@@ -693,7 +692,7 @@ def test_a_compressed_file_cut_short_anywhere_is_never_taken_for_a_shorter_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # So that looking for the header does not read the whole file.
-    monkeypatch.setattr("tasks.sources.files.LONGEST_LINE", 4096)
+    monkeypatch.setattr("tasks.sources.lines.BLOCK", 4096)
     plain = tmp_path / "events.csv"
     lines = [f"user{i * i},item{i * 31 % 977},2026-11-02\n" for i in range(20_000)]
     plain.write_text(HEAD + "".join(lines))
@@ -779,6 +778,7 @@ ROW = st.tuples(
 )
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=15, deadline=None)
 @given(rows=st.lists(ROW, min_size=1, max_size=30))
 def test_every_row_read_is_accounted_for(
@@ -823,6 +823,7 @@ def test_counts_that_do_not_agree_stop_the_step(
 WRITES = ["events", "quarantine", "ingests"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("survives", range(len(WRITES)), ids=["none", "events", "quarantine"])
 def test_a_kill_between_two_writes_is_mended_by_a_rerun(
     tmp_path: Path, lake: Lake, survives: int

@@ -311,6 +311,7 @@ SEVERITY = {one["description"]: one["severity"] for one in ON_EVENTS}
 MEND = {one["description"]: one["meta"]["mend"] for one in ON_EVENTS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("expects", "change", "found"), BREAKS, ids=[f"{says} {was}"[:70] for says, _, was in BREAKS]
 )

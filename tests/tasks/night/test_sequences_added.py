@@ -251,6 +251,7 @@ def test_a_base_without_the_events_it_left_out_is_not_added_to(root: Path) -> No
     assert build(root, 4, **CORE) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "settings"),
     [

@@ -2,8 +2,10 @@
 
 import datetime as dt
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from elcrec import ELCRec, EpochReport
 from tasks.errors import LakeError, ModelError, PipelineError, SettingsError
 from tasks.lake import Lake, tables
-from tasks.night.train import epoch_line, number_of_intents, train
+from tasks.night.train import epoch_line, epochs_left, number_of_intents, train
 from tasks.registry.identity import register
 from tasks.registry.weights import load, save
 from tasks.settings import Settings
@@ -233,26 +235,54 @@ def test_what_cannot_be_trained_ends_in_one_sentence_and_registers_nothing(
     assert table(bad, tables.MODELS).is_empty()
 
 
+REPORT = EpochReport(
+    epoch=3,
+    max_epochs=30,
+    losses={"next_item": 5.25, "intent": 0.5},
+    metrics={"NDCG@20": 0.0512},
+    best_epoch=2,
+    seconds=12.0,
+    seconds_left=0.0,
+)
+
+
 def test_epoch_line_tells_progress_and_time_left() -> None:
-    report = EpochReport(
-        epoch=3,
-        max_epochs=30,
-        losses={"next_item": 5.25, "intent": 0.5},
-        metrics={"NDCG@20": 0.0512},
-        best_epoch=2,
-        seconds=12.0,
-        seconds_left=324.0,
-    )
-    line = epoch_line(report)
+    line = epoch_line(REPORT, 10.0, 4, 27)
     for part in (
         "epoch 3/30",
         "next_item 5.2500",
         "NDCG@20 0.0512",
         "best epoch 2",
-        "5 min 24 s left",
+        "12.0 s",
+        "40 s left if no epoch is better, at most 4 min 30 s left",
     ):
         assert part in line
-    assert "best none yet" in epoch_line(replace(report, best_epoch=0))
+    assert line.endswith("left")
+    assert "best none yet" in epoch_line(replace(REPORT, best_epoch=0), 10.0, 4, 27)
+    assert epoch_line(REPORT, 400.0, 27, 27).endswith("  at most 3 h 00 min left")
+
+
+def test_training_takes_no_more_and_no_fewer_epochs_than_was_said(
+    tiny: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[tuple[int, int, int]] = []
+    real = epochs_left
+
+    def told(report: EpochReport, config: Any, *, warm: bool) -> tuple[int, int]:
+        left = real(report, config, warm=warm)
+        said.append((report.epoch, *left))
+        return left
+
+    monkeypatch.setattr("tasks.night.train.epochs_left", told)
+    train(tiny, NIGHT)
+    last = said[-1][0]
+    for epoch, least, most in said:
+        assert epoch + least <= last <= epoch + most
+    assert said[-1][1] == 0 and last == len(said)
+    config = SimpleNamespace(warmup_epochs=5, max_epochs=30, patience=4)
+    # Nothing of a warm-up is the best: patience begins when it is over.
+    assert real(replace(REPORT, best_epoch=0), config, warm=False) == (6, 27)
+    assert real(REPORT, config, warm=True) == (3, 27)
 
 
 def test_nights_have_models_of_their_own(tiny: Settings) -> None:
@@ -260,3 +290,49 @@ def test_nights_have_models_of_their_own(tiny: Settings) -> None:
     write_histories(tiny, next_night, HISTORIES)
     versions = {train(tiny, night)["model_version"] for night in (NIGHT, next_night)}
     assert set(table(tiny, tables.MODELS)["model_version"]) == versions and len(versions) == 2
+
+
+def test_a_training_from_scratch_starts_from_labels_that_do_not_know_what_is_held_out(
+    tiny: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake(tiny.lake.root)
+    train(tiny, NIGHT)
+    rows = table(tiny, tables.MODELS).with_columns(promoted=True)
+    lake.replace(tables.MODELS, rows, nights=[NIGHT])
+    next_night = NIGHT + dt.timedelta(days=1)
+    anew = small_settings(tiny.lake.root, model=TINY | {"from_scratch": True})
+    started_at = []
+    fit = ELCRec.fit
+
+    def noted(model: ELCRec, *given: Any, **named: Any) -> ELCRec:
+        started_at.append(named["groups"].tolist())
+        return fit(model, *given, **named)
+
+    monkeypatch.setattr(ELCRec, "fit", noted)
+    for newest in ([1, 1], [4, 6], [6, 4]):
+        changed = {user: [*items[:-2], *newest] for user, items in HISTORIES.items()}
+        write_histories(tiny, next_night, changed)
+        train(anew, next_night)
+    assert started_at[0] == started_at[1] == started_at[2]
+    assert len(set(started_at[0]) - {-1}) == 2
+
+
+def ids_of(settings: Settings, version: str) -> set[int]:
+    return set(load(settings, version).intents.ids.tolist())
+
+
+def test_another_model_of_the_night_has_ids_of_its_own_and_keeps_them(tiny: Settings) -> None:
+    other = small_settings(tiny.lake.root, model=TINY | {"seed": 9})
+    lake = Lake(tiny.lake.root)
+    first = train(tiny, NIGHT)["model_version"]
+    # Its training ended, and it was killed before it was registered.
+    lake.replace(tables.MODELS, tables.MODELS.schema.empty_table(), nights=[NIGHT])
+    second = train(other, NIGHT)["model_version"]
+    assert ids_of(tiny, second) == {0, 1}
+    assert train(tiny, NIGHT)["trained"]
+    assert ids_of(tiny, first) == {2, 3}
+    # Trained again, as when its folder was lost, it has the same ids.
+    shutil.rmtree(lake.model_dir(second))
+    train(other, NIGHT)
+    assert ids_of(tiny, second) == {0, 1}
+    assert train(tiny, NIGHT)["trained"] is False

@@ -64,6 +64,14 @@ def test_other_histories_make_another_version(
     assert after.settings_fingerprint == before.settings_fingerprint
 
 
+def test_corrected_times_make_another_version(settings: Settings) -> None:
+    """Who came lately decides which intents are given up: a model of other times is another one."""
+    write_histories(settings, NIGHT, HISTORIES)
+    before = identify(settings, NIGHT)
+    write_histories(settings, NIGHT, HISTORIES, (NIGHT - dt.timedelta(days=30), {"bob"}))
+    assert identify(settings, NIGHT).version != before.version
+
+
 @pytest.mark.parametrize(
     ("sections", "same"),
     [
@@ -141,10 +149,10 @@ def test_histories_are_read_in_the_order_of_users_and_short_ones_left_out(
 def test_registering_twice_leaves_one_row_and_keeps_its_promotion(settings: Settings) -> None:
     write_histories(settings, NIGHT, HISTORIES)
     lake, identity = Lake(settings.lake.root), identify(settings, NIGHT)
-    register(lake, NIGHT, identity)
+    register(lake, NIGHT, identity, 8)
     rows = registered(lake, NIGHT)
     lake.replace(tables.MODELS, rows.with_columns(promoted=True), nights=[NIGHT])
-    register(lake, NIGHT, identity)
+    register(lake, NIGHT, identity, 8)
     assert registered(lake, NIGHT)["promoted"].to_list() == [True]
     assert registered(lake, NIGHT)["parent_version"].to_list() == [None]
 
@@ -167,7 +175,12 @@ def test_the_newest_promoted_model_until_a_night_labels_it(
         night = dt.date(2026, 11, day)
         text = dict.fromkeys(("path", "settings_fingerprint", "data_fingerprint"), "x")
         row = {"dt": night, "model_version": version, "promoted": is_promoted, **text}
-        frame = pl.DataFrame([row]).with_columns(parent_version=pl.lit(None, pl.String))
+        frame = pl.DataFrame([row]).with_columns(
+            parent_version=pl.lit(None, pl.String),
+            warm=False,
+            first_free_id=pl.lit(0, pl.Int32),
+            next_intent_id=pl.lit(8, pl.Int32),
+        )
         lake.replace(tables.MODELS, frame, nights=[night])
     found = promoted(lake, until=until)
     assert (found[0] if found else None) == expected

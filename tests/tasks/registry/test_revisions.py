@@ -51,7 +51,7 @@ def of(settings: Settings, night: dt.date = NIGHT) -> list[dict[str, Any]]:
     return rows.sort("revision").to_dicts()
 
 
-def counts(settings: Settings) -> list[tuple[int, ...]]:
+def counts(settings: Settings) -> list[tuple[int | None, ...]]:
     names = ("revision", "labels", "changed", "added", "removed")
     return [tuple(row[name] for name in names) for row in of(settings)]
 
@@ -162,16 +162,16 @@ def test_a_night_that_breaks_the_contract_has_no_revision(settings: Settings) ->
     assert of(settings) == []
 
 
-def stood_on(settings: Settings, night: dt.date = NIGHT, **given: str) -> None:
-    """Record what the labels of a night were made from; a name has _ for each space."""
+def stood_on(settings: Settings, **given: str) -> None:
+    """Record what the labels of the night were made from; a name has _ for each space."""
     rows = [
         inputs.Input(name.replace("_", " "), NIGHT, None, digest) for name, digest in given.items()
     ]
-    row = {"dt": night, "step": "label", "summary": "{}", "inputs": inputs.as_rows(rows)}
+    row = {"dt": NIGHT, "step": "label", "summary": "{}", "inputs": inputs.as_rows(rows)}
     Lake(settings.lake.root).replace(
         tables.STEPS,
         pa.Table.from_pylist([row], schema=tables.STEPS.schema),
-        nights=[night],
+        nights=[NIGHT],
         within={"step": "label"},
     )
 
@@ -323,7 +323,7 @@ def test_the_documented_query_of_the_parquet_folder_gives_the_revisions(
     publish(settings, NIGHT)
     write_labels(settings, NEXT, labels_of(NEXT, USERS))
     publish(settings, NEXT)
-    page = (REPO / "docs" / "operations.md").read_text("utf-8")
+    page = (REPO / "docs" / "howto" / "revisions.md").read_text("utf-8")
     [query] = re.findall(r"```sql\n(SELECT[^`]*parquet_kv_metadata.*?)```", page, re.DOTALL)
     monkeypatch.chdir(Path(settings.publish.parquet).parent)
     with connect(settings) as con:

@@ -1,0 +1,203 @@
+"""What `ingest` would understand of a source, without writing anything.
+
+For each part: its format, the columns taken, the unit of its times, its first and last time, its
+rows, and what would be rejected and why; then the first events as rows, and settings that pin this
+reading down.
+"""
+
+import datetime as dt
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tasks.errors import SourceError
+from tasks.lake import duck
+from tasks.night.ingest import classify, one_row, set_night, set_types
+from tasks.settings import PROFILE_KEYS, Settings, SourceSettings
+from tasks.sources import Part, source_of
+from tasks.sources.files import FilePart
+from tasks.sources.rows import ROLES
+from tasks.sources.text import SourceFile, counted_names
+
+EVENTS = 5  # shown
+REASONS = 10  # shown
+TEXT = 80  # characters of a line that is shown
+
+
+@dataclass
+class Reading:
+    """How one part was understood."""
+
+    name: str
+    format: str
+    rows: int
+    unit: str
+    first: dt.datetime | None
+    last: dt.datetime | None
+    rejected: int
+    filtered: int
+    columns: dict[str, str]
+    rejects: list[tuple[str, int, int, str]]  # reason, rows, the first one, how it reads
+    events: list[tuple[Any, ...]] = field(default_factory=list)
+
+
+def inspect(settings: Settings, console: Console) -> None:
+    """Print how the source is understood.
+
+    Raises
+    ------
+    SourceError
+        It cannot be read as events; the message names what to set.
+    """
+    settings = settings.model_copy(
+        update={
+            # A line that is broken is shown like any other that would be rejected.
+            "source": settings.source.model_copy(update={"broken_rows": "quarantine"}),
+            "ingest": settings.ingest.model_copy(update={"settle_minutes": 0}),
+        }
+    )
+    source = source_of(settings)
+    with duck.connect(settings) as con:
+        today = dt.datetime.now(dt.UTC).date()
+        times = set_night(con, today, bootstrap=True, late_days=0)
+        set_types(con, settings.source)
+        readings = [_read(con, part, settings.source) for part in source.parts(*times)]
+    if not any(reading.rows for reading in readings):
+        raise SourceError(f"{source} has no rows: deliver events, or name another source")
+    for shown in (_parts(readings), _rejects(readings), _events(readings)):
+        console.print(shown)
+        console.print()
+    if left_out := getattr(source, "left_out", ()):
+        console.print(Text(f"Files left out: {', '.join(left_out)}\n"))
+    console.print(Text("Settings that pin this reading down:\n", "bold"))
+    console.print(Text(pinned(settings.source, readings)), soft_wrap=True)
+
+
+def _read(con: duckdb.DuckDBPyConnection, part: Part, source: SourceSettings) -> Reading:
+    with part.open(con):
+        rows, unit, _ = classify(con, part, source)
+        counts = one_row(
+            con,
+            "SELECT min(ts) AS first, max(ts) AS last, count(*) FILTER (WHERE reason IS NOT NULL "
+            "AND class <> 'filtered') AS rejected, count(*) FILTER (WHERE class = 'filtered') AS "
+            "filtered FROM classified_rows",
+        )
+        rejects = con.execute(
+            "SELECT reason, count(*), min(row_number), coalesce(arg_min(raw, row_number), '') "
+            "FROM classified_rows WHERE reason IS NOT NULL AND class <> 'filtered' "
+            f"GROUP BY reason ORDER BY count(*) DESC, reason LIMIT {REASONS}"
+        ).fetchall()
+        events = con.execute(
+            "SELECT user_id, item_id, event_type, ts, weight, row_number FROM classified_rows "
+            f"WHERE reason IS NULL AND class <> 'filtered' ORDER BY row_number LIMIT {EVENTS}"
+        ).fetchall()
+    columns = dict(getattr(part, "columns", {}))
+    kind = part.format if isinstance(part, FilePart) else "table"
+    if kind in ("json", "jsonl") and isinstance(part, FilePart):
+        columns = _found_keys(con, part, source)
+    return Reading(
+        str(part), kind, rows, unit, columns=columns, rejects=rejects, events=events, **counts
+    )
+
+
+def _found_keys(
+    con: duckdb.DuckDBPyConnection, part: FilePart, source: SourceSettings
+) -> dict[str, str]:
+    """Return which of the keys that are looked for the objects of a file have."""
+    names = list(dict.fromkeys(n for role in ROLES for n in getattr(source, f"{role}_columns")))
+    with part.place.fetched(part.path) as path:
+        counts = counted_names(con, SourceFile(path, str(part), part.format, {}, {}), source, names)
+    found = {
+        role: [name for name in getattr(source, f"{role}_columns") if counts[name]]
+        for role in ROLES
+    }
+    return {role: " or ".join(names) for role, names in found.items() if names}
+
+
+def _parts(readings: Iterable[Reading]) -> Table:
+    table = _table("What is read", "part", "format", *ROLES[:5], "unit", "first", "last", "rows")
+    for one in readings:
+        columns = [one.columns.get(role, "none") for role in ROLES[:5]]
+        if session := one.columns.get("session"):
+            columns[0] = f"{one.columns.get('user', 'none')}, else session {session}"
+        times = [_moment(one.first), _moment(one.last)]
+        _row(table, one.name, one.format, *columns, one.unit, *times, f"{one.rows:,}")
+    return table
+
+
+def _rejects(readings: list[Reading]) -> Table:
+    rejected = sum(one.rejected for one in readings)
+    title = f"Rows that would go to quarantine: {rejected:,}"
+    if filtered := sum(one.filtered for one in readings):
+        title += f" (and {filtered:,} of other types than source.event_types)"
+    table = _table(title, "part", "row", "why", "rows", "as read")
+    for one in readings:
+        for reason, count, first, raw in one.rejects:
+            shown = raw if len(raw) <= TEXT else raw[:TEXT] + "..."
+            _row(table, one.name, str(first), reason, f"{count:,}", shown)
+    return table
+
+
+def _events(readings: list[Reading]) -> Table:
+    table = _table("The first events", "user_id", "item_id", "event_type", "ts", "weight", "row")
+    for one in readings:
+        for user, item, kind, ts, weight, row in one.events:
+            if table.row_count < EVENTS:
+                shown = "" if weight is None else str(weight)
+                _row(table, user, item, kind, _moment(ts), shown, str(row))
+    return table
+
+
+def pinned(source: SourceSettings, readings: list[Reading]) -> str:
+    """Return the settings that read the same again, whatever the files will look like, as TOML."""
+    values: dict[str, Any] = {"kind": source.kind, "path": source.path}
+    defaults = SourceSettings()
+    # What the settings or a profile say already.
+    said = ("connection", "table", "query", "endpoint", "region", *sorted(PROFILE_KEYS))
+    values |= {k: getattr(source, k) for k in said if getattr(source, k) != getattr(defaults, k)}
+    formats = {one.format for one in readings}
+    if source.kind == "files" and len(formats) == 1 and not source.path.endswith(".parquet"):
+        values["format"] = formats.pop()
+    for role in ROLES:
+        found = {
+            name.rstrip("=") for one in readings for name in one.columns.get(role, "").split(" or ")
+        }
+        values[f"{role}_columns"] = [
+            name for name in getattr(source, f"{role}_columns") if name in found
+        ]
+    units = {one.unit for one in readings if one.rows}
+    if len(units) == 1:
+        values["time_unit"] = units.pop()
+    weights = values.pop("event_weights", {})
+    lines = ["[source]", *(f"{key} = {_toml(value)}" for key, value in values.items())]
+    if weights:
+        pairs = ", ".join(f"{_toml(kind)} = {weight}" for kind, weight in weights.items())
+        lines.append(f"event_weights = {{ {pairs} }}")
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    # A JSON string or list of strings is one of TOML, too.
+    return json.dumps(value if not isinstance(value, tuple) else list(value), ensure_ascii=False)
+
+
+def _moment(ts: dt.datetime | None) -> str:
+    return "none" if ts is None else ts.astimezone(dt.UTC).isoformat(" ").replace("+00:00", "Z")
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False, box=None)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _row(table: Table, *cells: str) -> None:
+    """Add a row that is printed as it is: brackets in ids and paths are no markup."""
+    table.add_row(*map(Text, cells))

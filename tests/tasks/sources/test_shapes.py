@@ -1,0 +1,247 @@
+"""What event logs look like elsewhere: one table of shapes, and what is read of each.
+
+A shape is told by the file's lines, and by the settings that it needs. A value is never read as
+another one, and no row is lost without being counted: each row is an event, in quarantine with its
+reason, or the run stops with a sentence that names the setting.
+"""
+
+# ruff: noqa: E501 - a case is a line of a table
+
+import bz2
+import datetime as dt
+import gzip
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable, write_deltalake
+
+from tasks.errors import PipelineError
+from tasks.lake import Lake, tables
+from tasks.night.ingest import ingest
+from tasks.settings import PROFILES, REPO, load_settings
+
+NIGHT = dt.date(2026, 11, 2)
+HEAD = "user_id,item_id,ts\n"
+DAY = "2026-11-02"
+NOON = dt.datetime(2026, 11, 2, 12)
+
+Files = dict[str, str | bytes | Callable[[Path], object]]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Files, and the events `user item` or `user item type` that they give in the order of time."""
+
+    name: str
+    files: Files
+    events: list[str] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)  # words of the reasons, by row
+    says: tuple[str, ...] = ()  # words of the sentence that stops the run
+    settings: dict[str, Any] = field(default_factory=dict)  # of source, or with a dot of others
+    night: dt.date = NIGHT
+    at: tuple[str, ...] = ()  # times of the events, where the day alone does not say enough
+    left_out: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def parquet(**columns: Any) -> bytes:
+    usual = {"user_id": ["ann"], "item_id": ["a"], "ts": [NOON]}
+    sink = io.BytesIO()
+    pq.write_table(pa.table(usual | columns), sink)
+    return sink.getvalue()
+
+
+def rows(*rows: str, head: str = HEAD) -> str:
+    return head + "".join(f"{row}\n" for row in rows)
+
+
+def lines(*objects: dict[str, Any]) -> str:
+    return "".join(json.dumps(one) + "\n" for one in objects)
+
+
+def event(**values: Any) -> dict[str, Any]:
+    return {"user_id": "ann", "item_id": "a", "ts": f"{DAY}T01:00:00Z"} | values
+
+
+def delta(path: Path) -> None:
+    """Write a Delta table of two rows, and delete one of them."""
+    folder = path.parent
+    frame = pl.DataFrame({"user_id": ["ann", "bob"], "item_id": ["a", "b"], "ts": [NOON] * 2})
+    write_deltalake(folder, frame.to_arrow())
+    DeltaTable(folder).delete("user_id = 'ann'")
+
+
+def link_to_a_folder_elsewhere(path: Path) -> None:
+    elsewhere = path.parents[1] / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "late.csv").write_text(rows(f"bob,b,{DAY}"))
+    path.symlink_to(elsewhere)
+
+
+TABS = "user_id\titem_id\ttitle\tts\n"
+CLOCK = f"{DAY}T01:00:00Z"
+
+# fmt: off
+SHAPES = [
+    # Quotes and line ends.
+    Shape("quotes in a file with tabs", {"a.tsv": TABS + f'u1\ta\tone\t{DAY}T01\n'.replace("T01", "T01:00") + f'u2\tb\t"Heroes\t{DAY}T02:00\nu3\tc\ttwo\t{DAY}T03:00\nu4\td\tMonday 12"\t{DAY}T04:00\n'}, ["u1 a", "u2 b", "u3 c", "u4 d"]),
+    Shape("a tab within quotes", {"a.tsv": TABS + f'u1\ta\t"one\ttwo"\t{DAY}\n'}, ["u1 a"]),
+    Shape("a quote that closes behind other rows", {"a.csv": rows("u1,a,x,2026-11-02T01:00", 'u2,b,"x,2026-11-02T02:00', "u3,c,x,2026-11-02T03:00", 'u4,d,x",2026-11-02T04:00', head="user_id,item_id,title,ts\n")}, ["u1 a", "u3 c", "u4 d"], ["closes only behind other rows"], settings={"broken_rows": "quarantine"}),
+    Shape("a quote that never closes, amid rows", {"a.csv": rows(f"u1,a,{DAY}T01:00", f'"u2,b,{DAY}', f"u3,c,{DAY}T03:00")}, ["u1 a", "u3 c"], ["never closes"], settings={"broken_rows": "quarantine"}),
+    Shape("a quote that never closes stops the run", {"a.csv": rows(f'"u2,b,{DAY}', f"u3,c,{DAY}")}, says=("a.csv line 2", "never closes", "source.broken_rows")),
+    Shape("a value over several lines", {"a.csv": rows('"x\r\ny",a,2026-11-02')}, ["x\r\ny a"]),
+    Shape("quotes that are letters", {"a.csv": rows(f'"u1,a,{DAY}T01:00', f'u2",b,{DAY}T02:00')}, ['"u1 a', 'u2" b'], settings={"quote": ""}),
+    Shape("an escape", {"a.csv": rows(f"u\\,1,a,{DAY}T01:00", f'"u\\"2",b\\\nb,{DAY}T02:00')}, ["u,1 a", 'u"2 b\nb'], settings={"escape": "\\"}),
+    Shape("line ends of three systems in one file", {"a.csv": f"user_id,item_id,ts\r\nu1,a,{DAY}T01:00\nu2,b,{DAY}T02:00\r\n"}, ["u1 a", "u2 b"]),
+    Shape("line ends of old", {"a.csv": f"user_id,item_id,ts\ru1,a,{DAY}T01:00\r\ru2,b,{DAY}T02:00"}, ["u1 a", "u2 b"]),
+    Shape("lines before the header", {"a.csv": f"Export of 2026\n\n{HEAD}u1,a,{DAY}\n"}, ["u1 a"], settings={"skip_rows": 2}),
+    # What a file is.
+    Shape("a table that is named a text", {"a.txt": f"7\t{DAY}T01:00:00Z\t48.1\t11.5\t501\n"}, says=("a.txt", "source.columns")),
+    Shape("a table that is named a text, with a header", {"a.txt": TABS + f"u1\ta\tx\t{DAY}\n"}, ["u1 a"]),
+    Shape("prose beside events", {"README.txt": "These are the events of our shop\n", "a.csv": rows(f"u1,a,{DAY}")}, ["u1 a"], left_out=["README.txt"]),
+    Shape("prose alone", {"README.txt": "These are the events of our shop\n"}, says=("no event files", "README.txt", "source.format")),
+    Shape("a sequence file beside a table", {"a.txt": "1 2 3\n", "a.csv": rows(f"u1,a,{DAY}")}, ["u1 a"], left_out=["a.txt"]),
+    Shape("prose further down in a sequence file", {"a.txt": "1 2 3\n" * 20_000 + "and so on.\n"}, says=("a.txt line 20001", 'source.format = "sequences"')),
+    Shape("a Delta table read as files", {"x/a": delta}, says=("is a Delta table", 'source.kind = "delta"')),
+    Shape("a rotated log beside its newest part", {"e.jsonl": lines(event()), "e.jsonl.1": lines(event(item_id="b"))}, ["ann a"], left_out=["e.jsonl.1"]),
+    Shape("a rotated log with its format", {"e.jsonl": lines(event()), "e.jsonl.1": lines(event(item_id="b", ts=f"{DAY}T02:00Z"))}, ["ann a", "ann b"], settings={"format": "jsonl"}),
+    Shape("a link to a folder elsewhere", {"a.csv": rows(f"u1,a,{DAY}"), f"dt={DAY}": link_to_a_folder_elsewhere}, says=(f"dt={DAY} leads to", "outside of")),
+    Shape("gzip without its name", {"a.jsonl": gzip.compress(lines(event()).encode())}, ["ann a"]),
+    Shape("bz2", {"a.csv.bz2": bz2.compress(rows(f"u1,a,{DAY}").encode())}, ["u1 a"]),
+    Shape("a zip archive", {"a.csv": b"PK\x03\x04" + b"x" * 100}, says=("a.csv is a zip archive", "unpack it")),
+    Shape("UTF-16", {"a.csv": rows(f"u1,a,{DAY}").encode("utf-16")}, says=("a.csv is UTF-16", "source.encoding")),
+    Shape("UTF-16 with its encoding", {"a.csv": rows(f"ü1,a,{DAY}").encode("utf-16")}, ["ü1 a"], settings={"encoding": "utf-16"}),
+    Shape("Latin-1 with its encoding", {"a.csv": rows(f"ü1,a,{DAY}").encode("latin-1")}, ["ü1 a"], settings={"encoding": "latin-1"}),
+    Shape("columns in the names of folders", {f"event_type={kind}/0.parquet": parquet() for kind in ("cart", "view")}, ["ann a cart", "ann a view"]),
+    Shape("an encoded value in the name of a folder, and none", {"event_type=add%20to/0.csv": rows(f"u1,a,{DAY}"), "event_type=__HIVE_DEFAULT_PARTITION__/0.jsonl": lines(event(ts=f"{DAY}T01:00Z"))}, ["u1 a add to", "ann a event"]),
+    Shape("no header", {"a.csv": f"7,501,90,pv,1793600000\n7,502,91,pv,1793600001\n"}, says=("a.csv names none of the columns in its first line", "source.columns")),
+    Shape("no header, with names for its columns", {"a.csv": "7,501,90,pv,1793600000\n7,502,91,pv,1793600001\n"}, ["7 501 pv", "7 502 pv"], settings={"columns": ["user_id", "item_id", "category", "event", "ts"]}),
+    Shape("a row that is named as a header", {"a.csv": "7,501,1793600000\n7,502,1793600001\n"}, says=("a.csv names none of the columns", "source.columns"), settings={"user_columns": ["7"], "item_columns": ["501"], "time_columns": ["1793600000"]}),
+    Shape("a header that is named as a row", {"a.csv": rows(f"u1,a,{DAY}")}, says=("a.csv names its columns in its first line",), settings={"columns": ["user_id", "item_id", "ts"]}),
+    # Ids.
+    Shape("one whole number in three formats", {"a.csv": rows(f"123,7,{DAY}T01:00"), "b.parquet": parquet(user_id=[123.0, float("nan")], item_id=[7, 8], ts=[NOON.replace(hour=2)] * 2), "c.jsonl": '{"user_id": 123.0, "item_id": 7.0, "ts": "2026-11-02T03:00Z"}\n'}, ["123 7", "123 7", "123 7"], ["no user"]),
+    Shape("texts that look like fractions", {"a.jsonl": lines(event(user_id="123.0"), event(user_id="123.00", ts=f"{DAY}T02:00Z"))}, ["123.0 a", "123.00 a"]),
+    Shape("a float too large to be exact", {"a.parquet": parquet(user_id=[2.0**53 + 2, 2.0**52], item_id=["a", "b"], ts=[NOON] * 2)}, ["4503599627370496 b"], ["too large to be exact"]),
+    Shape("null markers", {"a.csv": rows(f"\\N,a,{DAY}", f"NULL,b,{DAY}", f"NaN,c,{DAY}", f"u1,NA,{DAY}", f"u1,a,{DAY}", "u1,a,NULL")}, ["u1 a"], ["no user", "no user", "no user", "no item", "no time"]),
+    Shape("null markers of one's own", {"a.csv": rows(f"-,a,{DAY}T01:00", f"NA,b,{DAY}T02:00")}, ["NA b"], ["no user"], settings={"null_values": ["-"]}),
+    Shape("ids of white space", {"a.csv": rows(f"\t,a,{DAY}", f"\u00a0,b,{DAY}", f"\u3000 ,c,{DAY}", f"u1,\u200b,{DAY}", f" u 1 ,a,{DAY}")}, [" u 1  a"], ["no user", "no user", "no user", "no item"]),
+    Shape("bytes that are text", {"a.parquet": parquet(user_id=pa.array(["zoë".encode()]), item_id=pa.array([b"a"]))}, ["zoë a"]),
+    Shape("bytes that are no text", {"a.parquet": parquet(user_id=pa.array([b"\xff\xfe", b"bob"]), item_id=["a", "b"], ts=[NOON] * 2)}, ["bob b"], ["bytes that are no text"]),
+    Shape("an object in place of an id, once", {"a.jsonl": lines(event(), event(user_id={"id": 1}), event(item_id=[1]))}, ["ann a"], ["the user is an object or a list", "the item is an object or a list"]),
+    Shape("an object in place of each id", {"a.jsonl": lines(event(user_id={"$oid": "64"}))}, says=("a.jsonl", "the user is an object", "source.user_columns")),
+    Shape("a list in place of each id", {"a.parquet": parquet(item_id=[["a", "b"]])}, says=("column item_id", "VARCHAR[]", "item_id[]", "source.item_columns")),
+    Shape("JSON keys that change on the way", {"a.jsonl": lines(*[event(user_id=None, user=f"u{n}", ts=f"{DAY}T02:00Z") for n in range(1001)], event(user="x", ts=f"{DAY}T01:00Z"))}, ["ann a", *(f"u{n} a" for n in range(1001))]),
+    # Times.
+    Shape("times of ten digits that are dates", {"a.csv": rows("u1,a,2026110212", "u2,b,2026110213")}, says=("a.csv", "2026110212", 'source.time_unit', "%Y%m%d%H")),
+    Shape("times of twelve digits that are dates", {"a.parquet": parquet(ts=[202611021200])}, says=("a.parquet", "202611021200", "%Y%m%d%H%M")),
+    Shape("times of twelve digits with their format", {"a.parquet": parquet(ts=[202611021201.0])}, ["ann a"], at=("2026-11-02 12:01:00",), settings={"time_unit": "%Y%m%d%H%M"}),
+    Shape("dates of eight digits with their format", {"a.csv": rows("u1,a,20261102", "u1,b,2026112")}, ["u1 a"], ["time cannot be read"], settings={"time_unit": "%Y%m%d"}),
+    Shape("times of seventeen digits with their format", {"a.csv": rows("u1,a,20261102120000123")}, ["u1 a"], at=("2026-11-02 12:00:00.123000",), settings={"time_unit": "%Y%m%d%H%M%S%g"}),
+    Shape("a format with an offset", {"a.csv": rows("u1,a,02/Nov/2026:01:00:00 +0100")}, ["u1 a"], at=("2026-11-02 00:00:00",), settings={"time_unit": "%d/%b/%Y:%H:%M:%S %z"}),
+    Shape("zones with several meanings", {"a.csv": rows(f"u1,a,{DAY} 00:30:00 BST", f"u2,b,{DAY} 00:30:00 IST", f"u3,c,{DAY} 00:30:00 UTC", f"u4,d,{DAY} 01:30:00 GMT", f"u5,e,{DAY} 02:30:00Z")}, ["u3 c", "u4 d", "u5 e"], ["the zone BST", "the zone IST"]),
+    Shape("times in a zone that is set", {"a.csv": rows(f"u1,a,{DAY} 01:30:00", f"u2,b,{DAY} 01:30:00Z", f"u3,c,{DAY} 01:30:00+00:30")}, ["u1 a", "u3 c", "u2 b"], at=("2026-11-02 00:30:00", "2026-11-02 01:00:00", "2026-11-02 01:30:00"), settings={"time_zone": "Europe/Berlin"}),
+    Shape("typed times in a zone that is set", {"a.parquet": parquet()}, ["ann a"], at=("2026-11-02 11:00:00",), settings={"time_zone": "Europe/Berlin"}),
+    Shape("time 0 for none", {"a.csv": rows("u1,a,0", "u1,b,1793600000", "u1,c,1793600001")}, ["u1 b", "u1 c"], ["time is 0"]),
+    Shape("words that DuckDB takes for times", {"a.csv": rows("u1,a,epoch", "u1,b,infinity", f"u1,c,{DAY} (BC)", f"u1,d,{DAY}", f"u1,e,{DAY}", f"u1,f,{DAY}", f"u1,g,{DAY}")}, ["u1 d", "u1 e", "u1 f", "u1 g"], ["time cannot be read"] * 3),
+    # Paths into values.
+    Shape("a key with dots in it, and a path", {"a.jsonl": lines(event(**{"p.id": "x"}), {"p": {"id": "y"}, "user_id": "bob", "ts": f"{DAY}T02:00Z"})}, ["ann x", "bob y"], settings={"item_columns": ["p.id"]}),
+    Shape("a path into a column of structs", {"a.parquet": parquet(item_id=[{"id": 7.0, "more": 1}])}, ["ann 7"], settings={"item_columns": ["item_id.id"]}),
+    Shape("a path into a column of JSON texts", {"a.csv": rows('u1,"{""id"": ""x""}",2026-11-02')}, ["u1 x"], settings={"item_columns": ["item_id.id"]}),
+    Shape("a list of structs in Parquet", {"a.parquet": parquet(items=[[{"id": "a"}, {"id": "b"}]])}, ["ann a", "ann b"], settings={"item_columns": ["items[].id"]}),
+    Shape("a list without elements, and none", {"a.jsonl": lines(event(items=[]), event(), event(items=["x"]))}, ["ann x"], ["no item", "no item"], settings={"item_columns": ["items[]"]}),
+    Shape("two lists", {"a.jsonl": lines(event(items=[1], times=[2]))}, says=("by one list only", "items[]", "times[]"), settings={"item_columns": ["items[]"], "time_columns": ["times[]"]}),
+    Shape("an array of objects", {"a.json": json.dumps([event(), event(item_id="b", ts=f"{DAY}T02:00Z")], indent=2)}, ["ann a", "ann b"], settings={"format": "json"}),
+    Shape("an array of objects that is named lines", {"a.jsonl": json.dumps([event(), event(item_id="b", ts=f"{DAY}T02:00Z")])}, ["ann a", "ann b"]),
+    Shape("objects one after another", {"a.log": json.dumps(event()) + json.dumps(event(item_id="b", ts=f"{DAY}T02:00Z"), indent=1)}, ["ann a", "ann b"], settings={"format": "json"}),
+    Shape("an array cut short", {"a.json": json.dumps([event(), event()])[:-1]}, says=("a.json is cut short",), settings={"format": "json"}),
+    # Memory.
+    Shape("little memory", {"a.csv": rows(f"u1,a,{DAY}")}, ["u1 a"], settings={"duckdb.memory_limit": "200MB"}),
+]
+
+MS = 1_659_304_800_025
+PUBLIC = [
+    Shape("ga4", {"e.jsonl": lines({"event_timestamp": "1793620800000000", "event_name": "view_item", "user_id": None, "user_pseudo_id": "123.0", "items": [{"item_id": "s0"}, {"item_id": "s9"}]})}, ["123.0 s0 view_item", "123.0 s9 view_item"]),
+    Shape("gowalla", {"loc-gowalla_totalCheckins.txt": f"7\t{CLOCK}\t48.1\t11.5\t501\n8\t{DAY}T02:00:00Z\t48.2\t11.6\t502\n"}, ["7 501", "8 502"]),
+    Shape("lastfm1k", {"plays.tsv": f'user_1\t{CLOCK}\tart1\tBand\t\tSong\nuser_1\t{DAY}T02:00:00Z\tart2\t"Loud Band\t\tSong\n'}, ["user_1 art1", "user_1 art2"]),
+    Shape("mind", {"behaviors.tsv": "1\tU1\t11/2/2026 9:05:58 AM\tN1 N2\tN3-1 N4-0\n2\tU2\t11/2/2026 6:11:30 PM\tN5\tN6-0 N7-1\n"}, ["U1 N3 1", "U2 N7 1"], at=("2026-11-02 09:05:58", "2026-11-02 18:11:30")),
+    Shape("movielens", {"ratings.csv": "userId,movieId,rating,timestamp\n1,11,5.0,1793600000\n"}, ["1 11"]),
+    Shape("movielens_1m", {"ratings.dat": "1::11::5::1793600000\n2::12::5::1793600001\n"}, ["1 11", "2 12"]),
+    Shape("movielens_100k", {"u.data": "196\t242\t3\t1793600000\n"}, ["196 242"]),
+    Shape("mongo", {"e.jsonl": lines({"user_id": {"$oid": "64aa0"}, "item_id": {"$numberLong": "550"}, "ts": {"$date": CLOCK}}, {"user_id": "x", "item_id": 551, "ts": {"$date": {"$numberLong": "1793620800000"}}}, {"user_id": "y", "item_id": 552, "ts": {"$date": f"{DAY}T02:00:00Z"}})}, ["64aa0 550", "y 552"], ["time cannot be read"]),
+    Shape("online_retail", {"data.csv": "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\r\n900000,S1A,CHEAP £,6,11/2/2026 8:26,2.55,17850,United Kingdom\r\n900000,S2A,THING 2,6,11/2/2026 8:26,3.39,,United Kingdom\r\n".encode("cp1252")}, ["17850 S1A"], ["no user"], at=("2026-11-02 08:26:00",)),
+    Shape("otto", {"train.jsonl": lines({"session": 0, "events": [{"aid": 100, "ts": MS, "type": "clicks"}, {"aid": 101, "ts": MS + 1, "type": "carts"}]}, {"session": 1, "events": [{"aid": 101, "ts": MS + 2, "type": "clicks"}]})}, ["0 100 clicks", "0 101 carts", "1 101 clicks"], night=dt.date(2022, 7, 31)),
+    Shape("segment", {"track.jsonl": lines({"type": "track", "event": "Product Viewed", "userId": "u0", "anonymousId": "x0", "timestamp": f"{DAY}T10:00:00.123Z", "properties": {"product_id": "p0"}}, {"type": "track", "event": "Product Viewed", "userId": None, "anonymousId": "x2", "timestamp": f"{DAY}T12:00:00.123Z", "properties": {"product_id": "p2"}})}, ["u0 p0 Product Viewed", "session:x2 p2 Product Viewed"]),
+    Shape("taobao", {"UserBehavior.csv": "7,501,90,pv,1793600000\n8,503,90,buy,1793600001\n"}, ["7 501 pv", "8 503 buy"]),
+    Shape("yoochoose", {"yoochoose-clicks.dat": f"7,{CLOCK},555002,0\n8,{DAY}T02:00:00.5Z,555142,0\n"}, ["7 555002", "8 555142"]),
+]
+# fmt: on
+
+
+def read(shape: Shape, folder: Path, **more: Any) -> None:
+    """Ingest a shape and hold what comes out against it."""
+    source = folder / "events"
+    for name, content in shape.files.items():
+        path = source / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if callable(content):
+            content(path)
+        else:
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+    given = {key if "." in key else f"source.{key}": value for key, value in shape.settings.items()}
+    given |= {"source.path": str(source), "lake.root": folder / "lake", "duckdb.threads": 2}
+    settings = load_settings(**(given | more))
+    if shape.says:
+        with pytest.raises(PipelineError) as error:
+            ingest(settings, shape.night)
+        sentence = str(error.value)
+        assert "\n" not in sentence
+        for word in shape.says:
+            assert word in sentence, sentence
+        return
+    summary = ingest(settings, shape.night)
+    lake = Lake(folder / "lake")
+    found = lake.scan(tables.EVENTS).sort("ts", "source", "row_number").collect()
+    columns = ["user_id", "item_id", "event_type"]
+    typed = any(kind != "event" for kind in found["event_type"])
+    seen = [" ".join(row) for row in found.select(columns[: 3 if typed else 2]).rows()]
+    assert seen == shape.events
+    times = found["ts"].dt.replace_time_zone(None).cast(pl.String).str.strip_suffix(".000000")
+    assert not shape.at or tuple(times) == shape.at
+    rejected = lake.scan(tables.QUARANTINE).sort("source", "row_number").collect()
+    assert rejected.height == len(shape.rejected)
+    for reason, words in zip(rejected["reason"], shape.rejected, strict=True):
+        assert words in reason
+    assert None not in rejected["raw"].to_list()
+    counts = ("events", "quarantined", "duplicate", "filtered", "other_nights")
+    assert summary["rows_read"] == sum(summary[f"rows_{name}"] for name in counts)
+    assert summary["left_out"] == shape.left_out
+    assert summary["files_left_out"] == len(shape.left_out)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_shape_of_file_is_read_right_or_refused_with_a_sentence(
+    shape: Shape, tmp_path: Path
+) -> None:
+    read(shape, tmp_path)
+
+
+@pytest.mark.parametrize("shape", PUBLIC, ids=str)
+def test_a_public_data_set_is_read_by_its_profile(shape: Shape, tmp_path: Path) -> None:
+    read(shape, tmp_path, **{"source.profile": shape.name})
+
+
+def test_every_profile_has_a_shape_and_is_on_the_page() -> None:
+    profiles = {path.stem for path in PROFILES.glob("*.toml")}
+    assert profiles == {shape.name for shape in PUBLIC}
+    page = (REPO / "docs" / "sources.md").read_text("utf-8")
+    assert all(f"`{name}`" in page for name in profiles)
