@@ -234,7 +234,7 @@ def inspect_source(
     from tasks.chores.inspection import inspect
 
     _log(quiet)
-    inspect(settings_from(events, None, changes), _console())
+    inspect(settings_from(events, None, changes), console_of())
 
 
 @app.command(rich_help_panel=OTHER_PANEL)

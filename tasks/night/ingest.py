@@ -308,7 +308,7 @@ def _refuse_night_long_after(
     Later nights need an event of their own. A lake that began with such a night would read no
     earlier one whole any more, so nothing is written.
     """
-    newest = _one_row(con, "SELECT max(ts)::DATE AS day FROM staged WHERE reason IS NULL")["day"]
+    newest = one_row(con, "SELECT max(ts)::DATE AS day FROM staged WHERE reason IS NULL")["day"]
     quiet = (night - newest).days
     # Times that are made up say nothing about the night.
     if quiet > most and newest.isoformat() != SYNTHETIC_EPOCH[:10]:
