@@ -27,7 +27,7 @@ def filled_in(params: Mapping[str, Param]) -> dict[str, Param]:
     }
 
 
-LAKE = {"lake.root": field("Lake", "string", "Folder of the tables, not the settings' one.")}
+LAKE = {"lake.root": field("Lake", "string", "Write to another lake than `lake.root`.")}
 
 
 def settings_of(params: Mapping[str, Any]) -> Settings:

@@ -4,12 +4,12 @@ Turns the event log into **one intent label a user** (`intent_labels`) and profi
 (`intent_profiles`). A run works on one **night**, a UTC date; nothing later is read.
 
 * **A scheduled run** takes the night that has just ended: the start of its data interval.
-* **By hand:** *Trigger*; name a night and a source if you like. An empty night is the newest one
-  that is over and that the source has; every other empty field is "as in the settings".
-* **Again:** a task replaces what it wrote for the night; clearing and running it again is safe, and
-  the night of the run stays the same.
-* **When a task fails,** its log ends with a sentence: what is wrong, where, what to do. What
-  trying again cannot mend (bad input, bad settings) fails at once; the rest is tried again.
+* **By hand:** click *Trigger*. An empty night means the newest night that is over and that the
+  source has. Any other empty field keeps the value of the settings.
+* **To run it again,** clear the tasks: each replaces what it wrote for the night. The run keeps
+  its night.
+* **When a task fails,** its log ends with a sentence: what is wrong, where, what to do. A fault that
+  a person must mend (bad input, bad settings) fails at once. Other errors are tried again.
 * **Training** logs every epoch: losses, validation metrics, time left.
 * **Settings** are in `settings.toml`, and environment variables: `ELCREC_MODEL__SEED`.
 """
@@ -37,14 +37,14 @@ GROUPS = {
     "labels": ("Users get labels, intents profiles", ["label", "check-labels", "publish"]),
 }
 FIELDS = {  # a name with a dot is a setting, changed for this run only when the field is not empty
-    "night": field("Night", "string", "UTC date. Empty: the newest in the source.", format="date"),
+    "night": field("Night", "string", "UTC date. Empty: newest in the source.", format="date"),
     "source.path": field("Source", "string", "Event file, folder, glob or s3:// URL."),
     **LAKE,
-    "model.n_intents": field("Intents", "integer", "How many; 0: from the users.", minimum=0),
-    "model.max_epochs": field("Epochs", "integer", "Train no longer than this.", minimum=1),
-    "model.from_scratch": field("From scratch", "boolean", "Train from scratch."),
-    "promote.force": field("Force promotion", "boolean", "Promote whatever the rules say."),
-    "promote.version": field("Roll back to", "string", "Model that labels from this night on."),
+    "model.n_intents": field("Intents", "integer", "Number of intents. 0: from users.", minimum=0),
+    "model.max_epochs": field("Epochs", "integer", "Largest number of epochs.", minimum=1),
+    "model.from_scratch": field("From scratch", "boolean", "Do not continue from a model."),
+    "promote.force": field("Force promotion", "boolean", "Use this model even if refused."),
+    "promote.version": field("Roll back to", "string", "A model_version from `models`."),
 }
 
 

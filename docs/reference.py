@@ -164,9 +164,7 @@ def commands() -> str:
         for option in root.commands[name].params:
             having.setdefault(_option(option), []).append(name)
     options = [
-        row
-        if len(names) == len(STEPS)
-        else row.removesuffix(" |") + f" Only: {', '.join(names)}. |"
+        row if len(names) == len(STEPS) else row.removesuffix(" |") + f" Of {', '.join(names)}. |"
         for row, names in having.items()
     ]
     lines += ["", "Their options:", "", *_options(options)]

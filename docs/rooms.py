@@ -33,11 +33,16 @@ def layers() -> list[list[str]]:
     for folder in folders["layers"]:
         if folder == parent:
             for layer in rooms["layers"]:
-                names = [name.strip() for name in re.split("[|:]", layer)]
-                found.append([f"{parent}.{name}" for name in names if not name.startswith("(")])
+                found.append([f"{parent}.{name}" for name in _names(layer)])
         else:
-            found.append([folder])
+            found.append(_names(folder))
     return found
+
+
+def _names(layer: str) -> list[str]:
+    """Take the rooms of one layer apart; those in brackets are not there yet."""
+    names = (name.strip() for name in re.split("[|:]", layer))
+    return [name for name in names if not name.startswith("(")]
 
 
 def imports(rooms: list[str], graph: grimp.ImportGraph) -> dict[str, set[str]]:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from elcrec.evaluation import distinct_seen, popularity_ranks
 from elcrec.histories import Histories, Split, ragged_arange
 
-WINDOW = 5  # events apart at most that items of a history count as seen together
+WINDOW = 3  # events apart at most that items of a history count as seen together
 NEIGHBOURS = 100  # of an item, those most often seen together with it
-MOST_EVENTS = 2_000_000  # that items are counted in; bounds time and memory
+MOST_EVENTS = 1_000_000  # that items are counted in; bounds time and memory
 BLOCK_USERS = 16_384  # ranked at once; bounds the memory, whatever the number of users
 
 
@@ -106,16 +106,31 @@ def _neighbours(
         one, other = items[:-apart], items[apart:]
         both = (owners[:-apart] == owners[apart:]) & (one != other)
         one, other = one[both], other[both]
-        keys += [one * width + other, other * width + one]
+        keys.append(np.minimum(one, other) * width + np.maximum(one, other))
     pairs, often = np.unique(np.concatenate(keys), return_counts=True)
-    item, neighbour = pairs // width, pairs % width
+    item = np.concatenate([pairs // width, pairs % width])
+    neighbour = np.concatenate([pairs % width, pairs // width])
+    often = np.concatenate([often, often])
     # Ties as in the ranking: the more popular first.
-    order = np.lexsort((neighbour, -counts[neighbour], -often, item))
+    place = np.empty(width, np.int64)
+    place[np.argsort(-counts, kind="stable")] = np.arange(width)
+    order = _order(item, often.max(initial=0) - often, place[neighbour])
     item, neighbour, often = item[order], neighbour[order], often[order]
     starts = np.searchsorted(item, np.arange(width + 1))
     kept = np.arange(item.size) - starts[item] < NEIGHBOURS
     starts = np.searchsorted(item[kept], np.arange(width + 1))
     return starts, neighbour[kept], often[kept]
+
+
+def _order(*keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The positions that sort by the first key, then by the next; keys are not below 0."""
+    bits = [int(key.max(initial=0)).bit_length() for key in keys]
+    if sum(bits) > 63:
+        return np.lexsort(keys[::-1])
+    packed = np.zeros(keys[0].size, np.int64)  # one sort of one number is several times as fast
+    for key, width in zip(keys, bits, strict=True):
+        packed = (packed << width) | key
+    return np.argsort(packed)
 
 
 def _ranks(
@@ -139,6 +154,7 @@ def _block_ranks(
 ) -> NDArray[np.int64]:
     n, width = len(split.histories), counts.size
     seen_users, seen_items = distinct_seen(split, among_all)
+    popular = popularity_ranks(split, counts, among_all, (seen_users, seen_items))
     seen = seen_users * width + seen_items  # ascends
     pairs = given.users * width + given.items
     at = np.minimum(np.searchsorted(seen, pairs), max(seen.size - 1, 0))
@@ -154,8 +170,6 @@ def _block_ranks(
     ranks = np.bincount(users[before], minlength=n)
     # Behind all that have a score come the others by popularity.
     unscored = target_scores == 0
-    behind = popularity_ranks(split, counts, among_all) - np.bincount(
-        users[as_popular], minlength=n
-    )
+    behind = popular - np.bincount(users[as_popular], minlength=n)
     ranks[unscored] += behind[unscored]
     return ranks

@@ -161,15 +161,18 @@ def padded(
 
 
 def popularity_ranks(
-    split: Split, counts: NDArray[np.integer], among_all: NDArray[np.bool_] | None = None
+    split: Split,
+    counts: NDArray[np.integer],
+    among_all: NDArray[np.bool_] | None = None,
+    seen: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
 ) -> NDArray[np.int64]:
     """Rank of every target by `counts` (of items 0 … V), int64 `[n]`, 0 is first.
 
-    among_all: bool `[n]`, see `target_ranks`.
+    among_all: bool `[n]`, see `target_ranks`. seen: what `distinct_seen` gave, where it is known.
     """
     descending = np.sort(-counts[1:])
     before = np.searchsorted(descending, -counts[split.targets], side="right") - 1
-    users, items = distinct_seen(split, among_all)
+    users, items = distinct_seen(split, among_all) if seen is None else seen
     excluded = counts[items] >= counts[split.targets[users]]
     return before - np.bincount(users[excluded], minlength=before.size)
 

@@ -1,7 +1,7 @@
 -- Makes: what has to be known of a source file before its times can be read.
 -- From:  source_rows.
--- Grain: one row. date_numbers: numbers whose digits are a date, as 2026110212 and 202611021200, which
--- would be seconds of 2034 and milliseconds of 1976; date_number is one of them.
+-- Grain: one row. date_numbers: numbers whose digits are a date, as 2026110212 and 202611021200,
+-- which would be seconds of 2034 and milliseconds of 1976; date_number is one of them.
 WITH timed AS (
     SELECT
         row_number,

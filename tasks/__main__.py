@@ -26,7 +26,7 @@ from tasks.steps import STEPS, check_night, run_step
 from tasks.terminal import console_of, log_to_stderr
 
 STEP_PANEL = "Steps of a night, in order"
-OTHER_PANEL = "Around them"
+OTHER_PANEL = "Around a night"
 PYTHON_TASKS = ".venv/bin/python -m tasks"
 
 app = typer.Typer(
@@ -43,7 +43,7 @@ NewestOfSource = Annotated[
     str,
     typer.Option(
         "--night",
-        help="The UTC date to work on; the newest one that is over in the source if not given.",
+        help="UTC date of the night. Default: the newest one that is over and in the source.",
         metavar="YYYY-MM-DD",
     ),
 ]
@@ -51,21 +51,21 @@ NewestOfLake = Annotated[
     str,
     typer.Option(
         "--night",
-        help="The UTC date to work on; the newest night that the lake has if not given.",
+        help="UTC date of the night. Default: the newest night that the lake has.",
         metavar="YYYY-MM-DD",
     ),
 ]
 Events = Annotated[
     str | None,
-    typer.Option(help="Event file, folder or glob, or its s3:// URL: the setting source.path."),
+    typer.Option(help="File, folder, glob or s3:// URL, instead of source.path."),
 ]
-LakeRoot = Annotated[Path | None, typer.Option(help="Folder of the tables: the setting lake.root.")]
+LakeRoot = Annotated[Path | None, typer.Option(help="Write to another lake than lake.root.")]
 Changes = Annotated[
     list[str],
     typer.Option(
         "--set",
-        help="A setting for this call only, for example model.n_intents=64; may be repeated. "
-        "Lists and tables as JSON. `.venv/bin/python -m tasks settings` shows them all.",
+        help="Change a setting for this call only, e.g. model.n_intents=64. May be repeated. "
+        "Write lists and tables as JSON. `.venv/bin/python -m tasks settings` prints all settings.",
         metavar="SECTION.KEY=VALUE",
     ),
 ]
@@ -213,7 +213,7 @@ def run_all(
     changes: Changes = [],  # noqa: B006
     quiet: Quiet = False,
 ) -> None:
-    """All steps of a night in order, without Airflow, then the report."""
+    """Run all steps of a night in order, without Airflow, and print the report."""
     from tasks.chores import report
 
     _log(quiet)
@@ -230,7 +230,7 @@ def inspect_source(
     changes: Changes = [],  # noqa: B006
     quiet: Quiet = False,
 ) -> None:
-    """Show how a source would be read, without writing anything, and the settings that pin it."""
+    """Show how a source would be read, and the settings that fix this reading. Writes nothing."""
     from tasks.chores.inspection import inspect
 
     _log(quiet)
@@ -239,17 +239,18 @@ def inspect_source(
 
 @app.command(rich_help_panel=OTHER_PANEL)
 def relabel(
-    first: Annotated[str, typer.Option("--from", help="The first night.", metavar="YYYY-MM-DD")],
-    last: Annotated[str, typer.Option("--to", help="The last, included.", metavar="YYYY-MM-DD")],
-    version: Annotated[str, typer.Option(help="A model_version of the table models.")],
+    first: Annotated[str, typer.Option("--from", help="First night.", metavar="YYYY-MM-DD")],
+    last: Annotated[str, typer.Option("--to", help="Last night.", metavar="YYYY-MM-DD")],
+    version: Annotated[str, typer.Option(help="A model_version from the table models.")],
     other_settings: Annotated[
-        bool, typer.Option("--other-settings", help="Also a model trained on other settings.")
+        bool,
+        typer.Option("--other-settings", help="Allow a model of other settings."),
     ] = False,
     lake: LakeRoot = None,
     changes: Changes = [],  # noqa: B006
     quiet: Quiet = False,
 ) -> None:
-    """Label a range of past nights with one model, without training, and check the labels."""
+    """Label past nights again with one model, without training, and check the labels."""
     from tasks.chores.relabel import relabel as label_again
 
     _log(quiet)
@@ -264,18 +265,18 @@ def relabel(
 @app.command(rich_help_panel=OTHER_PANEL)
 def report(
     night: Annotated[
-        str, typer.Option(help="The night; the last one with labels if not given.")
+        str, typer.Option(help="UTC date. Default: the newest night with labels.")
     ] = "",
     lake: LakeRoot = None,
     truth: Annotated[
-        Path | None, typer.Option(help="truth.parquet of generated events: adds NMI and ARI.")
+        Path | None,
+        typer.Option(help="truth.parquet of generated events: adds NMI and ARI."),
     ] = None,
-    intent: Annotated[
-        int | None, typer.Option(help="Print this intent of the night alone.")
-    ] = None,
-    user: Annotated[str | None, typer.Option(help="Print this user of the night alone.")] = None,
+    intent: Annotated[int | None, typer.Option(help="Print only this intent.")] = None,
+    user: Annotated[str | None, typer.Option(help="Print only this user.")] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every intent, label and figure, not the first ones.")
+        bool,
+        typer.Option("--all", help="Print all intents, labels and figures."),
     ] = False,
     changes: Changes = [],  # noqa: B006
 ) -> None:
@@ -299,10 +300,8 @@ def report(
 
 @app.command(rich_help_panel=OTHER_PANEL)
 def generate(
-    out: Annotated[Path, typer.Option(help="Folder for events/ and truth.parquet.")],
-    night: Annotated[
-        str, typer.Option(help="The last night of the events; yesterday if not given.")
-    ] = "",
+    out: Annotated[Path, typer.Option(help="Folder to write events/ and truth.parquet to.")],
+    night: Annotated[str, typer.Option(help="Last night of the events. Default: yesterday.")] = "",
     users: Annotated[int, typer.Option(min=1)] = 800,
     items: Annotated[int, typer.Option(min=1)] = 300,
     intents: Annotated[int, typer.Option(min=1)] = 8,
@@ -333,16 +332,16 @@ def generate(
 @app.command(rich_help_panel=OTHER_PANEL)
 def forget(
     user: Annotated[
-        list[str], typer.Option(help="A user's id as it stands in events; may be repeated.")
+        list[str], typer.Option(help="Id of a user, as in the table events. May be repeated.")
     ] = [],  # noqa: B006
     users_file: Annotated[
-        Path | None, typer.Option(help="Text file with an id a line, besides those of --user.")
+        Path | None, typer.Option(help="Text file with one id on each line.")
     ] = None,
     lake: LakeRoot = None,
     changes: Changes = [],  # noqa: B006
     quiet: Quiet = False,
 ) -> None:
-    """Remove people from every table, and leave them out of every night from now on."""
+    """Remove people from every table, and from every later night."""
     from tasks.chores.forget import forget as remove
     from tasks.chores.forget import read_users
 
@@ -357,14 +356,15 @@ def forget(
 @app.command(rich_help_panel=OTHER_PANEL)
 def rollback(
     to: Annotated[
-        str, typer.Option(help="The model, a version in the table models.", metavar="VERSION")
+        str,
+        typer.Option(help="A model_version, e.g. 20261119-1f3a0c77.", metavar="VERSION"),
     ],
     night: NewestOfLake = "",
     lake: LakeRoot = None,
     changes: Changes = [],  # noqa: B006
     quiet: Quiet = False,
 ) -> None:
-    """Let an earlier model label from a night on, until a later night's model is promoted."""
+    """Go back to an earlier model, until a later night's model is promoted."""
     from tasks.registry.choices import roll_back
 
     _log(quiet)
@@ -391,11 +391,11 @@ def stale(
 @app.command(rich_help_panel=OTHER_PANEL)
 def refresh(
     to: Annotated[
-        str, typer.Option(help="The last night to look at; all if not given.", metavar="YYYY-MM-DD")
+        str, typer.Option(help="Last night to look at. Default: all nights.", metavar="YYYY-MM-DD")
     ] = "",
     not_known: Annotated[
         bool,
-        typer.Option("--not-known", help="Also the nights of which nothing is recorded."),
+        typer.Option("--not-known", help="Include nights of which nothing is recorded."),
     ] = False,
     lake: LakeRoot = None,
     changes: Changes = [],  # noqa: B006
@@ -413,13 +413,13 @@ def refresh(
 @app.command(rich_help_panel=OTHER_PANEL)
 def upkeep(
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List what would go, and leave it.")
+        bool, typer.Option("--dry-run", help="List what would be deleted, and delete nothing.")
     ] = False,
     lake: LakeRoot = None,
     changes: Changes = [],  # noqa: B006
     quiet: Quiet = False,
 ) -> None:
-    """Take out of the lake what the settings under retention do not keep."""
+    """Delete what is older than the settings under retention keep."""
     from tasks.chores.upkeep import upkeep as take_out
 
     _log(quiet)
@@ -430,7 +430,7 @@ def upkeep(
 
 @app.command("settings", rich_help_panel=OTHER_PANEL)
 def show_settings(changes: Changes = []) -> None:  # noqa: B006
-    """Print every setting as it is in effect: file, then environment, then --set."""
+    """Print the value in effect of every setting: --set, else environment, else file."""
     in_effect = settings_from(None, None, changes).model_dump(mode="json")
     for section, values in in_effect.items():
         for key, value in values.items():

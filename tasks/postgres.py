@@ -2,24 +2,26 @@
 
 import re
 
+import adbc_driver_postgresql.dbapi as adbc
+
 # Starts of SQLSTATE that trying again does not mend: what PostgreSQL cannot do, values that do not
 # fit, constraints, writing where only reading goes, logins, what there is (catalogue, schema),
 # syntax and access.
 MENDED_BY_A_PERSON = ("0A", "22", "23", "25006", "28", "3D", "3F", "42")
-# The same of a statement that trips half way, when the message is all that comes.
-TRIPPED = re.compile(
-    r"ERROR: +(division by zero|invalid input syntax|.* out of range|cannot execute .* read-only)"
-)
-# A refused login has no SQLSTATE; a server that is starting, full or away is waited for.
+# libpq hands on no SQLSTATE of a connection that could not be made, only a text. What the server
+# says in it is in the server's language. A login that is refused in English fails at once; in
+# another language it is tried again first, as with a server that is starting or full.
 REFUSED = re.compile(
     r"FATAL: +(.*(?:authentication failed|does not exist|pg_hba\.conf|permission denied).*)"
     r"|Failed to connect: (invalid .*)"
 )
-# A server that is away, starting, full, or that has cut the connection has no SQLSTATE either.
+# The server's answer to a login begins with its severity, "FATAL:  " in whatever language.
+NOT_ADMITTED = re.compile(r"Failed to connect: (?:connection to server .* failed: )?\w+ ?:  (.+)")
+# What libpq itself says of a server that is away, or has cut the connection, is in English.
 AWAY = re.compile(
-    r"Failed to connect: (?:connection to server .* failed: )?(?:FATAL: +)?(.+)"
-    r"|((?:terminating|server closed the|no) connection.*|could not receive data from server.*"
-    r"|SSL SYSCALL error.*|connection not open)"
+    r"Failed to connect: (?:connection to server .* failed: )?(.+)"
+    r"|(server closed the connection.*|no connection to the server.*"
+    r"|could not receive data from server.*|SSL SYSCALL error.*|connection not open)"
 )
 
 
@@ -35,7 +37,13 @@ def refusal(connection: str, error: Exception) -> str | None:
 
 
 def absence(connection: str, error: Exception) -> str | None:
-    """Say that a server does not answer, or no longer; that passes by itself."""
+    """Say that a server does not answer or admit, or no longer; that passes by itself."""
+    if reply := NOT_ADMITTED.search(str(error)):
+        return (
+            f"connection {connection} is not admitted ({reply[1].strip()}): see that its server is "
+            "ready and has room, and that user, password and database are right; Airflow tries the "
+            "step again, and by hand it can be run again as it is"
+        )
     away = AWAY.search(str(error))
     if not away:
         return None
@@ -49,7 +57,28 @@ def absence(connection: str, error: Exception) -> str | None:
 def fault(error: Exception) -> str | None:
     """Return the server's reason, when a person has to mend what was asked of it."""
     state = getattr(error, "sqlstate", None) or ""
-    if not state.startswith(MENDED_BY_A_PERSON) and not TRIPPED.search(str(error)):
+    if not state.startswith(MENDED_BY_A_PERSON):
         return None
-    said = re.search(r"ERROR: +(.*)", str(error))
-    return said[1] if said else f"SQLSTATE {state}"
+    fields = {_text(name): _text(value) for name, value in getattr(error, "details", None) or ()}
+    return fields.get("PG_DIAG_MESSAGE_PRIMARY") or f"SQLSTATE {state}"
+
+
+def asked_again(uri: str, query: str) -> Exception | None:
+    """Run a query that tripped half way once more, for its error with a SQLSTATE; None without one.
+
+    Of rows that come as a stream ADBC hands on the text of an error alone, in the server's
+    language. EXPLAIN ANALYZE runs the whole query and brings no rows over.
+    """
+    try:
+        with adbc.connect(uri) as connection, connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            cursor.adbc_statement.set_options(**{"adbc.postgresql.use_copy": "false"})
+            cursor.execute(f"EXPLAIN (ANALYZE, TIMING OFF, SUMMARY OFF) {query}")
+            cursor.fetchall()
+    except adbc.Error as error:
+        return error if error.sqlstate else None
+    return None
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

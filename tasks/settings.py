@@ -117,7 +117,9 @@ class SourceSettings(Section):
     @classmethod
     def _separates(cls, separator: str) -> str:
         if not separator or set(separator) & set('"\r\n'):
-            raise ValueError('write "auto" or the characters, none of them a quote or a line end')
+            raise ValueError(
+                'write "auto" or one or more characters, which are no quote and no line end'
+            )
         return separator
 
     @field_validator("quote", "escape")

@@ -21,7 +21,6 @@ import pyarrow as pa
 
 from tasks.errors import NightError
 from tasks.lake import Lake, tables
-from tasks.registry.inputs import as_rows, inputs_of
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -177,6 +176,8 @@ def run_step(
     NightError
         The night is not over yet, in UTC.
     """
+    from tasks.registry.inputs import as_rows, inputs_of  # it loads what parsing a DAG does not
+
     check_night(night)
     lake = Lake(settings.lake.root)
     with lake.in_use(), lake.turn(f"steps of night {night}"), _turn_across_nights(lake, name):

@@ -23,6 +23,7 @@ from local.generator import generate
 from tasks.__main__ import main
 from tasks.chores import report
 from tasks.chores.published_scores import DataSet
+from tasks.chores.stale import FRESH, standings
 from tasks.errors import LakeError
 from tasks.lake import Lake, tables
 from tasks.settings import Settings, load_settings
@@ -152,7 +153,7 @@ def snapshot(settings: Settings) -> dict[str, pl.DataFrame]:
 def test_airflow_ran_every_task_of_the_night_once(done: Done) -> None:
     assert in_airflow(done.home, "SELECT state, run_type FROM dag_run") == [("success", "manual")]
     tasks = in_airflow(done.home, "SELECT task_id, state, try_number FROM task_instance")
-    names = ["in_turn", *(name.replace("-", "_") for name in STEPS)]
+    names = ["night", "in_turn", *(name.replace("-", "_") for name in STEPS)]
     assert sorted(tasks) == sorted((name, "success", 1) for name in names)
 
 
@@ -162,7 +163,26 @@ def test_airflow_is_reached_from_this_machine_only(done: Done) -> None:
 
 def test_airflow_announces_the_labels_of_the_night(done: Done) -> None:
     found = in_airflow(done.home, "SELECT extra, partition_key FROM asset_event")
-    assert [(json.loads(extra)["night"], key) for extra, key in found] == [(str(NIGHT),) * 2]
+    [(extra, key)] = found
+    told = json.loads(extra)
+    assert (told["night"], key) == (str(NIGHT), str(NIGHT))
+    lake = Lake(done.settings.lake.root)
+    assert told["users"] == lake.scan(tables.INTENT_LABELS).collect().height
+    assert told["promoted"] is True and lake.model_dir(told["model_version"]).is_dir()
+    assert Path(told["labels"]).is_dir() and all(
+        map(Path.exists, map(Path, told["pages"].values()))
+    )
+
+
+def test_the_run_shows_its_night(done: Done) -> None:
+    assert in_airflow(done.home, "SELECT content FROM dag_run_note") == [(f"Night {NIGHT}",)]
+
+
+def test_the_labels_are_a_revision_by_the_run_that_made_them(done: Done) -> None:
+    [(run,)] = in_airflow(done.home, "SELECT run_id FROM dag_run")
+    rows = Lake(done.settings.lake.root).scan(tables.LABEL_REVISIONS).collect()
+    assert rows.select("dt", "revision", "run", "why").rows() == [(NIGHT, 1, run, "first run")]
+    assert [one.state for one in standings(done.settings)] == [FRESH]
 
 
 def test_a_night_ends_with_one_label_a_user(done: Done) -> None:

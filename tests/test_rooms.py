@@ -13,7 +13,15 @@ def test_the_drawing_of_the_rooms_is_that_of_the_code() -> None:
 
 def test_the_drawing_has_every_room_that_the_contracts_name_and_that_is_there() -> None:
     named = [room for layer in rooms.layers() for room in layer]
-    assert {"dags", "local", "elcrec", "tasks.night", "tasks.lake", "tasks.errors"} <= set(named)
+    assert {
+        "dags",
+        "plugins",
+        "local",
+        "elcrec",
+        "tasks.night",
+        "tasks.lake",
+        "tasks.errors",
+    } <= set(named)
     drawn = rooms.drawing()
     for room in named:
         assert f'  {room.replace(".", "_")}["<b>{room.replace(".", "/")}' in drawn

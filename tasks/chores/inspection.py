@@ -7,7 +7,6 @@ reading down.
 
 import datetime as dt
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +24,7 @@ from tasks.sources.files import FilePart
 from tasks.sources.rows import ROLES
 from tasks.sources.text import SourceFile, counted_names
 
+PARTS = 20  # shown
 EVENTS = 5  # shown
 REASONS = 10  # shown
 TEXT = 80  # characters of a line that is shown
@@ -70,13 +70,15 @@ def inspect(settings: Settings, console: Console) -> None:
         readings = [_read(con, part, settings.source) for part in source.parts(*times)]
     if not any(reading.rows for reading in readings):
         raise SourceError(f"{source} has no rows: deliver events, or name another source")
-    for shown in (_parts(readings), _rejects(readings), _events(readings)):
+    console.print(_parts(readings), soft_wrap=True)
+    for shown in (_rejects(readings), _events(readings)):
         console.print(shown)
         console.print()
-    if left_out := getattr(source, "left_out", ()):
-        console.print(Text(f"Files left out: {', '.join(left_out)}\n"))
+    left_out: list[str] = getattr(source, "left_out", [])
+    if left_out:
+        console.print(Text(f"Files left out: {', '.join(left_out)}\n"), soft_wrap=True)
     console.print(Text("Settings that pin this reading down:\n", "bold"))
-    console.print(Text(pinned(settings.source, readings)), soft_wrap=True)
+    console.print(Text(pinned(settings.source, readings, left_out)), soft_wrap=True)
 
 
 def _read(con: duckdb.DuckDBPyConnection, part: Part, source: SourceSettings) -> Reading:
@@ -102,7 +104,7 @@ def _read(con: duckdb.DuckDBPyConnection, part: Part, source: SourceSettings) ->
     if kind in ("json", "jsonl") and isinstance(part, FilePart):
         columns = _found_keys(con, part, source)
     return Reading(
-        str(part), kind, rows, unit, columns=columns, rejects=rejects, events=events, **counts
+        part.name, kind, rows, unit, columns=columns, rejects=rejects, events=events, **counts
     )
 
 
@@ -120,22 +122,30 @@ def _found_keys(
     return {role: " or ".join(names) for role, names in found.items() if names}
 
 
-def _parts(readings: Iterable[Reading]) -> Table:
-    table = _table("What is read", "part", "format", *ROLES[:5], "unit", "first", "last", "rows")
-    for one in readings:
-        columns = [one.columns.get(role, "none") for role in ROLES[:5]]
+def _parts(readings: list[Reading]) -> Text:
+    shown = Text("What is read\n", "bold")
+    for one in readings[:PARTS]:
+        columns = [f"{role} {one.columns.get(role, 'none')}" for role in ROLES[:5]]
         if session := one.columns.get("session"):
-            columns[0] = f"{one.columns.get('user', 'none')}, else session {session}"
-        times = [_moment(one.first), _moment(one.last)]
-        _row(table, one.name, one.format, *columns, one.unit, *times, f"{one.rows:,}")
-    return table
+            columns[0] += f", else session {session}"
+        shown.append(
+            f"{one.name}: {one.format}, {one.rows:,} rows, times in {one.unit}", "not bold"
+        )
+        if one.first and one.last:
+            shown.append(f" from {_moment(one.first)} to {_moment(one.last)}", "not bold")
+        shown.append(f"\n    {', '.join(columns)}\n", "not bold")
+    if len(readings) > PARTS:
+        shown.append(f"and {len(readings) - PARTS} more\n", "not bold")
+    return shown
 
 
-def _rejects(readings: list[Reading]) -> Table:
+def _rejects(readings: list[Reading]) -> Table | Text:
     rejected = sum(one.rejected for one in readings)
     title = f"Rows that would go to quarantine: {rejected:,}"
     if filtered := sum(one.filtered for one in readings):
         title += f" (and {filtered:,} of other types than source.event_types)"
+    if not rejected:
+        return Text(title, "bold")
     table = _table(title, "part", "row", "why", "rows", "as read")
     for one in readings:
         for reason, count, first, raw in one.rejects:
@@ -154,7 +164,7 @@ def _events(readings: list[Reading]) -> Table:
     return table
 
 
-def pinned(source: SourceSettings, readings: list[Reading]) -> str:
+def pinned(source: SourceSettings, readings: list[Reading], left_out: list[str]) -> str:
     """Return the settings that read the same again, whatever the files will look like, as TOML."""
     values: dict[str, Any] = {"kind": source.kind, "path": source.path}
     defaults = SourceSettings()
@@ -162,8 +172,8 @@ def pinned(source: SourceSettings, readings: list[Reading]) -> str:
     said = ("connection", "table", "query", "endpoint", "region", *sorted(PROFILE_KEYS))
     values |= {k: getattr(source, k) for k in said if getattr(source, k) != getattr(defaults, k)}
     formats = {one.format for one in readings}
-    if source.kind == "files" and len(formats) == 1 and not source.path.endswith(".parquet"):
-        values["format"] = formats.pop()
+    if source.kind == "files" and len(formats) == 1 and not left_out:
+        values["format"] = formats.pop()  # with which files of any name are read
     for role in ROLES:
         found = {
             name.rstrip("=") for one in readings for name in one.columns.get(role, "").split(" or ")

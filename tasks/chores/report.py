@@ -16,9 +16,21 @@ from rich.console import Console
 from rich.table import Table as Printed
 from rich.text import Text
 
-from tasks.chores.published_scores import by_counts
+from tasks.chores import stale
+from tasks.chores.published_scores import DataSet, by_counts
 from tasks.errors import LakeError
 from tasks.lake import Lake, tables
+from tasks.registry.figures import (
+    ALL_USERS,
+    BASELINES,
+    BY_TIME,
+    LIFT,
+    NEW_ITEMS,
+    REPEAT_SHARE,
+    REPEATS,
+    SPLIT,
+    USERS,
+)
 from tasks.settings import Settings
 from tasks.steps import STEPS
 
@@ -57,7 +69,7 @@ def show(
         _header(lake, night, labels, summaries),
         _intents(lake, night, None if everything else LARGEST),
         _labels(labels, None if everything else SAMPLE),
-        _evaluation(lake, night, version),
+        *_evaluation(lake, night, version),
         *_by_time(lake, night),
         _intent_metrics(settings, lake, night, version, truth),
         _rows(lake, night, summaries),
@@ -66,6 +78,7 @@ def show(
         *(_observed(lake, night) if everything else ()),
         _steps(summaries),
         _places(settings, lake, night, summaries, version),
+        *_standing(settings, lake, night),
     )
     _print(console, parts)
 
@@ -192,14 +205,34 @@ def _labelled(settings: Settings, night: dt.date) -> tuple[Lake, pl.DataFrame]:
 def _print(console: Console, parts: Iterable[Printed | Text]) -> None:
     for part in parts:
         console.print()
+        if isinstance(part, Printed) and part.title is not None:
+            # By itself: a table breaks its title where its columns end, and reads it as markup.
+            console.print(Text(str(part.title), style="bold"), soft_wrap=not console.is_terminal)
+            part.title = None
         if console.is_terminal:
             # A path is printed whole, however narrow the page, so that it can be copied and opened.
             console.print(part, soft_wrap=isinstance(part, Text))
             continue
         whole = io.StringIO()
-        Console(file=whole, width=UNBOUNDED).print(part, soft_wrap=isinstance(part, Text))
+        Console(file=whole, width=UNBOUNDED).print(part)
         for line in whole.getvalue().splitlines():
             console.out(line.rstrip(), highlight=False)
+
+
+def _standing(settings: Settings, lake: Lake, night: dt.date) -> list[Text]:
+    """Tell how often the night was published, and whether it is up to date."""
+    revisions = (
+        lake.scan(tables.LABEL_REVISIONS, night, night).sort("revision").collect().to_dicts()
+    )
+    lines = []
+    for row in revisions[-1:]:
+        changed = "an unknown number of" if row["changed"] is None else f"{row['changed']:,}"
+        lines.append(
+            f"revision {row['revision']} of {row['published_at']:%Y-%m-%d %H:%M} UTC "
+            f"({row['run']}): {row['why']}, {changed} labels changed"
+        )
+    lines += stale.beside_a_night(settings, night)
+    return [Text.assemble(("Published", "bold"), "\n", "\n".join(lines))] if lines else []
 
 
 def latest_night(settings: Settings) -> dt.date:
@@ -228,7 +261,7 @@ def _summaries(lake: Lake, night: dt.date) -> dict[str, dict[str, Any]]:
 
 
 def _printed(title: str, columns: Sequence[str], right: Sequence[str] = ()) -> Printed:
-    table = Printed(title=title, title_justify="left", title_style="bold", pad_edge=False, box=None)
+    table = Printed(title=title, pad_edge=False, box=None)
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     return table
@@ -240,14 +273,7 @@ def _add_row(table: Printed, *cells: str | Text, style: str | None = None) -> No
 
 
 def _facts(title: str, facts: Mapping[str, str]) -> Printed:
-    table = Printed(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-        box=None,
-        show_header=False,
-    )
+    table = Printed(title=title, pad_edge=False, box=None, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
@@ -294,7 +320,10 @@ def _decision(version: str, summaries: Mapping[str, Mapping[str, Any]]) -> str:
     if told.get("chosen_by_hand"):
         return "a person has chosen this model"
     if told.get("promoted", True):
-        return f"promoted by promote.force although {why}" if why else "promoted"
+        doubts = "; ".join(told.get("doubts", []))
+        if why:
+            return f"promoted by promote.force although {why}"
+        return f"promoted; to be doubted: {doubts}" if doubts else "promoted"
     return f"kept: the night's own model {told['model_version']} is not promoted, for {why}"
 
 
@@ -353,11 +382,13 @@ def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _metrics(lake: Lake, night: dt.date, split: str = "test") -> dict[str, dict[str, float]]:
-    """Return the metrics of a split over all users, by model version ("popularity" is one)."""
+def _metrics(
+    lake: Lake, night: dt.date, split: str = SPLIT, users: str = ALL_USERS
+) -> dict[str, dict[str, float]]:
+    """Return the metrics of a split over some users, by model version (a baseline is one)."""
     rows = (
         lake.scan(tables.METRICS, first=night, last=night)
-        .filter(pl.col("split") == split, pl.col("slice") == "all")
+        .filter(pl.col("split") == split, pl.col("slice") == users)
         .select("model_version", "metric", "value")
         .sort("model_version", "metric")
         .collect()
@@ -368,19 +399,42 @@ def _metrics(lake: Lake, night: dt.date, split: str = "test") -> dict[str, dict[
     return found
 
 
-def _evaluation(lake: Lake, night: dt.date, labels_with: str) -> Printed:
-    """Compare the night's model with popularity, the model before and published ones."""
-    measured = _metrics(lake, night)
+def _evaluation(lake: Lake, night: dt.date, labels_with: str) -> list[Printed]:
+    """Compare the night's model with simple baselines, the model before and published ones."""
+    on_new = _metrics(lake, night, users=NEW_ITEMS)
+    repeats = _metrics(lake, night, users=REPEATS)
+    shown = []
+    if on_new:
+        title = f"Evaluation (the newest event of {_of_users(on_new)}, of items new to them)"
+        shown.append(_scores(title, on_new, labels_with, PUBLISHED.get(_counts(lake, night))))
+    if repeats:
+        title = f"Repeats (the newest event of {_of_users(repeats)}, of items they had before)"
+        shown.append(_scores(title, repeats, labels_with))
+    if not shown:  # a night of before these were told apart
+        title = "Evaluation (the newest event of each user, all items ranked)"
+        published = PUBLISHED.get(_counts(lake, night))
+        shown.append(_scores(title, _metrics(lake, night), labels_with, published))
+    return shown
+
+
+def _of_users(measured: Mapping[str, Mapping[str, float]]) -> str:
+    users = max((values.get(USERS, 0) for values in measured.values()), default=0)
+    return f"{users:,.0f} user{'' if users == 1 else 's'}"
+
+
+def _scores(
+    title: str,
+    measured: Mapping[str, Mapping[str, float]],
+    labels_with: str,
+    known: DataSet | None = None,
+) -> Printed:
+    """Print scores: models first, then baselines, then those published for these very data."""
     columns = _ranking_metrics(measured)
-    table = _printed(
-        "Evaluation (test: the newest event of each user, all items ranked)",
-        ["", *columns],
-        right=columns,
-    )
-    for version, values in sorted(measured.items(), key=lambda one: one[0] == "popularity"):
+    table = _printed(title, ["", *columns], right=columns)
+    for version, values in sorted(measured.items(), key=lambda one: one[0] in BASELINES):
         mark = " (labels)" if version == labels_with else ""
         _add_row(table, version + mark, *(_number(values.get(column), 4) for column in columns))
-    if known := PUBLISHED.get(_counts(lake, night)):
+    if known:
         for method, figures in known.scores.items():
             _add_row(
                 table,
@@ -393,17 +447,16 @@ def _evaluation(lake: Lake, night: dt.date, labels_with: str) -> Printed:
 
 def _by_time(lake: Lake, night: dt.date) -> list[Printed]:
     """Show what the model before made of the night; nothing on a night that had none."""
-    measured = _metrics(lake, night, "time")
+    measured = _metrics(lake, night, BY_TIME)
     if not measured:
         return []
-    columns = [*_ranking_metrics(measured), "intent_lift@20"]
-    users = max(values["users"] for values in measured.values())
+    columns = [*_ranking_metrics(measured), LIFT]
     table = _printed(
-        f"By time (trained on nights before; the first event of this night, {users:,.0f} users)",
+        f"By time (trained on nights before; the first event of this night, {_of_users(measured)})",
         ["", *columns],
         right=columns,
     )
-    for version, values in sorted(measured.items(), key=lambda one: one[0] == "popularity"):
+    for version, values in sorted(measured.items(), key=lambda one: one[0] in BASELINES):
         _add_row(table, version, *(_number(values.get(column), 4) for column in columns))
     return [table]
 
@@ -430,13 +483,20 @@ def _intent_metrics(
     settings: Settings, lake: Lake, night: dt.date, version: str, truth: Path | None
 ) -> Printed:
     values = _metrics(lake, night).get(version, {})
+    # What decides is measured on items that are new to the user.
+    values |= {
+        name: value
+        for name, value in _metrics(lake, night, users=NEW_ITEMS).get(version, {}).items()
+        if name == LIFT
+    }
     table = _printed("Intents", ["metric", "value", "meaning"], right=["value"])
     for metric, digits, meaning in (
         ("n_intents", 0, "intents the model has"),
         ("perplexity", 1, "intents in effective use"),
         ("utilisation", 3, "perplexity / intents"),
         ("largest_share", 3, "share of users in the largest"),
-        ("intent_lift@20", 2, "what knowing the label is worth: next-item HR@20 over popularity's"),
+        (LIFT, 2, "what knowing the label is worth: next-item HR@20 over popularity's"),
+        (REPEAT_SHARE, 3, "share of users whose newest event is of an item that they had before"),
     ):
         if metric in values:
             _add_row(table, metric, _number(values[metric], digits), meaning)

@@ -102,6 +102,22 @@ def lines(settings: Settings) -> list[str]:
     return said
 
 
+def beside_a_night(settings: Settings, night: dt.date) -> list[str]:
+    """Say for the report of a night how it and the nights after it stand; nothing when all is well.
+
+    Raises as `standings` does.
+    """
+    found = standings(settings)
+    said = [one.line for one in found if one.night == night and one.state != FRESH]
+    later = [one for one in found if one.night > night]
+    for state, are in ((STALE, "stale"), (FOLLOWS, "such that they may turn stale")):
+        if nights := [one.night for one in later if one.state == state]:
+            said.append(f"{len(nights)} later nights are {are}: {_nights(nights)}")
+    if said:
+        said.append("`python -m tasks stale` says why, `python -m tasks refresh` mends it")
+    return said
+
+
 UNKNOWN = (
     "what it stood on is not recorded, for it was made before this was done, or its rows of steps "
     "are gone"

@@ -291,8 +291,7 @@ MODELS = Table(
             ("parent_version", pa.string()),
             ("settings_fingerprint", pa.string()),
             ("data_fingerprint", pa.string()),
-            ("warm", pa.bool_()),  # trained on from its parent; null: before this was written down
-            # Its new intents have ids from the first of these on, and later models above the other.
+            ("warm", pa.bool_()),
             ("first_free_id", pa.int32()),
             ("next_intent_id", pa.int32()),
         ]
@@ -306,6 +305,12 @@ MODELS = Table(
         "parent_version": "The promoted model before it, whose intents it carries on.",
         "settings_fingerprint": "Hash of the settings that decide what is trained.",
         "data_fingerprint": "Hash of the histories that it was trained on.",
+        "warm": "Whether its training continued from its parent; null in older rows.",
+        "first_free_id": "Smallest id that its new intents could get; null in older rows.",
+        "next_intent_id": (
+            "Smallest id above those of its intents, which no later model gives again; null in "
+            "older rows."
+        ),
     },
 )
 
@@ -347,8 +352,9 @@ METRICS = Table(
             "night before. labels: the labels that the model would give."
         ),
         "slice": (
-            "The users: all, or idle (no event since they were labelled). 'against <version>': the "
-            "difference from that model."
+            "The users: all; new items (the target is new to the user); repeats (it is not); idle "
+            "(no event since they were labelled). 'against <version>': the difference from that "
+            "model or baseline."
         ),
         "metric": "Name of the figure, for example NDCG@20.",
         "value": "The figure.",

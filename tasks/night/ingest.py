@@ -102,6 +102,11 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
         )
         con.execute(duck.sql("known_events"), {"night": night})
         con.execute(duck.sql("late_events"), {"night": night})
+        mirrored = [part.name for part in parts if getattr(part, "mirrors", False)]
+        if mirrored and not bootstrap:
+            con.execute(duck.sql("gone_events"), {"sources": mirrored})
+        else:
+            con.execute("CREATE TEMP TABLE gone_events AS FROM known_events LIMIT 0")
         lake.view(con, tables.QUARANTINE, "earlier_quarantine", last=night - dt.timedelta(days=1))
         con.execute(duck.sql("night_rejects"), {"night": night})
         _settle(con, counts)
@@ -111,16 +116,23 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
             )
         if bootstrap and settings.ingest.max_quiet_days:
             _refuse_night_long_after(con, source, night, settings.ingest.max_quiet_days)
-        late = dict(con.execute("SELECT dt, count(*) FROM late_events GROUP BY dt").fetchall())
+        late = Counter(_by_day(con, "late_events"))
+        gone = _by_day(con, "gone_events")
+        late.update(gone)
         # What an old version of a table does not have may have come to it since.
-        anew = [part.name for part in parts if not part.versions or settings.source.reread]
+        anew = [
+            part.name
+            for part in parts
+            if not part.versions or settings.source.reread or part.name in mirrored
+        ]
         summary = _write(con, lake, night, counts, parts, anew, bootstrap, earlier_run, late)
     if late:
         changed = ", ".join(f"{day} ({late[day]} rows)" for day in sorted(late))
         log.warning(
-            "%d events came late and are now in their own days; histories and labels of these "
+            "%d events came late and are now in their own days%s; histories and labels of these "
             "nights do not know them unless they run again: %s",
-            sum(late.values()),
+            sum(late.values()) - sum(gone.values()),
+            f", and {sum(gone.values())} are gone from theirs" if gone else "",
             changed,
         )
     return {
@@ -148,6 +160,10 @@ def set_night(
         con.execute(f"SET VARIABLE {name} = $ts::TIMESTAMPTZ", {"ts": ts})
     con.execute("SET VARIABLE night = $night::DATE", {"night": night})
     return window, end
+
+
+def _by_day(con: duckdb.DuckDBPyConnection, table: str) -> dict[dt.date, int]:
+    return dict(con.execute(f"SELECT dt, count(*) FROM {table} GROUP BY dt").fetchall())
 
 
 def _leave_out(con: duckdb.DuckDBPyConnection, settings: IngestSettings) -> None:

@@ -62,7 +62,8 @@ class Part(Protocol):
     """What is read in one go; `str` is how messages name it.
 
     `columns`, where it has them, are those taken for each role (user, item, time, type, weight,
-    session), known once it has been opened.
+    session), known once it has been opened. Where `mirrors` is true, an event of a day behind the
+    night that the part does not have any more goes from the lake.
     """
 
     @property

@@ -22,11 +22,16 @@ days are read. Neither loses an event: what others brought already is known by i
 What "may hold" means is told by the statistics in the table's log. A file without any is read, and
 so is every file when the times are text. Files that were only rewritten (OPTIMIZE) are new, too.
 
+Rows that were changed or deleted since A stop the night with a sentence, unless `source.changes`
+is "follow": every night then reads the newest version, all days that it reads, and what is gone
+from these goes from the lake, too. Never are the old rows and the new ones there side by side.
+
 Files have an order, but it does not outlive a rewriting: as of any table, `row_number` is made of
 the values of the row.
 """
 
 import datetime as dt
+import json
 import logging
 import re
 from collections.abc import Iterable, Iterator
@@ -34,6 +39,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -118,7 +124,9 @@ class Delta:
                 f"{self} lacks data files of its newest version {now.version()}: restore them, or "
                 "restore an earlier version of the table"
             )
-        return Snapshot(self.name, str(self), self.settings, files, versions, self.address)
+        return Snapshot(
+            self.name, str(self), self.settings, files, versions, self.address, self._follows
+        )
 
     def _table(self, version: int | None = None) -> DeltaTable | None:
         """Open the table, at a version if one is given; None when that version is gone."""
@@ -152,11 +160,57 @@ class Delta:
         if self.settings.reread or not rows:
             return newest
         last = rows[-1]
+        if last["dt"] < night or self._follows:
+            self._refuse_changes(last, now.version())
+        if self._follows:
+            return newest
         if last["dt"] == night:
             return Versions(table_id, last["version"], last["after_version"], last["since"])
         if first is None:
             return newest
         return replace(newest, after=last["version"], since=last["dt"] + DAY)
+
+    @property
+    def _follows(self) -> bool:
+        return self.settings.changes == "follow"
+
+    def _refuse_changes(self, last: dict[str, Any], newest: int) -> None:
+        """Raise SourceError when rows were changed or deleted since a night, if none may be."""
+        for version in range(last["version"] + 1, newest + 1):
+            actions = [json.loads(line) for line in self._log_of(version).splitlines() if line]
+            if not any(one.get("remove", {}).get("dataChange") for one in actions):
+                continue
+            what: dict[str, Any] = next(
+                (one["commitInfo"] for one in actions if "commitInfo" in one), {}
+            )
+            name = what.get("operation", "a change")
+            if self._follows:
+                log.warning(
+                    "version %d of %s changed rows (%s): the days that this night reads follow it",
+                    version,
+                    self,
+                    name,
+                )
+                continue
+            raise SourceError(
+                f"version {version} of {self} changed or deleted rows ({name}), after night "
+                f"{last['dt']} read version {last['version']}: to take that over for the days "
+                'within ingest.late_days, set source.changes = "follow", or restore the table'
+            )
+
+    def _log_of(self, version: int) -> str:
+        """Return what a version changed, a line of JSON each; empty when that is cleaned up."""
+        name = f"{version:020}.json"
+        if not self.address:
+            file = Path(self.settings.path) / "_delta_log" / name
+            return file.read_text("utf-8") if file.is_file() else ""
+        import obstore
+
+        key = "/".join([*self.address.parts, "_delta_log", name])
+        try:
+            return bytes(obstore.get(self.address.store(), key).bytes()).decode()
+        except FileNotFoundError:
+            return ""
 
     def _files(
         self, table: DeltaTable, versions: Versions, first: dt.datetime | None, end: dt.datetime
@@ -230,6 +284,7 @@ class Snapshot:
     files: ds.FileSystemDataset
     versions: Versions
     address: Address | None
+    mirrors: bool  # all rows of the days that the night reads are there, and no others are
     columns: dict[str, str] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:

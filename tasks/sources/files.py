@@ -97,8 +97,12 @@ class Files:
         """Say of a single file that is named that its ending is the fault."""
         if len(names) != 1 or PurePosixPath(names[0]).name != PurePosixPath(str(self)).name:
             return
-        endings = "".join(PurePosixPath(names[0]).suffixes[-2:])
-        ending = f"the ending {endings}, which is unknown" if endings else "no ending"
+        suffixes = PurePosixPath(names[0]).suffixes
+        packed = suffixes.pop() if suffixes and suffixes[-1].lower() in SUFFIXES else ""
+        if suffixes and suffixes[-1].lower() in FORMATS:
+            return  # its content is the fault
+        known = suffixes[-1] + packed if suffixes else packed
+        ending = f"the ending {known}, which is unknown" if known else "no ending"
         raise SourceError(
             f"{self} has {ending}: known are {', '.join(FORMATS)}, each text also with "
             f"{', '.join(SUFFIXES)}; rename the file, or say what it is with source.format"

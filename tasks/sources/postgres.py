@@ -123,14 +123,14 @@ class Window:
         ):
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             cursor.execute("SET LOCAL TIME ZONE 'UTC'")
-            rows = self._bring(con, cursor)
+            rows = self._bring(con, cursor, uri)
         con.execute(f"CREATE OR REPLACE TEMP VIEW source_rows AS {rows}")
         try:
             yield
         finally:
             con.execute("DROP TABLE brought")
 
-    def _bring(self, con: duckdb.DuckDBPyConnection, cursor: adbc.Cursor) -> str:
+    def _bring(self, con: duckdb.DuckDBPyConnection, cursor: adbc.Cursor, uri: str) -> str:
         """Put the rows into the table `brought`; return the SELECT of `source_rows` over it."""
         source = self._from()
         # Prepared by itself, what is not one single statement is refused before it does anything.
@@ -166,11 +166,17 @@ class Window:
         ]
         listed.append(f"CASE WHEN {time.unusable} THEN {time.column}::text END AS odd_time")
         between = time.between(self.first, self.end)
-        cursor.execute(
+        query = (
             f"SELECT {', '.join(listed)} FROM {source} "
             f"WHERE ({between}) OR {time.column} IS NULL OR {time.unusable}"
         )
-        _copy(con, cursor.fetch_record_batch())
+        cursor.execute(query)
+        try:
+            _copy(con, cursor.fetch_record_batch())
+        except (OSError, pa.ArrowException) as error:
+            if postgres.absence(self.settings.connection, error):
+                raise
+            raise postgres.asked_again(uri, query) or error from None
         kept = {time.name: "DOUBLE" if time.type in NUMBERS else "TIMESTAMPTZ"}
         as_read = {**columns, time.name: f"coalesce(odd_time, {columns[time.name]}::VARCHAR)"}
         return source_rows(

@@ -53,7 +53,12 @@ class Table:
     def field(self, name: str) -> Field | None:
         """Return the column of this name, or what a path leads to in one."""
         if name in self.columns:
-            return Field(self.columns[name], self.types[name] if self.types else "VARCHAR")
+            column = self.columns[name]
+            return (
+                Field(column, self.types[name])
+                if self.types
+                else Field(f"CAST({column} AS VARCHAR)")
+            )
         for dot in re.finditer(r"\.", name):
             if found := self.field(name[: dot.start()]) if dot.start() else None:
                 keys = name[dot.end() :].split(".")
@@ -103,7 +108,7 @@ def source_rows(
     row_number, raw, broken
         Expressions of these columns of the view.
     types
-        DuckDB type of each column; None: all are text.
+        DuckDB type of each column; None: all are taken as text.
     folders
         Values of columns that stand in the path of the part, for roles that it has no column for.
     unit_known

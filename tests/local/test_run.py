@@ -12,9 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from local.__main__ import main, run, settings_of_up
+from local.__main__ import form_of_up, main, run, settings_of_up
 from local.client import Airflow
 from local.keys import password
+from local.logs import TaskLogs
 from local.night import _follow
 from local.services import airflow, environment
 from local.source import Source, choose_night, choose_source
@@ -152,6 +153,67 @@ def test_only_the_source_of_the_settings_is_run_by_schedule(
     monkeypatch.setenv("ELCREC_SOURCE__PATH", str(tmp_path))
     source = choose_source(None, str(tmp_path / "own"), NIGHT)
     assert "airflow.schedule" not in settings_of_up(source)
+
+
+def test_make_up_fills_in_the_night_and_the_source_that_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = _events(tmp_path)
+    named = choose_source(str(events), None, NIGHT)
+    assert form_of_up(named, NIGHT) == {"source.path": str(events), "night": "2026-03-01"}
+    form = json.dumps(form_of_up(named, NIGHT))
+    assert environment(tmp_path, 1, {"form": form})["ELCREC_FORM"] == form
+    monkeypatch.setenv("ELCREC_FORM", form)
+    load_settings()  # it is no unknown setting
+    # Of a source that goes on, the newest night of today is an old one tomorrow.
+    monkeypatch.setenv("ELCREC_SOURCE__PATH", str(tmp_path))
+    own = choose_source(None, None, NIGHT)
+    assert form_of_up(own, NIGHT) == {"source.path": str(tmp_path)}
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [("run", "give the same command again"), ("up", "tried again at the next make up")],
+)
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(
+    command: str,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"local.__main__.{command}", pressed)
+    assert main([command, "--home", str(tmp_path)]) == 130
+    assert says in capsys.readouterr().err
+
+
+def _logged(folder: Path, attempt: int, *records: dict[str, Any]) -> None:
+    log = folder / "task_id=ingest" / f"attempt={attempt}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_why_a_task_failed_is_the_sentence_that_its_last_try_ended_with(tmp_path: Path) -> None:
+    raised = [{"exc_type": "OSError", "exc_value": "disk full", "frames": []}]
+    says = {"logger": "dags.failures", "level": "error"}
+    _logged(
+        tmp_path,
+        1,
+        {"event": "failed", "error_detail": raised},
+        says | {"event": "OSError: disk full"},
+    )
+    logs = TaskLogs(tmp_path)
+    assert logs.failure("ingest") == f"OSError: disk full (log: {tmp_path / 'task_id=ingest'})"
+    _logged(
+        tmp_path,
+        2,
+        {"event": "Task exited"},
+        says | {"event": "a.csv row 3 has no user: correct it"},
+    )
+    assert logs.failure("ingest") == "a.csv row 3 has no user: correct it"
 
 
 def test_the_night_is_the_last_one_the_events_have(tmp_path: Path) -> None:

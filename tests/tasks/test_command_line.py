@@ -117,13 +117,24 @@ def test_only_what_reads_events_has_an_option_for_them(called: Called, tmp_path:
     assert code == 2 and "No such option" in said
 
 
-def test_a_file_of_an_unknown_ending_is_called_that(called: Called, tmp_path: Path) -> None:
-    file = tmp_path / "orders 2026.XLSX"
-    file.write_bytes(b"PK")
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("orders 2026.v2.XLSX", "has the ending .XLSX, which is unknown: known are .parquet, .csv"),
+        ("orders.xlsx.gz", "has the ending .xlsx.gz, which is unknown"),
+        ("orders.gz", "has the ending .gz, which is unknown"),
+        ("orders", "has no ending: known are .parquet"),
+        ("notes.txt", "has no event files (but notes.txt)"),
+    ],
+)
+def test_a_file_of_an_unknown_ending_is_called_that(
+    called: Called, tmp_path: Path, name: str, says: str
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(b"Dear reader,\nthis is prose.\n")
     code, _, said = called("ingest", "--events", file, "--lake", tmp_path / "lake")
     assert code == 2
-    assert "has the ending .XLSX, which is unknown: known are .parquet, .csv" in said
-    assert "source.format" in said
+    assert says in said and "source.format" in said
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_every_setting_is_explained_in_the_file() -> None:
         ({"label.odds": 3}, ["label.odds", "called label.probability_ratio now"]),
         ({"lake.root": "s3://bucket/lake"}, ["lake.root", "not supported yet", "folder"]),
         ({"lake.root": "a%20b"}, ["lake.root", "%"]),
-        ({"source.separator": "::"}, ["source.separator", "'::'", "one character"]),
+        ({"source.separator": ""}, ["source.separator", "''", "one or more characters"]),
         ({"source.separator": '"'}, ["source.separator", "no quote"]),
         ({"duckdb.memory_limit": "lots"}, ["duckdb.memory_limit", "'lots'", '"8GB"']),
         ({"duckdb.memory_limit": "0GB"}, ["duckdb.memory_limit", "'0GB'"]),
@@ -102,7 +102,7 @@ def test_a_wrong_environment_variable_is_named(
     "values",
     [
         {"duckdb.memory_limit": "512 MiB", "airflow.schedule": "30 2 * * *"},
-        {"duckdb.memory_limit": "50%", "airflow.schedule": "@weekly", "source.separator": "\t"},
+        {"duckdb.memory_limit": "50%", "airflow.schedule": "@weekly", "source.separator": "::"},
         {"duckdb.memory_limit": "", "airflow.schedule": "", "source.separator": "auto"},
     ],
 )

@@ -116,10 +116,10 @@ def test_a_report_shows_both_evaluations_where_there_are_both(settings: Settings
     ]
     Lake(settings.lake.root).replace(tables.METRICS, pl.concat(rows), nights=[NIGHT])
     text = printed(settings)
-    by_time = text[text.index("By time") : text.index("Intents")]
+    by_time = text[text.index("By time") : text.index("\nIntents")]
     for said in ("1,500 users", "20261119-00000000", "0.0567", "popularity", "0.0345"):
         assert said in by_time
-    assert "0.1234" in text[text.index("Evaluation (test") : text.index("By time")]
+    assert "0.1234" in text[text.index("Evaluation (the newest") : text.index("By time")]
 
 
 def summary_of(settings: Settings, step: str, **summary: Any) -> None:
@@ -137,6 +137,10 @@ MODEL = "20261120-00000000"
         (
             {"promoted": True, "labels_with": MODEL, "reasons": ["it is worse"]},
             "promoted by promote.force although it is worse",
+        ),
+        (
+            {"promoted": True, "labels_with": MODEL, "doubts": ["few users"]},
+            "promoted; to be doubted: few users",
         ),
         (
             {"promoted": False, "labels_with": MODEL, "model_version": "b", "reasons": ["c", "d"]},
@@ -309,3 +313,37 @@ def test_those_who_are_told_of_a_night_learn_what_came_of_it(settings: Settings)
     summary_of(settings, "promote", promoted=True, labels_with="another")
     relabelled = report.outcome(settings, NIGHT)
     assert (relabelled["promoted"], relabelled["reasons"]) == (None, [])
+
+
+def test_what_decides_and_repeats_are_shown_apart(settings: Settings) -> None:
+    rows = [
+        row(
+            tables.METRICS,
+            model_version=version,
+            split="test",
+            slice=users,
+            metric=metric,
+            value=value,
+        )
+        for version, users, metric, value in (
+            (MODEL, "all", "NDCG@20", 0.9),
+            (MODEL, "all", "intent_lift@20", 9.0),
+            (MODEL, "all", "repeat_share", 0.75),
+            (MODEL, "new items", "NDCG@20", 0.1),
+            (MODEL, "new items", "intent_lift@20", 1.5),
+            (MODEL, "new items", "users", 250.0),
+            ("popularity", "new items", "NDCG@20", 0.05),
+            (MODEL, "repeats", "NDCG@20", 0.7),
+            (MODEL, "repeats", "users", 750.0),
+            ("last item again", "repeats", "NDCG@20", 0.8),
+        )
+    ]
+    Lake(settings.lake.root).replace(tables.METRICS, pl.concat(rows), nights=[NIGHT])
+    lines = [" ".join(line.split()) for line in printed(settings).splitlines()]
+    at = lines.index("Evaluation (the newest event of 250 users, of items new to them)")
+    assert lines[at + 2 : at + 4] == [f"{MODEL} (labels) 0.1000", "popularity 0.0500"]
+    at = lines.index("Repeats (the newest event of 750 users, of items they had before)")
+    assert lines[at + 2 : at + 4] == [f"{MODEL} (labels) 0.7000", "last item again 0.8000"]
+    assert any(line.startswith("intent_lift@20 1.50") for line in lines)
+    assert any(line.startswith("repeat_share 0.750") for line in lines)
+    assert not any("0.9000" in line for line in lines)

@@ -309,8 +309,11 @@ def test_a_training_from_scratch_starts_from_labels_that_do_not_know_what_is_hel
         return fit(model, *given, **named)
 
     monkeypatch.setattr(ELCRec, "fit", noted)
-    for newest in ([1, 1], [4, 6], [6, 4]):
-        changed = {user: [*items[:-2], *newest] for user, items in HISTORIES.items()}
+    for place in (-2, 0, 2):  # the newest two as they are, and as two of the older ones
+        changed = {
+            user: [*items[:-2], *items[place:][:2]] if number % 3 == 0 else items
+            for number, (user, items) in enumerate(HISTORIES.items())
+        }
         write_histories(tiny, next_night, changed)
         train(anew, next_night)
     assert started_at[0] == started_at[1] == started_at[2]

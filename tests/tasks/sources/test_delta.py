@@ -355,3 +355,46 @@ def test_what_a_person_has_to_mend_is_one_sentence(
         ingest(settings(**source), NIGHT)
     assert all(part in str(error.value) for part in says), str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_rows_that_were_changed_stop_the_night_unless_they_are_followed(
+    shop: Path, settings: Callable[..., Settings]
+) -> None:
+    put(shop, row("11-01 10:00", item="old"), row("11-01 11:00", item="x"))
+    ingest(settings(), NIGHT - DAY)
+    put(shop, row("11-02 10:00", item="own"))
+    DeltaTable(shop).update(predicate="item_id = 'old'", new_values={"item_id": "new"})
+    with pytest.raises(SourceError, match=r'version 2 .*\(UPDATE\).* source\.changes = "follow"'):
+        ingest(settings(), NIGHT)
+    assert items_of(settings()) == {"11-01": ["old", "x"]}
+    summary = ingest(settings(changes="follow"), NIGHT)
+    assert summary["changed_nights"] == {"2026-11-01": 2}  # one is gone, one is there
+    assert items_of(settings()) == {"11-01": ["new", "x"], "11-02": ["own"]}
+    before = everything(settings())
+    ingest(settings(changes="follow"), NIGHT)
+    assert everything(settings()) == before
+    ingest(settings(changes="follow"), NIGHT - DAY)
+    assert items_of(settings()) == {"11-01": ["new", "x"], "11-02": ["own"]}
+
+
+def test_rows_that_were_deleted_and_merged_are_followed_night_by_night(
+    shop: Path, settings: Callable[..., Settings]
+) -> None:
+    follow = settings(changes="follow")
+    put(shop, row("11-01 10:00", item="a"), row("11-01 11:00", item="b"))
+    ingest(follow, NIGHT - DAY)
+    put(shop, row("11-02 10:00", item="c"), row("11-02 11:00", item="d"))
+    DeltaTable(shop).delete("item_id = 'a'")
+    ingest(follow, NIGHT)
+    assert items_of(follow) == {"11-01": ["b"], "11-02": ["c", "d"]}
+    merged = pl.DataFrame([row("11-02 11:00", item="e"), row("11-03 01:00", item="f")]).to_arrow()
+    (
+        DeltaTable(shop)
+        .merge(merged, "s.ts = t.ts", source_alias="s", target_alias="t")
+        .when_matched_update_all()
+        .when_not_matched_insert_all()
+        .execute()
+    )
+    summary = ingest(follow, NIGHT + DAY)
+    assert items_of(follow) == {"11-01": ["b"], "11-02": ["c", "e"], "11-03": ["f"]}
+    assert summary["changed_nights"] == {"2026-11-02": 2}

@@ -352,6 +352,32 @@ def test_a_login_that_may_not_read_is_told_without_its_password(
     assert "postgresql://" not in told
 
 
+def test_a_server_that_speaks_another_language_is_understood(
+    settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the server says is in its own language; what it means is in the SQLSTATE."""
+    monkeypatch.setenv("LANGUAGE", "de")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    half_way, _ = ERRORS["a query that trips half way"]
+    with postgres_server() as server, looked_up_by(lambda _: server.uri):
+        with adbc.connect(server.uri, autocommit=True) as connection, connection.cursor() as cursor:
+            cursor.execute("ALTER SYSTEM SET lc_messages = 'C.utf8'")
+            cursor.execute("SELECT pg_reload_conf()")
+        with pytest.raises(SourceError, match=r"source\.query") as tripped:
+            ingest(settings(**half_way), NIGHT)
+        if "division by zero" in str(tripped.value):
+            pytest.skip("this PostgreSQL has no messages in German")
+        assert "Division durch Null" in str(tripped.value)
+        with pytest.raises(SourceError, match=r"existiert nicht.*: correct source\.table"):
+            ingest(settings(table="shop.nothing"), NIGHT)
+        refused = server.uri.replace("test:", "test:not")
+        with (
+            looked_up_by(lambda _: refused),
+            pytest.raises(NotReadyError, match=r"is not admitted .*Passwort-Auth.* are right"),
+        ):
+            ingest(settings(), NIGHT)
+
+
 def test_a_server_that_goes_in_the_middle_leaves_no_event_and_ingest_waits_for_it(
     settings: Callable[..., Settings],
     caplog: pytest.LogCaptureFixture,

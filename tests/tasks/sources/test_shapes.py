@@ -12,6 +12,8 @@ import datetime as dt
 import gzip
 import io
 import json
+import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from rich.console import Console
 
-from tasks.errors import PipelineError
+from tasks.chores.inspection import inspect
+from tasks.errors import PipelineError, SettingsError
 from tasks.lake import Lake, tables
 from tasks.night.ingest import ingest
-from tasks.settings import PROFILES, REPO, load_settings
+from tasks.settings import PROFILES, REPO, LakeSettings, load_settings
 
 NIGHT = dt.date(2026, 11, 2)
 HEAD = "user_id,item_id,ts\n"
@@ -124,7 +128,7 @@ SHAPES = [
     Shape("Latin-1 with its encoding", {"a.csv": rows(f"ü1,a,{DAY}").encode("latin-1")}, ["ü1 a"], settings={"encoding": "latin-1"}),
     Shape("columns in the names of folders", {f"event_type={kind}/0.parquet": parquet() for kind in ("cart", "view")}, ["ann a cart", "ann a view"]),
     Shape("an encoded value in the name of a folder, and none", {"event_type=add%20to/0.csv": rows(f"u1,a,{DAY}"), "event_type=__HIVE_DEFAULT_PARTITION__/0.jsonl": lines(event(ts=f"{DAY}T01:00Z"))}, ["u1 a add to", "ann a event"]),
-    Shape("no header", {"a.csv": f"7,501,90,pv,1793600000\n7,502,91,pv,1793600001\n"}, says=("a.csv names none of the columns in its first line", "source.columns")),
+    Shape("no header", {"a.csv": "7,501,90,pv,1793600000\n7,502,91,pv,1793600001\n"}, says=("a.csv names none of the columns in its first line", "source.columns")),
     Shape("no header, with names for its columns", {"a.csv": "7,501,90,pv,1793600000\n7,502,91,pv,1793600001\n"}, ["7 501 pv", "7 502 pv"], settings={"columns": ["user_id", "item_id", "category", "event", "ts"]}),
     Shape("a row that is named as a header", {"a.csv": "7,501,1793600000\n7,502,1793600001\n"}, says=("a.csv names none of the columns", "source.columns"), settings={"user_columns": ["7"], "item_columns": ["501"], "time_columns": ["1793600000"]}),
     Shape("a header that is named as a row", {"a.csv": rows(f"u1,a,{DAY}")}, says=("a.csv names its columns in its first line",), settings={"columns": ["user_id", "item_id", "ts"]}),
@@ -187,16 +191,20 @@ PUBLIC = [
 # fmt: on
 
 
-def read(shape: Shape, folder: Path, **more: Any) -> None:
-    """Ingest a shape and hold what comes out against it."""
-    source = folder / "events"
+def write(shape: Shape, folder: Path) -> None:
     for name, content in shape.files.items():
-        path = source / name
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if callable(content):
             content(path)
         else:
             path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def read(shape: Shape, folder: Path, **more: Any) -> None:
+    """Ingest a shape and hold what comes out against it."""
+    source = folder / "events"
+    write(shape, source)
     given = {key if "." in key else f"source.{key}": value for key, value in shape.settings.items()}
     given |= {"source.path": str(source), "lake.root": folder / "lake", "duckdb.threads": 2}
     settings = load_settings(**(given | more))
@@ -240,8 +248,110 @@ def test_a_public_data_set_is_read_by_its_profile(shape: Shape, tmp_path: Path) 
     read(shape, tmp_path, **{"source.profile": shape.name})
 
 
-def test_every_profile_has_a_shape_and_is_on_the_page() -> None:
-    profiles = {path.stem for path in PROFILES.glob("*.toml")}
-    assert profiles == {shape.name for shape in PUBLIC}
+def test_every_profile_has_a_shape_and_its_settings_are_on_the_page() -> None:
+    profiles = {path.stem: tomllib.loads(path.read_text("utf-8")) for path in PROFILES.glob("*")}
+    assert set(profiles) == {shape.name for shape in PUBLIC}
     page = (REPO / "docs" / "sources.md").read_text("utf-8")
-    assert all(f"`{name}`" in page for name in profiles)
+    for name, settings in profiles.items():
+        (row,) = re.findall(rf"^\| `{name}` \| .*", page, re.MULTILINE)
+        assert re.findall(r"`(\w+) = (.*?)`", row) == [
+            (key, json.dumps(value)) for key, value in settings.items()
+        ]
+
+
+def test_what_the_settings_say_goes_before_a_profile(tmp_path: Path) -> None:
+    own = tmp_path / "shop.toml"
+    own.write_text('user_columns = ["buyer"]\ntime_unit = "ms"\n')
+    source = load_settings(**{"source.profile": str(own), "source.time_unit": "s"}).source
+    assert (source.user_columns, source.time_unit) == (("buyer",), "s")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, ["source.profile is", "is no profile", "otto"]),
+        ("user_columns = 1", ["source.user_columns in the profile", "is 1"]),
+        ("user_colums = []", ["source.user_colums in the profile"]),
+        ('path = "x"', ["has path, which it cannot say"]),
+        ("=", ["is no valid TOML"]),
+    ],
+)
+def test_a_wrong_profile_is_a_sentence(
+    tmp_path: Path, content: str | None, says: list[str]
+) -> None:
+    own = tmp_path / "shop.toml"
+    if content is not None:
+        own.write_text(content)
+    with pytest.raises(SettingsError) as error:
+        load_settings(**{"source.profile": str(own)})
+    assert all(word in str(error.value) for word in says), error.value
+
+
+INSPECTED = ["otto", "mind", "segment", "taobao", "movielens_1m", "ga4"]
+
+
+@pytest.mark.parametrize("shape", [shape for shape in PUBLIC if shape.name in INSPECTED], ids=str)
+def test_inspect_writes_nothing_and_its_settings_read_the_same(
+    shape: Shape, tmp_path: Path
+) -> None:
+    source = tmp_path / "events"
+    write(shape, source)
+    lake = tmp_path / "lake"
+    told: dict[str, Any] = {"source.path": str(source), "lake.root": lake}
+    said = io.StringIO()
+    settings = load_settings(**told, **{"source.profile": shape.name})
+    inspect(settings, Console(file=said, width=120))
+    assert not lake.exists()
+    for event in shape.events[:3]:
+        assert all(word in said.getvalue() for word in event.split())
+    block = tomllib.loads(said.getvalue().partition("pin this reading down:")[2])
+    assert "auto" not in block["source"].values()
+    pinned = load_settings(**block, **{"lake.root": lake})
+    ingest(pinned, shape.night)
+    ingest(settings.model_copy(update={"lake": LakeSettings(root=tmp_path / "2")}), shape.night)
+    one, two = (Lake(root).scan(tables.EVENTS).collect() for root in (lake, tmp_path / "2"))
+    assert one.height == len(shape.events)
+    assert one.equals(two)
+
+
+def test_inspect_names_what_would_be_rejected_and_what_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("our events")
+    (tmp_path / "a.csv").write_text(rows(f"u1,a,{DAY}", f"NULL,a,{DAY}", "u1,a", head=HEAD))
+    said = io.StringIO()
+    inspect(load_settings(**{"source.path": str(tmp_path)}), Console(file=said, width=200))
+    for words in (
+        "a.csv: csv, 3 rows, times in iso",
+        "user user_id, item item_id, time ts, type none",
+        "go to quarantine: 2",
+        "no user",
+        "a line of 2 columns, where the first line has 3",
+        "Files left out: README.md",
+    ):
+        assert words in said.getvalue()
+
+
+def test_ingest_logs_how_each_file_was_understood(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    shape = Shape("", {"a.csv": rows(f"u1,a,{DAY}", f"u1,b,{DAY}")}, ["u1 a", "u1 b"])
+    read(shape, tmp_path)
+    line = "a.csv: 2 rows, times in iso from 2026-11-02 to 2026-11-02; user user_id, item item_id, "
+    assert line + "time ts" in caplog.text
+
+
+@pytest.mark.parametrize("block", [64, 100, 1000])
+def test_where_blocks_end_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr("tasks.sources.lines.BLOCK", block)
+    content = "".join(
+        f'"u{n} {"é" * (n % 7)}\r\n""q""",a{n},{DAY}T01:{n // 60:02}:{n % 60:02}\r\n'
+        for n in range(200)
+    )
+    shape = Shape(
+        "",
+        {"a.csv": HEAD.replace("\n", "\r\n") + content},
+        [f'u{n} {"é" * (n % 7)}\r\n"q" a{n}' for n in range(200)],
+    )
+    read(shape, tmp_path)
