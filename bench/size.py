@@ -194,7 +194,9 @@ def measure(folder: Path, events: int, given: argparse.Namespace) -> list[dict[s
     rows = []
     for label, step, night, path, count, changes in plan:
         command = [sys.executable, "-m", "tasks", step, "--night", str(night), "--quiet"]
-        command += ["--events", str(path), "--lake", str(lake)]
+        command += ["--lake", str(lake)]
+        if step == "ingest":
+            command += ["--events", str(path)]
         for change in (
             f"duckdb.threads={given.threads}",
             f"duckdb.memory_limit={given.memory}",

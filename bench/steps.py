@@ -45,7 +45,7 @@ def main() -> int:
         for name in STEPS:
             print(f"{name} ...", file=sys.stderr)
             step = [sys.executable, "-m", "tasks", name, "--night", str(night), "--quiet"]
-            where = ["--events", str(events), "--lake", lake]
+            where = ["--lake", lake, *(["--events", str(events)] if name == "ingest" else [])]
             start = time.perf_counter()
             process = subprocess.Popen([*step, *where], cwd=REPO, stdout=subprocess.DEVNULL)
             _, status, used = os.wait4(process.pid, 0)

@@ -8,8 +8,8 @@ Turns the event log into **one intent label a user** (`intent_labels`) and profi
   source has. Any other empty field keeps the value of the settings.
 * **To run it again,** clear the tasks: each replaces what it wrote for the night. The run keeps
   its night.
-* **When a task fails,** its log ends with a sentence: what is wrong, where, what to do. A fault that
-  a person must mend (bad input, bad settings) fails at once. Other errors are tried again.
+* **When a task fails,** its log ends with a sentence: what is wrong, where, what to do. A fault
+  that a person must mend (bad input, bad settings) fails at once. Other errors are tried again.
 * **Training** logs every epoch: losses, validation metrics, time left.
 * **Settings** are in `settings.toml`, and environment variables: `ELCREC_MODEL__SEED`.
 """

@@ -8,7 +8,7 @@ import sys
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 OURS = ("tasks", "elcrec")
@@ -43,10 +43,10 @@ class LineHandler(logging.Handler):
 
 
 class BarHandler(logging.Handler):
-    """Prints records, and shows those that say how far something is as a bar below them.
+    """Prints records, and below them a bar of what the newest of them says of how far it is.
 
-    Such a record has `done` and `most`: how many of at most how many. It is the last one when they
-    are equal; else the next record without them ends the bar.
+    Such a record has `done`, `most` and `left`: how many of at most how many, and how long the rest
+    takes. The bar ends when the two are equal, or with the next record that has neither.
     """
 
     def __init__(self, console: Console) -> None:
@@ -55,25 +55,22 @@ class BarHandler(logging.Handler):
         self.bar: Progress | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a record or move the bar."""
+        """Print a record and move the bar, or end it."""
         try:
             done, most = getattr(record, "done", None), getattr(record, "most", None)
             if done is None or most is None:
                 self._end()
-                line = self.format(record)
-                self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+            if done is None or most is None:
                 return
             if self.bar is None:
-                self.bar = Progress(
-                    BarColumn(20),
-                    MofNCompleteColumn(),
-                    TextColumn("{task.description}", markup=False),
-                    TimeElapsedColumn(),
-                    console=self.console,
-                )
+                left = TextColumn("{task.description}", markup=False)
+                columns = (BarColumn(20), MofNCompleteColumn(), left)
+                self.bar = Progress(*columns, console=self.console, transient=True)
                 self.bar.add_task("", total=most)
                 self.bar.start()
-            self.bar.update(self.bar.task_ids[0], completed=done, description=record.getMessage())
+            left_text = getattr(record, "left", "")
+            self.bar.update(self.bar.task_ids[0], completed=done, description=left_text)
             if done >= most:
                 self._end()
         except Exception:

@@ -101,11 +101,11 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
 
     def on_epoch(report: EpochReport) -> None:
         reports.append(report)
-        left = epochs_left(report, config, warm=initial is not None)
         seconds = statistics.median(each.seconds for each in reports[-TIMED:])
+        left = time_left(seconds, *epochs_left(report, config, warm=initial is not None))
         # A terminal shows how far it is as a bar (tasks/terminal.py).
-        how_far = {"done": report.epoch, "most": report.max_epochs}
-        log.info("%s", epoch_line(report, seconds, *left), extra=how_far)
+        how_far = {"done": report.epoch, "most": report.max_epochs, "left": left}
+        log.info("%s", epoch_line(report, left), extra=how_far)
 
     try:
         model = ELCRec(config).fit(
@@ -281,17 +281,20 @@ def epochs_left(report: EpochReport, config: Config, *, warm: bool) -> tuple[int
     return min(max(least, 0), most), most
 
 
-def epoch_line(report: EpochReport, seconds: float, least: int, most: int) -> str:
-    """Say in one line how an epoch went: losses, validation, best epoch so far, time.
+def time_left(seconds: float, least: int, most: int) -> str:
+    """Say how long training still takes, as far as that is known.
 
     seconds: of an epoch to come; least, most: how many these are (`epochs_left`).
     """
+    left = f"at most {_duration(most * seconds)} left"
+    return f"{_duration(least * seconds)} if none is better, {left}" if least < most else left
+
+
+def epoch_line(report: EpochReport, left: str) -> str:
+    """Say in one line how an epoch went: losses, validation, best epoch so far, time."""
     losses = "  ".join(f"{name} {value:.4f}" for name, value in report.losses.items())
     best = f"epoch {report.best_epoch}" if report.best_epoch else "none yet"
     validation = report.metrics.get("NDCG@20", float("nan"))
-    left = f"at most {_duration(most * seconds)} left"
-    if least < most:
-        left = f"{_duration(least * seconds)} left if no epoch is better, {left}"
     return (
         f"epoch {report.epoch}/{report.max_epochs}  {losses}  validation NDCG@20 {validation:.4f}"
         f"  best {best}  {report.seconds:.1f} s  {left}"

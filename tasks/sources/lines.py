@@ -153,9 +153,10 @@ class Records:
             return 0, 0, None
         nexts = feeds + 1
         starts = np.concatenate([[0], nexts[:-1]])
-        # The byte before a line's LF; of an empty line at the start there is none.
-        returns = (feeds > starts) & (array[feeds - 1] == 13)
-        ends = feeds - returns
+        ends, returns = feeds, b"\r" in data
+        if returns:
+            # The byte before a line's LF; of an empty line at the start there is none.
+            ends = feeds - ((feeds > starts) & (array[feeds - 1] == 13))
         lines = _Lines(data, starts, ends)
         joined, odd = self._joined(lines, ended)
         used = len(feeds)
@@ -171,11 +172,15 @@ class Records:
             head[first + 1 : last + 1] = False
         firsts = np.flatnonzero(head)
         lasts = np.append(firsts[1:], used) - 1
-        keep = array[:size] != 10
-        keep[ends[returns[:used]]] = False
-        for first, last in joined:
-            keep[starts[first] : ends[last]] = True
-        text = array[:size][keep]
+        text = data[:size]
+        if joined or returns:
+            keep = array[:size] != 10
+            keep[ends] = False  # the CR of a CRLF, or the LF again
+            for first, last in joined:
+                keep[starts[first] : ends[last]] = True
+            text = array[:size][keep].tobytes()
+        else:
+            text = text.replace(b"\n", b"")
         offsets = np.zeros(len(firsts) + 1, np.int32)
         np.cumsum(ends[lasts] - starts[firsts], out=offsets[1:])
         numbers = firsts + number

@@ -211,11 +211,11 @@ def test_a_terminal_shows_a_training_as_a_bar_and_a_pipe_as_lines(
     bar = terminal.BarHandler(Console(file=shown, force_terminal=True, width=100))
     bar.emit(record("training starts in [red]"))
     for epoch in (1, 2):
-        bar.emit(record(f"epoch {epoch}/3", done=epoch, most=3))
+        bar.emit(record(f"epoch {epoch}/3", done=epoch, most=3, left=f"{9 - epoch} s left"))
     bar.emit(record("trained"))
     text = shown.getvalue()
     assert "training starts in [red]" in text and "trained" in text
-    assert "━" in text and "2/3" in text and "epoch 2/3" in text
+    assert "━" in text and "2/3" in text and "epoch 1/3" in text and "7 s left" in text
     assert text.index("━") < text.index("trained")
     assert bar.bar is None, "a bar that stays would hold the terminal"
 

@@ -135,29 +135,33 @@ def test_nights_of_before_are_not_known_to_be_up_to_date_and_the_new_one_is(
     assert "is not recorded" in found[0].line
 
 
+@pytest.mark.parametrize("night", [NIGHTS[4], LAST], ids=["one of the middle", "the last one"])
 def test_a_night_of_before_that_is_backfilled_is_what_it_was_or_a_sentence_says_why_not(
-    unpacked: Path, before: dict[str, pl.DataFrame], tmp_path: Path
+    unpacked: Path, before: dict[str, pl.DataFrame], tmp_path: Path, night: dt.date
 ) -> None:
-    """The last one: it goes on from a model of the old code and is held against its labels."""
+    """It goes on from a model of the old code and is held against its labels."""
     shutil.copytree(unpacked, tmp_path, dirs_exist_ok=True)
     settings = settings_in(tmp_path)
     for name in STEPS:
         if name not in CHECKS:  # they only read
-            run_step(name, settings, LAST)
-    histories = table(settings, tables.SEQUENCES, LAST)
-    assert histories.equals(before["sequences"].filter(dt=LAST)), "the data are the same"
-    made = table(settings, tables.MODELS, LAST)
-    was = before["models"].filter(dt=LAST, promoted=True)
-    labels = table(settings, tables.INTENT_LABELS, LAST)
+            run_step(name, settings, night)
+    histories = table(settings, tables.SEQUENCES, night)
+    assert histories.equals(before["sequences"].filter(dt=night)), "the data are the same"
+    made = table(settings, tables.MODELS, night)
+    was = before["models"].filter(dt=night, promoted=True)
+    labels = table(settings, tables.INTENT_LABELS, night)
     same_settings = set(made.filter("promoted")["settings_fingerprint"]) == set(
         was["settings_fingerprint"]
     )
-    [revision] = table(settings, tables.LABEL_REVISIONS, LAST).to_dicts()
+    [revision] = table(settings, tables.LABEL_REVISIONS, night).to_dicts()
     if same_settings:
-        assert labels.equals(before["intent_labels"].filter(dt=LAST))
+        assert labels.equals(before["intent_labels"].filter(dt=night))
         assert made["model_version"].to_list() == was["model_version"].to_list()
     else:
         assert "trained on other settings, or by another version of elcrec" in revision["because"]
         ids = set(before["intent_profiles"]["intent_id"])
         assert set(labels["intent_id"].drop_nulls()) & ids, "and ids live on all the same"
     assert revision["run"] == "command line"
+    # The other nights are as they were, and so is what was published of them.
+    others = table(settings, tables.INTENT_LABELS).filter(pl.col("dt") != night)
+    assert others.equals(before["intent_labels"].filter(pl.col("dt") != night))

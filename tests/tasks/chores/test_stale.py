@@ -188,8 +188,22 @@ def test_a_backfill_on_a_corrected_source_makes_later_nights_stale_until_they_ar
     assert [one.state for one in found] == [FRESH, FRESH, STALE, STALE]
     assert f"events of night {NIGHTS[1]} have changed" in found[2].line
     assert "late" not in found[2].line
+    ran: list[str] = []
+
+    def killed(name: str, settings: Settings, night: dt.date, **given: Any) -> dict[str, Any]:
+        if night == NIGHTS[3] and name == "label":
+            raise KeyboardInterrupt
+        ran.append(f"{night} {name}")
+        return run_step(name, settings, night, **given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.chores.stale.run_step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            refresh(made.settings)
+    assert f"{NIGHTS[2]} publish" in ran and f"{NIGHTS[3]} promote" in ran
     done = refresh(made.settings)
-    assert list(done["nights"]) == [str(night) for night in NIGHTS[2:]]
+    assert list(done["nights"]) == [str(NIGHTS[3])], "the night before is up to date"
+    assert done["nights"][str(NIGHTS[3])]["steps"][0] == "label", "what it did stays done"
     assert states(made.settings) == [FRESH] * 4
     hold_equal(made.settings, made.in_another_lake().settings)
 

@@ -13,7 +13,7 @@ import pytest
 from elcrec import ELCRec, EpochReport
 from tasks.errors import LakeError, ModelError, PipelineError, SettingsError
 from tasks.lake import Lake, tables
-from tasks.night.train import epoch_line, epochs_left, number_of_intents, train
+from tasks.night.train import epoch_line, epochs_left, number_of_intents, time_left, train
 from tasks.registry.identity import register
 from tasks.registry.weights import load, save
 from tasks.settings import Settings
@@ -247,19 +247,19 @@ REPORT = EpochReport(
 
 
 def test_epoch_line_tells_progress_and_time_left() -> None:
-    line = epoch_line(REPORT, 10.0, 4, 27)
+    line = epoch_line(REPORT, time_left(10.0, 4, 27))
     for part in (
         "epoch 3/30",
         "next_item 5.2500",
         "NDCG@20 0.0512",
         "best epoch 2",
         "12.0 s",
-        "40 s left if no epoch is better, at most 4 min 30 s left",
+        "40 s if none is better, at most 4 min 30 s left",
     ):
         assert part in line
     assert line.endswith("left")
-    assert "best none yet" in epoch_line(replace(REPORT, best_epoch=0), 10.0, 4, 27)
-    assert epoch_line(REPORT, 400.0, 27, 27).endswith("  at most 3 h 00 min left")
+    assert "best none yet" in epoch_line(replace(REPORT, best_epoch=0), "")
+    assert time_left(400.0, 27, 27) == "at most 3 h 00 min left"
 
 
 def test_training_takes_no_more_and_no_fewer_epochs_than_was_said(
