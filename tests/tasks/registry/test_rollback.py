@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from typer.testing import CliRunner
 
@@ -165,6 +166,20 @@ def test_what_cannot_be_gone_back_to_is_told_and_changes_nothing(settings: Setti
     assert promote(other, SECOND)["labels_with"] == old
     shown = table(settings, tables.INTENT_PROFILES)["intent_id"].max()
     assert table(settings, tables.CHOICES)["next_intent_id"].item() == shown + 1
+
+
+def test_a_model_whose_night_ran_again_is_not_gone_back_to(settings: Settings) -> None:
+    """Its ids may mean another intent by now."""
+    lake, old = Lake(settings.lake.root), version_of(settings, FIRST)
+    rows = table(settings, tables.SEQUENCES, FIRST)
+    lake.replace(tables.SEQUENCES, rows.filter(pl.col("user_id") != "u03"), nights=[FIRST])
+    train(settings, FIRST)
+    models = table(settings, tables.MODELS, FIRST)
+    assert dict(models.select("model_version", "superseded").iter_rows())[old] is True
+    assert models.height == 2 and models["superseded"].sum() == 1
+    with pytest.raises(ModelError, match=f"model {old} is superseded: night {FIRST} ran again"):
+        roll_back(settings, SECOND, old)
+    assert roll_back(with_promote(settings, force=True), SECOND, old)["labels_with"] == old
 
 
 def test_the_command_rolls_back(settings: Settings) -> None:
