@@ -62,6 +62,7 @@ def test_a_training_goes_on_where_it_was_left_and_its_figures_stand_beside_the_p
     assert picture.count("<polyline") == 1 and "beauty-b-elcm-small-1" in picture
 
 
+@pytest.mark.slow
 def test_both_ways_to_train_are_timed(bench, tmp_path):
     bench("cost", "--label", "small", "--set", *SMALL)
     ways = json.loads((tmp_path / "results" / "paper-cost-beauty.json").read_text())["ways"]

@@ -202,6 +202,7 @@ def test_the_list_of_forgotten_people_names_nobody(settings: Settings) -> None:
     }
 
 
+@pytest.mark.slow
 def test_what_a_check_told_of_a_person_is_made_unreadable(settings: Settings) -> None:
     run_nights(settings, DAYS[:1])
     lake = Lake(settings.lake.root)

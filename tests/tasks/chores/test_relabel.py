@@ -77,6 +77,7 @@ def same(one: list[pl.DataFrame], other: list[pl.DataFrame]) -> bool:
     return all(a.equals(b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.slow
 def test_order_and_repetition_make_no_difference(settings: Settings) -> None:
     version = version_of(settings)
     nightly = labels(settings)

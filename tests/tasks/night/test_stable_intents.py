@@ -185,6 +185,7 @@ def test_every_so_many_nights_training_starts_anew(
     assert identity.warm != anew
 
 
+@pytest.mark.slow
 def test_a_label_changes_only_when_another_intent_is_many_times_as_sure(
     night_done: Settings,
 ) -> None:
@@ -205,6 +206,7 @@ def test_a_label_changes_only_when_another_intent_is_many_times_as_sure(
     assert changed[2] == 0 or retired.height
 
 
+@pytest.mark.slow
 def test_labelling_again_reads_the_night_before_and_not_itself(night_done: Settings) -> None:
     with_next_night(night_done)
     run_night(night_done, NEXT)
