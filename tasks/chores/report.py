@@ -39,7 +39,6 @@ TOP_ITEMS = 5  # items shown of each
 SAMPLE = 5  # labels shown
 NEWEST = 20  # items shown of a user's history
 UNBOUNDED = 100_000  # columns of a page that nobody's eye has to fit
-
 # What others have published for data that a night may hold.
 PUBLISHED = by_counts()
 

@@ -186,6 +186,7 @@ def test_nights_in_order_are_up_to_date_and_a_refresh_runs_nothing(made: Made) -
     assert done == {"nights": {}, "left_as_they_are": {}, "not_known": []}
 
 
+@pytest.mark.slow
 def test_a_backfill_that_changes_nothing_makes_nothing_stale(made: Made) -> None:
     before = table(made.settings, tables.INTENT_LABELS)
     for night in (NIGHTS[2], NIGHTS[0]):
@@ -261,6 +262,7 @@ def test_the_report_of_a_night_says_which_nights_are_stale_and_the_revision(made
     assert "`python -m tasks refresh` mends it" in reported(NIGHTS[1])
 
 
+@pytest.mark.slow
 def test_a_refresh_up_to_a_night_leaves_those_after_it(made: Made) -> None:
     add_event(made, NIGHTS[1], NIGHTS[1])
     run_step("ingest", made.settings, NIGHTS[1])
@@ -288,6 +290,7 @@ def test_a_rollback_makes_its_night_and_those_that_go_on_from_it_stale(made: Mad
     assert models["parent_version"].to_list() == [first[0]]
 
 
+@pytest.mark.slow
 def test_a_relabelled_night_is_up_to_date_and_keeps_its_model_when_it_is_refreshed(
     made: Made,
 ) -> None:
@@ -347,6 +350,7 @@ def made_without(made: Made, user: str) -> Settings:
     return made.in_another_lake().settings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["build-sequences", "train", "evaluate", "promote", "label"])
 def test_a_step_that_was_killed_leaves_its_night_stale(
     made: Made, step: str, monkeypatch: pytest.MonkeyPatch
@@ -395,6 +399,7 @@ def test_what_changes_while_a_step_reads_makes_it_stale(made: Made) -> None:
     assert of(made.settings, NIGHTS[1]).state == STALE
 
 
+@pytest.mark.slow
 def test_a_night_of_before_there_were_records_is_not_known_and_is_left_until_asked_for(
     made: Made,
 ) -> None:

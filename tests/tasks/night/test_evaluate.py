@@ -96,6 +96,7 @@ def churn_of(settings: Settings, night: dt.date) -> dict[tuple[str, str], float]
     return {(u, m): x for u, m, x in rows.select("slice", "metric", "value").iter_rows()}
 
 
+@pytest.mark.slow
 def test_the_last_promoted_model_is_measured_on_the_same_users(
     night_done: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
