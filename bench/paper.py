@@ -24,11 +24,10 @@ from __future__ import annotations
 
 import argparse
 import ast
+import datetime as dt
 import json
 import os
-import platform
 import resource
-import shlex
 import statistics
 import subprocess
 import sys
@@ -42,6 +41,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 import torch
 
+from bench.record import RESULTS, command, commit, machine, read
 from elcrec import Config, ELCRec, EpochReport, Histories, checkpoint
 from elcrec.config import PAPER_AS_WRITTEN, PAPER_DATASETS
 from elcrec.evaluation import BLOCK_USERS, behaviours
@@ -51,7 +51,6 @@ from elcrec.training import Trainer
 
 REPO = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("ELCREC_DATA") or REPO.parent / "shared" / "data")
-RESULTS = REPO / "bench" / "results"
 CHECKPOINTS = REPO / "build" / "paper"  # not part of the repository
 PICTURE = "paper-convergence.svg"
 FILES = {
@@ -83,30 +82,6 @@ def read_histories(dataset: str, file: Path | None) -> tuple[Histories, int]:
     lines = (file or DATA / FILES[dataset]).read_text().splitlines()
     histories = Histories.from_lists([[int(item) for item in line.split()[1:]] for line in lines])
     return histories, int(histories.items.max())
-
-
-def machine(threads: int) -> dict[str, Any]:
-    """Name what a time depends on."""
-    models = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return {
-        "processor": models[0] if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "torch": torch.__version__,
-    }
-
-
-def provenance(threads: int) -> dict[str, Any]:
-    """Machine, commit and command of a result."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=REPO, check=True, capture_output=True, text=True
-    ).stdout.strip()
-    command = shlex.join(["python", "bench/paper.py", *sys.argv[1:]])
-    return {"machine": machine(threads), "commit": commit, "command": command}
 
 
 def label_figures(model: ELCRec, histories: Histories, n_items: int, seed: int) -> dict[str, float]:
@@ -143,13 +118,19 @@ def unfinished(folder: Path, config: Config, n_items: int) -> ELCRec:
     return model
 
 
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write whole or not at all, an epoch a line."""
+def write_result(path: Path, figures: dict[str, Any]) -> None:
+    """Write figures with what they depend on, whole or not at all, an epoch a line."""
+    epochs = figures.get("epochs", [])
+    result = {
+        "command": command(sys.argv),
+        "commit": commit(),
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "machine": machine(),
+        "figures": figures | ({"epochs": None} if epochs else {}),
+    }
+    lines = ",\n   ".join(json.dumps(epoch) for epoch in epochs)
+    text = json.dumps(result, indent=1).replace('"epochs": null', f'"epochs": [\n   {lines}\n  ]')
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({k: v for k, v in document.items() if k != "epochs"}, indent=1)
-    if "epochs" in document:
-        lines = ",\n  ".join(json.dumps(epoch) for epoch in document["epochs"])
-        text = text.removesuffix("\n}") + f',\n "epochs": [\n  {lines}\n ]\n}}'
     partial = path.with_suffix(".partial")
     partial.write_text(text + "\n")
     partial.replace(path)
@@ -169,25 +150,24 @@ def train(
     parts += [given.label] if given.label else []
     name = "-".join([*parts, str(seed)])
     path, folder = given.results / f"paper-{name}.json", given.checkpoints / name
-    if path.exists() and json.loads(path.read_text())["done"]:
+    if path.exists() and json.loads(path.read_text())["figures"]["done"]:
         print(f"{path.name} is done: remove it to train again", file=sys.stderr)
         return
-    document: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "name": name,
         "dataset": given.dataset,
         "ablation": ablation,
         "done": False,
-        **provenance(config.threads),
         "config": config.to_dict(),
         "epochs": [],
     }
 
     def measure(model: ELCRec, epochs: list[EpochReport]) -> None:
-        document["epochs"] = [rounded(report) for report in epochs]
-        document["measured_epoch"] = epochs[-1].best_epoch or epochs[-1].epoch
-        document["test"] = model.evaluate(histories)
-        document["labels"] = label_figures(model, histories, n_items, config.seed)
-        write_json(path, document)
+        figures["epochs"] = [rounded(report) for report in epochs]
+        figures["measured_epoch"] = epochs[-1].best_epoch or epochs[-1].epoch
+        figures["test"] = model.evaluate(histories)
+        figures["labels"] = label_figures(model, histories, n_items, config.seed)
+        write_result(path, figures)
 
     # The fit's own list holds the epochs of earlier calls too.
     model = ELCRec(config)
@@ -200,7 +180,7 @@ def train(
             measure(unfinished(folder, config, n_items), model.history)
 
     model.fit(histories, n_items, checkpoint_dir=folder, on_epoch=say)
-    document["done"] = True
+    figures["done"] = True
     measure(model, model.history)
 
 
@@ -277,14 +257,14 @@ def measure_cost(given: argparse.Namespace) -> None:
         return
     found = {}
     for way in WAYS:
-        command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
+        again = [sys.executable, __file__, *sys.argv[1:], "--way", way]
         env = {**os.environ, "PYTHONPATH": str(REPO)}
-        done = subprocess.run(command, check=True, env=env, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(again, check=True, env=env, stdout=subprocess.PIPE, text=True)
         found[way] = json.loads(done.stdout.splitlines()[-1])
         print(f"{way}: {found[way]}", file=sys.stderr)
     name = given.dataset + ("-as-written" if given.as_written else "")
-    facts = {"dataset": given.dataset, "name": name, **provenance(given.threads)}
-    write_json(given.results / f"paper-cost-{name}.json", facts | {"ways": found})
+    figures = {"dataset": given.dataset, "name": name, "threads": given.threads, "ways": found}
+    write_result(given.results / f"paper-cost-{name}.json", figures)
 
 
 def config_of(given: argparse.Namespace, ablation: str, seed: int) -> Config:
@@ -301,16 +281,15 @@ def config_of(given: argparse.Namespace, ablation: str, seed: int) -> Config:
     return replace(config.ablation(ablation), epoch_windows=10**9)
 
 
-def read_results(folder: Path) -> list[dict[str, Any]]:
-    """All trainings, in the order of their names."""
-    paths = sorted(folder.glob("paper-*.json"))
-    found = [json.loads(path.read_text()) for path in paths]
-    return [result for result in found if "epochs" in result]
+def figures_of(folder: Path, what: str) -> list[dict[str, Any]]:
+    """Return the figures of all trainings ("epochs") or costs ("ways"), by the files' names."""
+    paper = [result["figures"] for name, result in read(folder).items() if "paper-" in name]
+    return [figures for figures in paper if what in figures]
 
 
 def show(folder: Path) -> None:
     """Print the tables, draw the picture."""
-    results = read_results(folder)
+    results = figures_of(folder, "epochs")
     print("| training | " + " | ".join(COLUMNS) + " | sum | best of epochs |")
     print("| --- |" + " ---: |" * 6)
     for dataset in PAPER_DATASETS:
@@ -341,7 +320,7 @@ def show(folder: Path) -> None:
             row = [f"{of['perplexity']:.1f}", f"{used:.2f}", f"{of['largest share']:.3f}"]
             row += [f"{of['lift@20']:.2f}", f"{of['k-means lift@20']:.2f}"]
             print(f"| {result['name']} | {' | '.join(row)} |")
-    costs = [json.loads(path.read_text()) for path in sorted(folder.glob("paper-cost-*.json"))]
+    costs = figures_of(folder, "ways")
     if costs:
         print("\n| processor time on | alternating | end to end | change | MB | MB end to end |")
         print("| --- |" + " ---: |" * 5)

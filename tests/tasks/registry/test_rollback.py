@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tasks.__main__ import app
-from tasks.errors import LakeError, ModelError
+from tasks.errors import ModelError, NightError
 from tasks.lake import Lake, tables
 from tasks.night.evaluate import evaluate
 from tasks.night.label import label
@@ -192,4 +192,4 @@ def test_the_command_rolls_back(settings: Settings) -> None:
     assert promoted(Lake(settings.lake.root), until=SECOND) == (old, FIRST)
     nowhere = settings.lake.root.parent / "nowhere"
     done = CliRunner().invoke(app, ["rollback", "--to", old, "--lake", str(nowhere)])
-    assert isinstance(done.exception, LakeError) and not nowhere.exists()
+    assert isinstance(done.exception, NightError) and not nowhere.exists()
