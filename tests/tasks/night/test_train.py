@@ -74,7 +74,7 @@ def test_training_that_was_killed_goes_on_and_ends_with_the_same_weights(
     elsewhere = small_settings(tiny.lake.root.parent / "other", model=TINY)
     write_histories(elsewhere, NIGHT, HISTORIES | {"once": [3]})
 
-    def killed(report: EpochReport) -> str:
+    def killed(report: EpochReport, left: str) -> str:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("tasks.night.train.epoch_line", killed)
