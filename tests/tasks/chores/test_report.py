@@ -347,3 +347,10 @@ def test_what_decides_and_repeats_are_shown_apart(settings: Settings) -> None:
     assert any(line.startswith("intent_lift@20 1.50") for line in lines)
     assert any(line.startswith("repeat_share 0.750") for line in lines)
     assert not any("0.9000" in line for line in lines)
+
+
+def test_files_that_were_left_out_are_counted_and_named() -> None:
+    summary = {"files_left_out": 21, "left_out": ["README.txt", "e.jsonl.1"]}
+    page = io.StringIO()
+    Console(file=page, width=200).print(report._quality({"ingest": {"summary": summary}}))
+    assert "21 files were not read: README.txt, e.jsonl.1, ..." in page.getvalue()
