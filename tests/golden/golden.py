@@ -74,6 +74,7 @@ def losses_of(preset: str) -> Losses:
         max_length=12,
         n_intents=4,
         batch_users=32,
+        warmup_epochs=1,
         seed=5,
         device="cpu",
         threads=1,
