@@ -109,7 +109,7 @@ test: $(STAMP) servers ## All tests, and how much of the code they run
 	$(RUN) pytest --numprocesses auto --dist loadfile --durations 15 --cov
 
 # The folder tests/dags is not even read: its tests import Airflow.
-test-fast: $(STAMP) ## The tests that need no Airflow and no server, and no more than ten seconds each
+test-fast: $(STAMP) ## The tests that need no Airflow and no server, and two seconds each at most
 	@$(RUN) pytest --numprocesses auto --dist loadfile --durations 15 --ignore tests/dags -m "not slow and not airflow and not servers"
 
 lint: $(STAMP) ## ruff, mypy, directions of imports, dependencies, sqlfluff, hadolint, compose files

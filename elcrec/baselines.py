@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from elcrec.evaluation import distinct_seen, popularity_ranks
 from elcrec.histories import Histories, Split, ragged_arange
 
-WINDOW = 3  # events apart at most that items of a history count as seen together
+WINDOW = 5  # events apart at most that items of a history count as seen together
 NEIGHBOURS = 100  # of an item, those most often seen together with it
 MOST_EVENTS = 1_000_000  # that items are counted in; bounds time and memory
 BLOCK_USERS = 16_384  # ranked at once; bounds the memory, whatever the number of users

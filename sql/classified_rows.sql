@@ -30,6 +30,7 @@ judged AS (
         CASE
             WHEN broken IS NOT NULL THEN 'line cannot be parsed: it is ' || broken
             WHEN unread IS NOT NULL THEN unread
+            WHEN unread_time IS NOT NULL THEN unread_time
             WHEN user_id IS NULL THEN 'no user'
             WHEN item_id IS NULL THEN 'no item'
             WHEN NOT has_time THEN 'no time'
@@ -42,7 +43,14 @@ judged AS (
 
 SELECT
     row_number,
-    raw,
+    -- What is sound in another unit has come without its text.
+    CASE
+        WHEN reason IS NULL THEN raw
+        ELSE
+            coalesce(
+                raw, json_object('user', user_id, 'item', item_id, 'time', time_number)::VARCHAR
+            )
+    END AS raw,
     user_id,
     item_id,
     event_type,
@@ -50,9 +58,8 @@ SELECT
     -- A cast would ask the calendar of the time zone, which is slow.
     make_date((epoch_us(ts) // 86400000000)::INTEGER) AS dt,
     coalesce(weight, getvariable('event_weights')[event_type]) AS weight,
-    time_number,
     reason,
-    coalesce(has_time AND ts IS NULL AND unread IS NULL AND us IS DISTINCT FROM 0, FALSE)
+    coalesce(has_time AND ts IS NULL AND unread_time IS NULL AND us IS DISTINCT FROM 0, FALSE)
         AS unusable_time,
     CASE
         WHEN ts < getvariable('window_ts') OR ts >= getvariable('end_ts') THEN 'other'

@@ -6,14 +6,7 @@ SELECT
     $source AS source_name,
     row_number,
     -- Only a rejected row is kept as it was read.
-    CASE
-        WHEN reason IS NOT NULL
-            THEN
-                coalesce(
-                    raw,
-                    json_object('user', user_id, 'item', item_id, 'time', time_number)::VARCHAR
-                )
-    END AS raw,
+    CASE WHEN reason IS NOT NULL THEN raw END AS raw,
     user_id,
     item_id,
     event_type,

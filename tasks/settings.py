@@ -485,8 +485,8 @@ def _with_profile(settings: Settings) -> Settings:
     except OSError:
         known = ", ".join(sorted(path.stem for path in PROFILES.glob("*.toml")))
         raise SettingsError(
-            f"source.profile is {name}, which is no profile: known are {known}; or name the path "
-            "of a TOML file"
+            f"source.profile is {name}, which is no profile: name one of {known}, or the path of a "
+            "TOML file of your own"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
         raise SettingsError(f"the profile {file} is no valid TOML: {error}") from None

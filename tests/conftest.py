@@ -2,13 +2,14 @@
 
 Marks leave tests out where there is no time or no server for them (`make test-fast`):
 
-    slow        runs for more than ten seconds; set by hand, and named below when it is missing
+    slow        takes more than two seconds of a core; set by hand, and named below when missing
     servers     starts PostgreSQL, Redis or an S3 server; set by `tests/needs.py`
     airflow     starts Airflow or imports it; set by `tests/needs.py`, and for all of tests/dags
 """
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ import pytest
 from tests import needs
 
 REPO = Path(__file__).resolve().parent.parent
-SLOW = 10  # seconds of a test
+SLOW = 2  # seconds of a core, which are the same on a machine that does other things besides
 SLOWEST_FILES = 10
+CORE_SECONDS = "core_seconds"
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses among them
@@ -35,6 +37,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     needs.starts(item)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Measure what a test and the processes that it waits for take of a core."""
+    before = _core_seconds()
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append((CORE_SECONDS, _core_seconds() - before))
+
+
+def _core_seconds() -> float:
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name the files that took longest, and the tests that are slow and do not say so."""
     files: Counter[str] = Counter()
@@ -43,18 +60,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for report in reports:
             if isinstance(report, pytest.TestReport):
                 files[report.nodeid.partition("::")[0]] += report.duration
-                if (
-                    report.when == "call"
-                    and report.duration > SLOW
-                    and "slow" not in report.keywords
-                ):
-                    unmarked.append(f"{report.duration:6.1f} s  {report.nodeid}")
+                seconds = dict(report.user_properties).get(CORE_SECONDS, 0.0)
+                if report.when == "call" and seconds > SLOW and "slow" not in report.keywords:
+                    unmarked.append(f"{seconds:6.1f} s  {report.nodeid}")
     if terminalreporter.config.getoption("durations"):
         terminalreporter.section(f"slowest {SLOWEST_FILES} files of {len(files)}")
         for file, seconds in files.most_common(SLOWEST_FILES):
             terminalreporter.write_line(f"{seconds:6.1f} s  {file}")
     if unmarked:
-        terminalreporter.section(f"more than {SLOW} s without the mark slow")
+        terminalreporter.section(f"more than {SLOW} s of a core without the mark slow")
         for line in sorted(unmarked, reverse=True):
             terminalreporter.write_line(line)
 

@@ -282,7 +282,13 @@ def content(root: Path, last: dt.date | None = None) -> dict[str, list[Any]]:
     }
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=str(case), marks=[pytest.mark.slow] * (case.make is robot))
+        for case in CASES
+    ],
+)
 def test_bad_input_gets_a_clear_result_and_loses_nothing(
     case: Case, night_before: Path, tmp_path: Path
 ) -> None:
@@ -346,6 +352,7 @@ def test_bad_input_gets_a_clear_result_and_loses_nothing(
     assert all(case.reason in reason for reason in rejected["reason"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [1, 20, 200])
 def test_a_disk_that_fills_during_a_write_loses_nothing(
     night_before: Path, tmp_path: Path, kilobytes: int

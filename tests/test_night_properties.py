@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -173,6 +174,7 @@ def histories(lake: Lake, number: int) -> dict[str, tuple[list[str], int, dt.dat
     }
 
 
+@pytest.mark.slow
 @settings(
     max_examples=8,
     deadline=None,

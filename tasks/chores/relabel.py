@@ -87,7 +87,7 @@ def nights_to_relabel(
     NightError
         The range ends before it begins, is not over, or begins before the first event.
     ModelError
-        There is no such model, or it was trained on other settings.
+        There is no such model, or it is superseded, or it was trained on other settings.
     LakeError
         There are no events, or a night has no histories.
     """
@@ -106,6 +106,11 @@ def nights_to_relabel(
             f"begin the range on {days[0]} or later"
         )
     trained = _night_of(lake, version)
+    if _is_superseded(lake, version):
+        raise ModelError(
+            f"model {version} is superseded: night {trained} ran again with the same settings, and "
+            "ids of its intents may mean another one by now; name the model of that run"
+        )
     if not other_settings and not _fits(settings, lake, version):
         raise ModelError(
             f"model {version} was trained on other settings of the model or the histories than "
@@ -140,6 +145,11 @@ def _night_of(lake: Lake, version: str) -> dt.date:
         raise ModelError(f"there is no model {version} in {lake.root}: {known}")
     night: dt.date = found.item()
     return night
+
+
+def _is_superseded(lake: Lake, version: str) -> bool:
+    rows = lake.scan(tables.MODELS).filter(pl.col("model_version") == version).collect()
+    return bool(rows["superseded"].item())
 
 
 def _fits(settings: Settings, lake: Lake, version: str) -> bool:

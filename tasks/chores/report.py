@@ -39,7 +39,6 @@ TOP_ITEMS = 5  # items shown of each
 SAMPLE = 5  # labels shown
 NEWEST = 20  # items shown of a user's history
 UNBOUNDED = 100_000  # columns of a page that nobody's eye has to fit
-
 # What others have published for data that a night may hold.
 PUBLISHED = by_counts()
 
@@ -290,10 +289,13 @@ def _header(
 ) -> Printed:
     """Say what the report is of, and how the night ended."""
     days = [day for day in lake.nights(tables.EVENTS) if day <= night]
-    tonight = lake.scan(tables.EVENTS, first=night, last=night).select(pl.len()).collect().item()
+    every, tonight = (
+        lake.scan(tables.EVENTS, first=first, last=night).select(pl.len()).collect().item()
+        for first in (None, night)
+    )
     events = "none left in the lake"
     if days:
-        events = f"{days[0]} to {days[-1]}, {tonight:,} of them of this night"
+        events = f"{every:,} from {days[0]} to {days[-1]}, {tonight:,} of them of this night"
     without = labels["intent_id"].null_count()
     users = f"{labels.height:,} with a label"
     if without:
@@ -324,7 +326,7 @@ def _decision(version: str, summaries: Mapping[str, Mapping[str, Any]]) -> str:
         doubts = "; ".join(told.get("doubts", []))
         if why:
             return f"promoted by promote.force although {why}"
-        return f"promoted; to be doubted: {doubts}" if doubts else "promoted"
+        return f"promoted; warning: {doubts}" if doubts else "promoted"
     return f"kept: the night's own model {told['model_version']} is not promoted, for {why}"
 
 

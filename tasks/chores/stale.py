@@ -80,7 +80,8 @@ def standings(settings: Settings) -> list[Standing]:
         elif stale:
             one.state = FOLLOWS
             one.reasons = {"label": [f"it goes on from night {stale}, which is not up to date"]}
-        if one.state == FOLLOWS or set(reasons) - set(NOTHING_AFTER):
+        changes = one.state == FOLLOWS or set(reasons) - set(NOTHING_AFTER)
+        if changes and not one.remark:  # one that cannot be made anew stays what others stand on
             stale = night
         found.append(one)
     return found
@@ -103,16 +104,16 @@ def lines(settings: Settings) -> list[str]:
 
 
 def beside_a_night(settings: Settings, night: dt.date) -> list[str]:
-    """Say for the report of a night how it and the nights after it stand; nothing when all is well.
+    """Say for the report of a night how it and the other nights stand; nothing when all is well.
 
     Raises as `standings` does.
     """
     found = standings(settings)
     said = [one.line for one in found if one.night == night and one.state != FRESH]
-    later = [one for one in found if one.night > night]
     for state, are in ((STALE, "stale"), (FOLLOWS, "such that they may turn stale")):
-        if nights := [one.night for one in later if one.state == state]:
-            said.append(f"{len(nights)} later nights are {are}: {_nights(nights)}")
+        if nights := [one.night for one in found if one.state == state and one.night != night]:
+            word = "other night is" if len(nights) == 1 else "other nights are"
+            said.append(f"{len(nights)} {word} {are}: {_nights(nights)}")
     if said:
         said.append("`python -m tasks stale` says why, `python -m tasks refresh` mends it")
     return said

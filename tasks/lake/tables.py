@@ -294,8 +294,10 @@ MODELS = Table(
             ("warm", pa.bool_()),
             ("first_free_id", pa.int32()),
             ("next_intent_id", pa.int32()),
+            ("superseded", pa.bool_()),
         ]
     ),
+    before={"superseded": "false"},
     row="One trained model.",
     meanings={
         "dt": "The night whose histories it was trained on, a UTC date.",
@@ -310,6 +312,10 @@ MODELS = Table(
         "next_intent_id": (
             "Smallest id above those of its intents, which no later model gives again; null in "
             "older rows."
+        ),
+        "superseded": (
+            "Whether its night ran again with the same settings, on other events or from another "
+            "parent. Such a model keeps no ids, and labels nothing any more."
         ),
     },
 )

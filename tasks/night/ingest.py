@@ -269,8 +269,10 @@ def classify(
             'or let such lines go to quarantine with source.broken_rows = "quarantine"'
         )
     numbers = profile["numeric_times"] * 2 > profile["timed"]
-    if numbers and profile["date_numbers"] * 2 > profile["numeric_times"]:
-        refuse_dates(part, profile["date_number"])
+    if numbers:
+        dates = one_row(con, duck.sql("date_numbers"))
+        if dates["date_numbers"] * 2 > profile["numeric_times"]:
+            refuse_dates(part, dates["date_number"])
     unit = unit_of(part, source.time_unit, profile["middle_time"]) if numbers else "iso"
     con.execute("SET VARIABLE unit = $unit", {"unit": unit})
     con.execute("SET VARIABLE us_per_unit = $us", {"us": US_PER_UNIT[unit]})

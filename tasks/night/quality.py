@@ -401,10 +401,10 @@ def _validate(
 
 def _context(pages: Path) -> Any:
     """Return a context that keeps nothing, reports to no one and writes its pages to a folder."""
-    context = gx.get_context(mode="ephemeral")
-    context.enable_analytics(False)
     # It sets a level of its own, which that of its parent (`tasks.night`) does not reach.
     logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
+    context = gx.get_context(mode="ephemeral")
+    context.enable_analytics(False)
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     context.variables.plugins_directory = str(SUITES)  # custom_data_docs/ there
     context.delete_data_docs_site("local_site")

@@ -286,6 +286,8 @@ def time_left(seconds: float, least: int, most: int) -> str:
 
     seconds: of an epoch to come; least, most: how many these are (`epochs_left`).
     """
+    if most == 0:
+        return "that was the last one"
     left = f"at most {_duration(most * seconds)} left"
     return f"{_duration(least * seconds)} if none is better, {left}" if least < most else left
 

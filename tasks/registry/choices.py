@@ -26,7 +26,8 @@ def roll_back(settings: Settings, night: dt.date, version: str) -> dict[str, Any
     night replaces it. Labels are not written: that is for `label` and the nights after.
 
     Raises ModelError, and changes nothing, when there is no such model, it is of a later night, its
-    files are missing or damaged, or it was trained on other settings (unless promote.force is set).
+    files are missing or damaged, or it is superseded or was trained on other settings (unless
+    promote.force is set).
     """
     lake = Lake(settings.lake.root)
     models = lake.scan(tables.MODELS).sort("dt", "model_version").collect()
@@ -48,6 +49,12 @@ def roll_back(settings: Settings, night: dt.date, version: str) -> dict[str, Any
             f"model {version} was trained on other settings than the present ones (model, "
             "sequences, or the version of elcrec), so the night after would train from scratch: "
             "put those settings back first, or set promote.force to take it as it is"
+        )
+    if row["superseded"] and not settings.promote.force:
+        raise ModelError(
+            f"model {version} is superseded: night {row['dt']} ran again with the same settings, "
+            "and ids of its intents may mean another one by now; choose the model of that run, or "
+            "set promote.force to take it as it is"
         )
     target = load(settings, version)
     before = promoted(lake, until=night)

@@ -60,7 +60,7 @@ def identify(settings: Settings, night: dt.date) -> Identity:
         parent_version=parent,
         same_settings=same_settings,
         warm=warm,
-        first_free_id=first_free_id(lake, night, version),
+        first_free_id=first_free_id(lake, night, version, made),
     )
 
 
@@ -131,27 +131,38 @@ def configure(settings: Settings, n_intents: int | None = None) -> Config:
 def register(lake: Lake, night: dt.date, identity: Identity, next_intent_id: int) -> None:
     """Add a model to those of its night, not promoted; one that is there already stays as it is.
 
+    It supersedes those of the same settings: the night has run again, on other events or from
+    another parent.
+
     next_intent_id: the id above those of its intents, which no other model gives anew.
     """
-    rows = registered(lake, night)
-    if identity.version in rows["model_version"]:
-        return
-    added = pl.DataFrame(
-        {
-            "dt": night,
-            "model_version": identity.version,
-            "path": str(lake.model_dir(identity.version).relative_to(lake.root)),
-            "promoted": False,
-            "parent_version": identity.parent_version,
-            "settings_fingerprint": identity.settings_fingerprint,
-            "data_fingerprint": identity.data_fingerprint,
-            "warm": identity.warm,
-            "first_free_id": identity.first_free_id,
-            "next_intent_id": next_intent_id,
-        },
-        schema=rows.schema,
+    before = registered(lake, night)
+    rows = before
+    if identity.version not in rows["model_version"]:
+        added = pl.DataFrame(
+            {
+                "dt": night,
+                "model_version": identity.version,
+                "path": str(lake.model_dir(identity.version).relative_to(lake.root)),
+                "promoted": False,
+                "parent_version": identity.parent_version,
+                "settings_fingerprint": identity.settings_fingerprint,
+                "data_fingerprint": identity.data_fingerprint,
+                "warm": identity.warm,
+                "first_free_id": identity.first_free_id,
+                "next_intent_id": next_intent_id,
+                "superseded": False,
+            },
+            schema=rows.schema,
+        )
+        rows = pl.concat([rows, added])
+    same_settings = pl.col("settings_fingerprint") == identity.settings_fingerprint
+    another = pl.col("model_version") != identity.version
+    rows = rows.with_columns(
+        superseded=pl.when(same_settings).then(another).otherwise(pl.col("superseded"))
     )
-    lake.replace(tables.MODELS, pl.concat([rows, added]), nights=[night])
+    if not rows.equals(before):
+        lake.replace(tables.MODELS, rows, nights=[night])
 
 
 def model_of_night(settings: Settings, night: dt.date) -> Identity:

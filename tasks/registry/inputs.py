@@ -14,6 +14,7 @@ import datetime as dt
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -73,6 +74,23 @@ def inputs_of(
     return list(Fingerprints(settings, near=night).of_step(step, night, relabelled_with))
 
 
+class _SmallTables(Lake):
+    """The small tables of a lake as they are now, each read once for all nights."""
+
+    def __init__(self, root: Path | str) -> None:
+        super().__init__(root)
+        self._rows: dict[str, pl.DataFrame] = {}
+
+    def scan(
+        self, table: Table, first: dt.date | None = None, last: dt.date | None = None
+    ) -> pl.LazyFrame:
+        if table.name not in self._rows:
+            self._rows[table.name] = super().scan(table).collect()
+        rows = self._rows[table.name].lazy()
+        rows = rows if first is None else rows.filter(pl.col("dt") >= first)
+        return rows if last is None else rows.filter(pl.col("dt") <= last)
+
+
 class Fingerprints:
     """The fingerprints of the tables as they are now, each read at most once."""
 
@@ -87,30 +105,32 @@ class Fingerprints:
             (name, night, files): digest for name, night, files, digest in rows
         }
         self._files: dict[str, dict[dt.date, str]] = {}
+        self._small = _SmallTables(settings.lake.root)  # models, choices, forgotten
+        self._models: dict[dt.date, tuple[str, dt.date] | None] = {}  # that label, by night
 
     def of_step(
         self, step: str, night: dt.date, relabelled_with: str | None = None
     ) -> Iterator[Input]:
         """Yield what a step of a night stands on now."""
-        lake, day_before = self.lake, night - dt.timedelta(days=1)
+        lake, day_before = self._small, night - dt.timedelta(days=1)
         for name in READS.get(step, ()):
             if name == EVENTS and step == "build-sequences":
                 yield from self.rows(EVENTS, last=night)
             elif name == LABELS_BEFORE:
-                labelled = [one for one in lake.nights(tables.INTENT_LABELS) if one < night]
-                if labelled and not relabelled_with:
-                    yield from self.rows(name, labelled[-1], labelled[-1])
+                last = max((one for one in self._files_of(name) if one < night), default=None)
+                if last and not relabelled_with:
+                    yield from self.rows(name, last, last)
             elif name in ROWS:
                 yield from self.rows(name, night, night)
             elif name == MODEL_BEFORE:
-                yield _model(name, promoted(lake, until=day_before))
+                yield _model(name, self._promoted(day_before))
             elif name == MODELS:
                 versions = registered(lake, night)["model_version"]
                 yield Input(name, night, None, " ".join(versions))
             elif name == LABELS_WITH and relabelled_with:
                 yield Input(RELABELLED_WITH, None, None, relabelled_with)
             elif name == LABELS_WITH:
-                yield _model(name, promoted(lake, until=night))
+                yield _model(name, self._promoted(night))
             elif name == FORGOTTEN:
                 hashes = sorted(lake.scan(tables.FORGOTTEN).collect()["user_hash"])
                 yield Input(name, None, None, short(hashes))
@@ -136,6 +156,13 @@ class Fingerprints:
     def forget_files(self) -> None:
         """Look at the tables anew the next time: a step has written to them."""
         self._files.clear()
+        self._models.clear()
+        self._small = _SmallTables(self.settings.lake.root)
+
+    def _promoted(self, until: dt.date) -> tuple[str, dt.date] | None:
+        if until not in self._models:
+            self._models[until] = promoted(self._small, until=until)
+        return self._models[until]
 
     def _files_of(self, name: str) -> dict[dt.date, str]:
         table, _ = ROWS[name]

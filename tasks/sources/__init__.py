@@ -21,7 +21,8 @@ time it is queried it must give the same rows. Its columns:
 `time_number`  DOUBLE        the time as a number, in a unit that is not known yet
 `time_stamp`   TIMESTAMPTZ   the time as a date and clock; without a zone it is UTC
 `broken`       VARCHAR       why the line cannot be parsed at all, else null
-`unread`       VARCHAR       why an id or the time is there and cannot be read, else null
+`unread`       VARCHAR       why an id is there and cannot be read, else null
+`unread_time`  VARCHAR       the same of the time
 =============  ============  =====================================================================
 
 `tasks.sources.rows` writes the SELECT of this view for whatever has named columns. Names and paths

@@ -11,6 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from fnmatch import fnmatchcase
 from itertools import takewhile
@@ -127,13 +128,19 @@ class Folder:
     def find(self) -> list[Found]:
         """List the files; SourceError for a file or a folder that lies outside of the folder."""
         self.passed = []
-        if self.only:
-            files = {self.only.name: self.only}
-            _refuse_tables(self.root, [f"{one.name}/" for one in self.root.iterdir()])
-        else:
-            files = self._listed()
+        files = {self.only.name: self.only} if self.only else self._listed()
         root = self.root.resolve()
         names = list(files) if self.only else _visible(files)
+        parents = {self.root / parent for name in names for parent in PurePosixPath(name).parents}
+        logs = {
+            (parent / log).relative_to(self.root).as_posix()
+            for parent in parents
+            for log in TABLES
+            if (parent / log).is_dir()
+        }
+        _refuse_tables(self.root, names, logs)
+        for folder in self.root.parents:  # a folder of one of its partitions
+            _refuse_tables(folder, ["."], {log for log in TABLES if (folder / log).is_dir()})
         for name in names:
             if not (real := files[name].resolve()).is_relative_to(root):
                 raise _leads_out(files[name], real, self.root)
@@ -147,15 +154,11 @@ class Folder:
         pattern, root = self.pattern.split("/"), self.root.resolve()
         if "**" not in pattern:  # which names a depth: to look at all below would take longer
             found = [path for path in self.root.glob(self.pattern) if path.is_file()]
-            for parent in {path.parent for path in found} | {self.root}:
-                above = parent.relative_to(self.root).as_posix()
-                _refuse_tables(self.root, [f"{above}/{one.name}/" for one in parent.iterdir()])
             return {path.relative_to(self.root).as_posix(): path for path in found}
         files: dict[str, Path] = {}
         for folder, folders, names in os.walk(self.root):
             here = Path(folder)
             below = "" if here == self.root else f"{here.relative_to(self.root).as_posix()}/"
-            _refuse_tables(self.root, [f"{below}{name}/" for name in folders])
             for name in folders:
                 link = here / name
                 if not link.is_symlink() or not _visible([below + name]):
@@ -309,7 +312,6 @@ class Bucket:
                     ) from None
                 self.root.pop()
                 return [Found(objects[0]["path"].rpartition("/")[2], objects[0]["last_modified"])]
-        _refuse_tables(self.address.url, [one["path"] for one in objects])
         # An empty object that is named as a folder is how some tools make one.
         folders = {str(parent) for one in objects for parent in PurePosixPath(one["path"]).parents}
         start = len(prefix) + 1 if prefix else 0
@@ -318,11 +320,13 @@ class Bucket:
             for one in objects
             if len(one["path"]) > start and (one["size"] or one["path"] not in folders)
         }
-        return [
-            Found(name, found[name])
+        names = [
+            name
             for name in _visible(found)
             if not self.pattern or _matches(name.split("/"), self.pattern)
         ]
+        _refuse_tables(self.address.url, names, {folder[start:] for folder in folders})
+        return [Found(name, found[name]) for name in names]
 
     def shown(self, name: str) -> str:
         """Return the URL."""
@@ -372,13 +376,16 @@ def _leads_out(link: Path, real: Path, root: Path) -> SourceError:
     return SourceError(f"{link} leads to {real}, outside of {root}: put the {what} itself there")
 
 
-def _refuse_tables(root: object, paths: Iterable[str]) -> None:
-    """Raise SourceError for a folder of a table whose log says which of its files count."""
-    for path in paths:
-        for folder, (kind, mend) in TABLES.items():
-            if re.search(rf"(^|/){re.escape(folder)}/", path):
-                above = path[: path.index(f"{folder}/")].strip("/.")
-                where = f"{above} in {root}" if above else root
+def _refuse_tables(root: object, names: Iterable[str], folders: AbstractSet[str]) -> None:
+    """Raise SourceError for files of a table whose log says which of its files count.
+
+    names and folders are paths below the root.
+    """
+    above = {parent for name in names for parent in (PurePosixPath(), *PurePosixPath(name).parents)}
+    for parent in sorted(above):
+        for log, (kind, mend) in TABLES.items():
+            if (parent / log).as_posix() in folders:
+                where = root if parent == PurePosixPath() else f"{parent} in {root}"
                 raise SourceError(
                     f"{where} is a {kind} table, whose files also hold rows that it no longer has: "
                     f"{mend}"

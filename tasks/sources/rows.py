@@ -134,38 +134,72 @@ def source_rows(
         told.update({role: " or ".join(found) for role, found in names.items() if found})
     if exploded.elements:
         reader = (
-            "(SELECT *, row_number() OVER () AS event_number FROM (SELECT *, unnest(elements) AS "
-            "element, generate_subscripts(elements, 1) AS position FROM (SELECT * REPLACE (CASE "
-            "WHEN len(elements) > 0 THEN elements ELSE [NULL] END AS elements) FROM "
-            f"(SELECT *, {exploded.elements} AS elements FROM {reader}))))"
+            '(SELECT *, row_number() OVER () AS "its number" FROM '
+            '(SELECT *, unnest("its elements") AS "its element", '
+            'generate_subscripts("its elements", 1) AS "its position" FROM '
+            '(SELECT * REPLACE (CASE WHEN len("its elements") > 0 THEN "its elements" ELSE [NULL] '
+            f'END AS "its elements") FROM (SELECT *, {exploded.elements} AS "its elements" '
+            f"FROM {reader}))))"
         )
-        row_number = "event_number" if ordered else f"{row_number} + position"
-    user, no_user = _id(wanted["user"], "user", source)
-    if session := wanted["session"]:
-        session_id, _ = _id(session, "session", source)
+        row_number = '"its number"' if ordered else f'{row_number} + "its position"'
+    # Each value is taken out of its row once, and only then looked at from all sides.
+    given = {role: field for role, field in wanted.items() if field}
+    taken = ", ".join(f'{field.sql} AS "the {role}"' for role, field in given.items())
+    named = {role: Field(f'"the {role}"', field.type) for role, field in given.items()}
+    user, no_user = _id(named.get("user"), "user", source)
+    if "session" in named:
+        session_id, _ = _id(named["session"], "session", source)
         user = f"coalesce({user}, {literal(SESSION)} || ({session_id}))"
-    item, no_item = _id(wanted["item"], "item", source)
-    kind, _ = _id(wanted["type"], "type", source)
-    weight = wanted["weight"]
-    strength = f"TRY_CAST({_text(weight)} AS FLOAT)" if weight else "NULL::FLOAT"
-    time = _time(wanted["time"], source, unit_known)
-    unread = f"coalesce({no_user}, {no_item}, {time.unread})"
-    sound = f"{broken} IS NULL AND {user} IS NOT NULL AND {item} IS NOT NULL AND {time.sound}"
+    item, no_item = _id(named.get("item"), "item", source)
+    kind, _ = _id(named.get("type"), "type", source)
+    strength = "NULL::FLOAT"
+    if weight := named.get("weight"):
+        strength = f"TRY_CAST({_text(weight)} AS FLOAT)"
+    time = _time(named["time"], source)
+    values = {
+        "row_number": row_number,
+        "user_id": user,
+        "item_id": item,
+        "event_type": f"coalesce({kind}, 'event')",
+        "weight": strength,
+        "has_time": time.given,
+        "time_number": time.number,
+        "time_stamp": time.stamp,
+        "broken": broken,
+        "unread": f"coalesce({no_user}, {no_item})",
+        "unread_time": time.unread,
+    }
+    found = ", ".join(f'{value} AS "its {name}"' for name, value in values.items())
+    # A date as text would have to be read for it, so it is only where it is read anyway.
+    sound = []
+    if time.numbers and unit_known:
+        us = "\"its time_number\" * getvariable('us_per_unit')"
+        sound.append(f"getvariable('unit') <> 'iso' AND {us} BETWEEN 1 AND {LAST_US}")
+    elif time.numbers:
+        smallest = SMALLEST_TIME["s"]
+        sound.append(f'"its time_number" BETWEEN {smallest:.0f} AND {LAST_US}000')
+    if not time.numbers or not unit_known:
+        sound.append(f'epoch_us("its time_stamp") BETWEEN 1 AND {LAST_US}')
     return f"""
         SELECT
-            {row_number} AS row_number,
+            "its row_number" AS row_number,
             -- To write it for each row takes as long as to read them.
-            CASE WHEN {sound} THEN NULL ELSE {raw} END AS raw,
-            {user} AS user_id,
-            {item} AS item_id,
-            coalesce({kind}, 'event') AS event_type,
-            CASE WHEN isfinite({strength}) THEN {strength} END AS weight,
-            {time.given} AS has_time,
-            {time.number} AS time_number,
-            {time.stamp} AS time_stamp,
-            {broken} AS broken,
-            {unread} AS unread
-        FROM {reader}
+            CASE
+                WHEN "its broken" IS NULL AND "its user_id" IS NOT NULL
+                    AND "its item_id" IS NOT NULL AND ({" OR ".join(sound)}) THEN NULL
+                ELSE {raw}
+            END AS raw,
+            "its user_id" AS user_id,
+            "its item_id" AS item_id,
+            "its event_type" AS event_type,
+            CASE WHEN isfinite("its weight") THEN "its weight" END AS weight,
+            "its has_time" AS has_time,
+            "its time_number" AS time_number,
+            "its time_stamp" AS time_stamp,
+            "its broken" AS broken,
+            "its unread" AS unread,
+            "its unread_time" AS unread_time
+        FROM (SELECT *, {found} FROM (SELECT *, {taken} FROM {reader}))
     """
 
 
@@ -214,15 +248,15 @@ class _Exploded:
             return self.record.field(name)
         signs, rest = found["signs"], found["rest"]
         if not signs:
-            return Object("element").field(rest) if rest else Field("element", "JSON")
+            return Object('"its element"').field(rest) if rest else Field('"its element"', "JSON")
         if rest is None:
-            return Field("element")
+            return Field('"its element"')
         if len(signs) < 2 or not rest.isdigit():
             raise SourceError(
                 f"a column in the settings is {name}: of each word a part is named by a second "
                 "sign and its number, such as shown[ -].1"
             )
-        return Field(f"string_split(element, {literal(signs[1])})[{int(rest)}]")
+        return Field(f'string_split("its element", {literal(signs[1])})[{int(rest)}]')
 
     def names(
         self, role: str, source: SourceSettings, folders: Mapping[str, str | None]
@@ -388,14 +422,13 @@ def _json(field: Field) -> str:
 
 def filled(text: str, source: SourceSettings) -> str:
     """Null for a value that is blank, or one of `source.null_values`."""
-    nulls = ", ".join(map(literal, source.null_values))
-    blank = f"regexp_full_match({text}, {literal(BLANK)})"
-    if nulls:
-        blank = f"{text} IN ({nulls}) OR {blank}"
+    # One pattern: DuckDB makes a join of a list of texts, for every row.
+    nulls = ("".join(f"\\x{{{ord(sign):x}}}" for sign in value) for value in source.null_values)
+    none = f"regexp_full_match({text}, {literal('|'.join([BLANK, *nulls]))})"
     # To look closer takes longer than to read them; few are so short or begin with a blank.
     longest = max((len(value.encode()) for value in source.null_values), default=0)
     plain = f"{text} > '!' AND {text} < '~' AND strlen({text}) > {longest}"
-    return f"CASE WHEN {plain} THEN {text} WHEN NOT ({blank}) THEN {text} END"
+    return f"CASE WHEN {plain} THEN {text} WHEN NOT {none} THEN {text} END"
 
 
 class _Time(NamedTuple):
@@ -405,36 +438,29 @@ class _Time(NamedTuple):
     number: str
     stamp: str
     unread: str
-    sound: str  # whether it can be read; nothing that takes long
+    numbers: bool  # whether it may be a number
 
 
-def _time(field: Field | None, source: SourceSettings, unit_known: bool) -> _Time:
-    assert field is not None
+def _time(field: Field, source: SourceSettings) -> _Time:
     sql, kind = field
     zone = source.time_zone
+    none, not_unread = "NULL::DOUBLE", "NULL::VARCHAR"
     if kind.startswith(("TIMESTAMP", "DATE")):
         # A cast would ask the calendar of the time zone, which takes longer than to read the file.
-        us = f"epoch_us({sql})"
-        stamp = f"make_timestamptz({us})"
+        stamp = f"make_timestamptz(epoch_us({sql}))"
         if zone != "UTC" and kind.startswith("TIMESTAMP") and "ZONE" not in kind:
-            stamp = f"timezone({literal(zone)}, make_timestamp({us}))"
-        sound = f"{us} BETWEEN 1 AND {LAST_US}"
-        return _Time(f"{sql} IS NOT NULL", "NULL::DOUBLE", stamp, "NULL", sound)
+            stamp = f"timezone({literal(zone)}, make_timestamp(epoch_us({sql})))"
+        return _Time(f"{sql} IS NOT NULL", none, stamp, not_unread, numbers=False)
     text = _text(field)
-    given = f"{filled(text, source)} IS NOT NULL"
+    given = f"({filled(text, source)}) IS NOT NULL"
     if source.time_format:
         if kind in ("FLOAT", "DOUBLE"):
             text = _whole(sql, 53, text)
         stamp = _parsed(text, source.time_format, zone)
-        return _Time(given, "NULL::DOUBLE", stamp, "NULL", f"{stamp} IS NOT NULL")
+        return _Time(given, none, stamp, not_unread, numbers=False)
     number = f"TRY_CAST({text} AS DOUBLE)"
-    # A date as text would have to be read for it.
-    us = f"CASE WHEN getvariable('unit') <> 'iso' THEN {number} * getvariable('us_per_unit') END"
-    sound = f"{us} BETWEEN 1 AND {LAST_US}"
-    if not unit_known:
-        sound = f"{number} BETWEEN {SMALLEST_TIME['s']:.0f} AND {LAST_US}000"
     if kind in ("FLOAT", "DOUBLE") or kind.endswith("INT") or kind in ("INTEGER", "UINTEGER"):
-        return _Time(given, number, "NULL::TIMESTAMPTZ", "NULL", sound)
+        return _Time(given, number, "NULL::TIMESTAMPTZ", not_unread, numbers=True)
     stamp = f"TRY_CAST({text} AS TIMESTAMPTZ)"
     if zone != "UTC":
         has_zone = r":\d\d(\.\d+)?(Z| ?UTC| ?GMT| ?[+-]\d\d(:?\d\d)?| [A-Za-z_]+/\S+)$"
@@ -443,16 +469,14 @@ def _time(field: Field | None, source: SourceSettings, unit_known: bool) -> _Tim
             f"ELSE timezone({literal(zone)}, TRY_CAST({text} AS TIMESTAMP)) END"
         )
     ends = f"({text} < ':' AND {text}[-1] BETWEEN '0' AND '9')"
-    named = f"regexp_full_match({text}, {literal('.*[0-9]' + KNOWN_ZONE)})"
-    stamp = f"CASE WHEN {ends} OR {named} THEN {stamp} END"
-    if not unit_known:
-        sound = f"({sound} OR {stamp} IS NOT NULL)"
+    known = f"regexp_full_match({text}, {literal('.*[0-9]' + KNOWN_ZONE)})"
+    stamp = f"CASE WHEN {ends} OR {known} THEN {stamp} END"
     guess = rf"regexp_extract({text}, '\d\d:\d\d.*\d ?\(?([A-Za-z]{{2,5}})\)?$', 1)"
     unread = (
-        f"CASE WHEN {ends} OR {named} THEN NULL WHEN {guess} <> '' THEN 'the zone ' || {guess} || "
+        f"CASE WHEN {ends} OR {known} THEN NULL WHEN {guess} <> '' THEN 'the zone ' || {guess} || "
         "' of the time has several meanings: write an offset such as +01:00' END"
     )
-    return _Time(given, number, stamp, unread, sound)
+    return _Time(given, number, stamp, unread, numbers=True)
 
 
 def _parsed(text: str, pattern: str, zone: str) -> str:

@@ -374,7 +374,8 @@ def _sequences(
             NULL::DOUBLE AS time_number,
             TIMESTAMPTZ {literal(SYNTHETIC_EPOCH)} + to_minutes(position - 1) AS time_stamp,
             broken,
-            NULL::VARCHAR AS unread
+            NULL::VARCHAR AS unread,
+            NULL::VARCHAR AS unread_time
         FROM (
             SELECT *, unnest(items) AS item, generate_subscripts(items, 1) AS position
             FROM (

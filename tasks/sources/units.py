@@ -29,7 +29,7 @@ DATE_FORMATS = {
 
 
 def is_date(number: float) -> bool:
-    """Whether the digits of a number are a date, as `sql/source_profile.sql` tells it."""
+    """Whether the digits of a number are a date, as `sql/date_numbers.sql` tells it."""
     digits = f"{number:.0f}"
     try:
         dt.datetime.strptime(f"{digits:0<14}"[:14], "%Y%m%d%H%M%S")

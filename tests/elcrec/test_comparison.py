@@ -27,6 +27,7 @@ def test_the_interval_is_that_of_drawing_users_with_replacement():
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.05 * (high - low))
 
 
+@pytest.mark.slow
 def test_what_is_worse_is_told_from_noise():
     assert all(paired_change(*ndcgs(seed, 2_000, 8)).high < 0 for seed in range(20))
     refused = 0

@@ -122,7 +122,7 @@ def sparse_scores(name: str, histories: Histories, history: list[int]) -> dict[i
         items = histories[user].tolist()
         for i, item in enumerate(items):
             for j, other in enumerate(items):
-                if item == history[-1] != other and i != j and abs(i - j) <= 3:
+                if item == history[-1] != other and i != j and abs(i - j) <= 5:
                     together[other] = together.get(other, 0) + 1
     return together
 

@@ -65,6 +65,7 @@ def test_training_never_sees_the_held_out_events():
         assert trainer.known[user].tolist() == histories[user][:-2].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "changes"),
     [("default", {"max_epochs": 15}), ("paper", {"max_epochs": 40, "intent_loss_weight": 0.1})],
@@ -185,6 +186,7 @@ class KilledError(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "changes"), [("default", {}), ("paper", {}), ("default", {"full_softmax_items": 10})]
 )
@@ -258,6 +260,7 @@ def test_an_epoch_draws_no_more_windows_than_it_may():
     assert len(trainer.validation.histories) == 10
 
 
+@pytest.mark.slow
 def test_with_many_items_the_sampled_softmax_learns_too():
     config = tiny(
         full_softmax_items=10, negatives=16, max_epochs=12, learning_rate=5e-3, dropout=0.1
@@ -317,6 +320,7 @@ def no_memory_for_torch() -> Exception:
     return raised.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [no_memory_on_a_gpu, no_memory_for_torch, MemoryError])
 def test_with_too_little_memory_batches_are_cut_and_training_goes_on_from_the_checkpoint(
     error, tmp_path, monkeypatch, caplog
@@ -352,6 +356,7 @@ def test_with_too_little_memory_batches_are_cut_and_training_goes_on_from_the_ch
     assert all(map(torch.equal, ends, fitted("twice")))
 
 
+@pytest.mark.slow
 def test_a_training_that_was_killed_with_cut_batches_goes_on_with_them(tmp_path, monkeypatch):
     histories, config = walks(), tiny(max_epochs=3, patience=3, full_softmax_items=1)
     losses, memory = Trainer.losses, [4]

@@ -66,15 +66,16 @@ def losses_of(preset: str) -> Losses:
     """Train on the fixed log, and return each loss of the first steps by its name.
 
     On one thread and in float32 throughout, so that processors differ in the last digits alone.
-    The steps reach past the first epoch, so the intents have been placed and have moved.
+    The warm-up is one epoch, so that the steps reach past it: the intents have been placed and have
+    moved.
     """
     config = Config.preset(
         preset,
         dim=32,
         max_length=12,
         n_intents=4,
-        batch_users=32,
         warmup_epochs=1,
+        batch_users=32,
         seed=5,
         device="cpu",
         threads=1,

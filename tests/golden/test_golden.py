@@ -23,6 +23,7 @@ def test_the_first_training_steps_have_the_losses_of_the_golden_file(preset: str
         assert here == pytest.approx(there, rel=LOSS_TOLERANCE, abs=LOSS_TOLERANCE), f"step {step}"
 
 
+@pytest.mark.slow
 def test_two_nights_have_the_labels_and_the_models_of_the_golden_files(tmp_path: Path) -> None:
     labels, models = golden.nights_in(tmp_path)
     assert models == json.loads(golden.MODELS.read_text())

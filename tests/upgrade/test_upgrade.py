@@ -24,6 +24,9 @@ NEXT = LAST + dt.timedelta(days=1)
 CHECKS = [name for name in STEPS if name.startswith("check-")]
 
 
+pytestmark = pytest.mark.slow  # a night with its checks, and two without
+
+
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("upgrade")

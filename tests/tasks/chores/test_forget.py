@@ -120,6 +120,7 @@ def test_every_table_with_user_ids_is_known() -> None:
     }
 
 
+@pytest.mark.slow
 def test_nothing_of_a_forgotten_person_is_left_and_all_others_stay(settings: Settings) -> None:
     run_nights(settings)
     root = settings.lake.root
@@ -148,12 +149,14 @@ def test_nothing_of_a_forgotten_person_is_left_and_all_others_stay(settings: Set
         "intent_labels": 4,
         "quarantine": 6,
         "steps": 0,
+        "check_results": 0,
     }
-    assert [one["left"] for one in told.values()] == [0] * 6
+    assert [one["left"] for one in told.values()] == [0] * 7
     assert page.read_text() == f"<p title='forgotten'>such as forgotten, {OTHERS[0]}</p>"
     assert ANN not in json.dumps(report) and "zo" not in json.dumps(report)
 
 
+@pytest.mark.slow
 def test_forgetting_again_finds_nothing_to_do(settings: Settings) -> None:
     run_nights(settings)
     forget(settings, [ANN])
@@ -164,6 +167,7 @@ def test_forgetting_again_finds_nothing_to_do(settings: Settings) -> None:
     assert {one["rows_removed"] for one in again["tables"].values()} == {0}
 
 
+@pytest.mark.slow
 def test_later_nights_and_backfills_leave_forgotten_people_out(settings: Settings) -> None:
     run_nights(settings, DAYS[:1])
     forget(settings, [ANN, ZOE])
@@ -186,6 +190,7 @@ def test_a_night_without_forgotten_people_tells_so(settings: Settings) -> None:
     assert run_step("ingest", settings, NIGHT)["rows_forgotten"] == 0
 
 
+@pytest.mark.slow
 def test_the_list_of_forgotten_people_names_nobody(settings: Settings) -> None:
     run_nights(settings, DAYS[:1])
     forget(settings, [ANN])
@@ -198,6 +203,7 @@ def test_the_list_of_forgotten_people_names_nobody(settings: Settings) -> None:
     }
 
 
+@pytest.mark.slow
 def test_what_a_check_told_of_a_person_is_made_unreadable(settings: Settings) -> None:
     run_nights(settings, DAYS[:1])
     lake = Lake(settings.lake.root)
@@ -263,6 +269,7 @@ def _hold(root: Path, held: Any, release: Any) -> None:
         release.wait(60)
 
 
+@pytest.mark.slow
 def test_forgetting_waits_for_the_step_that_runs(settings: Settings) -> None:
     run_nights(settings, DAYS[:1])
     spawn = multiprocessing.get_context("spawn")
@@ -288,6 +295,7 @@ def test_forgetting_waits_for_the_step_that_runs(settings: Settings) -> None:
     assert files_naming(settings.lake.root, [ANN]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.2])
 def test_forgetting_that_was_killed_is_completed_by_doing_it_again(
     settings: Settings, delay: float

@@ -77,6 +77,7 @@ def same(one: list[pl.DataFrame], other: list[pl.DataFrame]) -> bool:
     return all(a.equals(b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.slow
 def test_order_and_repetition_make_no_difference(settings: Settings) -> None:
     version = version_of(settings)
     nightly = labels(settings)
@@ -88,6 +89,7 @@ def test_order_and_repetition_make_no_difference(settings: Settings) -> None:
     assert same(labels(settings), in_order)
 
 
+@pytest.mark.slow
 def test_nights_side_by_side_leave_what_one_after_the_other_leaves(settings: Settings) -> None:
     version = version_of(settings)
     relabel(settings, NIGHTS[0], NIGHTS[2], version)
@@ -112,6 +114,7 @@ def test_nights_side_by_side_leave_what_one_after_the_other_leaves(settings: Set
     assert same(labels(settings), in_order)
 
 
+@pytest.mark.slow
 def test_a_relabelled_night_is_checked_and_tells_of_it(settings: Settings) -> None:
     version = version_of(settings)
     outside = table(settings, tables.INTENT_LABELS, NIGHTS[2])
@@ -124,6 +127,7 @@ def test_a_relabelled_night_is_checked_and_tells_of_it(settings: Settings) -> No
     assert table(settings, tables.INTENT_LABELS, NIGHTS[2]).equals(outside)
 
 
+@pytest.mark.slow
 def test_a_night_labelled_again_by_its_own_step_is_as_it_was(settings: Settings) -> None:
     nightly = labels(settings)
     relabel(settings, NIGHTS[0], NIGHTS[2], version_of(settings))
@@ -132,6 +136,7 @@ def test_a_night_labelled_again_by_its_own_step_is_as_it_was(settings: Settings)
     assert same(labels(settings), nightly)
 
 
+@pytest.mark.slow
 def test_a_model_of_a_later_night_is_taken_with_a_warning(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -140,7 +140,7 @@ MODEL = "20261120-00000000"
         ),
         (
             {"promoted": True, "labels_with": MODEL, "doubts": ["few users"]},
-            "promoted; to be doubted: few users",
+            "promoted; warning: few users",
         ),
         (
             {"promoted": False, "labels_with": MODEL, "model_version": "b", "reasons": ["c", "d"]},
@@ -169,7 +169,7 @@ def test_a_report_begins_with_what_it_is_of_and_how_the_night_ended(
     assert header == [
         f"Night {NIGHT}",
         "source    /events/of/the shop",
-        "events    2026-10-21 to 2026-11-20, 2 of them of this night",
+        "events    3 from 2026-10-21 to 2026-11-20, 2 of them of this night",
         "users     1 with a label",
         f"model     {MODEL}",
         f"decision  {says}",

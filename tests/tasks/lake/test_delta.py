@@ -251,6 +251,7 @@ def test_a_table_from_before_some_of_its_columns_reads_as_if_it_had_them_and_get
         assert con.table(table.name).pl().to_dicts() == [old]
 
 
+@pytest.mark.slow
 def test_a_night_on_a_lake_from_before_some_columns_is_that_of_a_lake_with_them(
     tmp_path: Path,
 ) -> None:

@@ -96,6 +96,7 @@ def churn_of(settings: Settings, night: dt.date) -> dict[tuple[str, str], float]
     return {(u, m): x for u, m, x in rows.select("slice", "metric", "value").iter_rows()}
 
 
+@pytest.mark.slow
 def test_the_last_promoted_model_is_measured_on_the_same_users(
     night_done: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,6 +290,41 @@ def test_the_last_model_is_judged_by_time_on_nights_with_events(night_done: Sett
     model = load(weaker, model_of_night(night_done, NIGHT).version)
     nothing = judge_by_time(weaker, NEXT_NIGHT, "v", model, model.item_ids, [20])
     assert nothing == {} and not lake.nights(tables.EVENTS)
+
+
+def test_the_model_of_the_last_training_from_scratch_is_measured_again_on_the_users_of_tonight(
+    night_done: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    lake, first = Lake(night_done.lake.root), model_of_night(night_done, NIGHT).version
+    # The night after trained on from it, and was promoted.
+    second = f"{NEXT_NIGHT:%Y%m%d}-00000000"
+    shutil.copytree(lake.model_dir(first), lake.model_dir(second))
+    row = table(night_done, tables.MODELS, NIGHT).with_columns(
+        dt=pl.lit(NEXT_NIGHT), model_version=pl.lit(second), parent_version=pl.lit(first), warm=True
+    )
+    lake.replace(tables.MODELS, row, nights=[NEXT_NIGHT])
+    third_night = NEXT_NIGHT + dt.timedelta(days=1)
+    rows = table(night_done, tables.SEQUENCES, NIGHT).with_columns(dt=pl.lit(third_night))
+    lake.replace(tables.SEQUENCES, rows, nights=[third_night])
+    short = SMALL_MODEL | {"warm_epochs": 1, "from_scratch": True, "max_epochs": 1}
+    settings = small_settings(lake.root, model=short)
+    third = train(settings, third_night)["model_version"]
+    evaluate(settings, third_night)
+    measured = figures(settings, third_night, "new items")
+    assert {name for name, _ in measured} == {first, second, third, *BASELINES}
+    # The two are the same weights, on the same users.
+    for metric in ("NDCG@20", "intent_lift@20"):
+        assert measured[first, metric] == measured[second, metric]
+    compared = table(settings, tables.METRICS, third_night).filter(model_version=third)["slice"]
+    assert {f"against {first}", f"against {second}"} <= set(compared)
+    reasons = promote(settings, third_night)["reasons"]
+    assert any(f"the last training from scratch, {first}," in reason for reason in reasons)
+
+    caplog.clear()
+    shutil.rmtree(lake.model_dir(first))
+    evaluate(settings, third_night)
+    assert f"model {first}, of the last training from scratch, is gone" in caplog.text
+    assert first not in {name for name, _ in figures(settings, third_night, "new items")}
 
 
 def test_a_promoted_model_that_is_gone_stops_the_comparison_unless_forced(

@@ -778,6 +778,7 @@ ROW = st.tuples(
 )
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=15, deadline=None)
 @given(rows=st.lists(ROW, min_size=1, max_size=30))
 def test_every_row_read_is_accounted_for(
@@ -822,6 +823,7 @@ def test_counts_that_do_not_agree_stop_the_step(
 WRITES = ["events", "quarantine", "ingests"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("survives", range(len(WRITES)), ids=["none", "events", "quarantine"])
 def test_a_kill_between_two_writes_is_mended_by_a_rerun(
     tmp_path: Path, lake: Lake, survives: int

@@ -158,6 +158,7 @@ tasks.night.label.label(small_settings(pathlib.Path(root)), datetime.date.fromis
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["third batch", "between labels and profiles"])
 def test_a_run_killed_in_the_middle_leaves_whole_partitions_and_a_rerun_completes_it(
     night_done: Settings, place: str

@@ -218,6 +218,7 @@ def test_a_worse_model_is_kept_from_the_labels_with_a_warning_that_says_why(
     assert promoted(Lake(settings.lake.root), until=NEXT_NIGHT) == (old, NIGHT)
 
 
+@pytest.mark.slow
 def test_a_model_that_would_relabel_idle_users_is_kept_from_the_labels(settings: Settings) -> None:
     old = after_evaluation(settings, NIGHT, GOOD, None)
     promote(settings, NIGHT)
@@ -248,6 +249,7 @@ def test_a_first_model_beyond_the_limits_ends_the_run_and_labels_nobody(
     assert promoted(Lake(settings.lake.root), until=NIGHT) is None
 
 
+@pytest.mark.slow
 def test_a_backfilled_night_is_compared_with_nights_before_it_only(settings: Settings) -> None:
     """A better model of a later night must not keep a past night from what it would have got."""
     later = after_evaluation(settings, NEXT_NIGHT, GOOD, None)
@@ -268,6 +270,7 @@ def test_of_one_night_the_model_decided_on_last_is_the_promoted_one(settings: Se
     assert models.filter("promoted")["model_version"].to_list() == [second]
 
 
+@pytest.mark.slow
 def test_rules_are_not_applied_to_figures_that_are_missing(settings: Settings) -> None:
     after_evaluation(settings, NIGHT, GOOD, None)
     promote(settings, NIGHT)

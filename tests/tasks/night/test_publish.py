@@ -144,6 +144,7 @@ def test_publishing_again_leaves_what_publishing_once_does(settings: Settings) -
     assert in_parquet(settings)["user_id"].to_list() == ["dora"]
 
 
+@pytest.mark.slow
 def test_a_reader_never_sees_half_a_night(settings: Settings, tmp_path: Path) -> None:
     users = [f"u{number}" for number in range(20_000)]
     versions = [labels_of(NIGHT, users), labels_of(NIGHT, users[:10_000])]

@@ -156,6 +156,7 @@ def test_bad_events_stop_the_night_and_each_is_named(
     assert all(page in caplog.text for page in pages)
 
 
+@pytest.mark.slow
 def test_a_page_says_without_network_what_was_not_met(settings: Settings) -> None:
     change(settings, tables.INGESTS, rows_read=400, rows_events=300, rows_duplicate=100)
     summary = check_events(settings, NIGHT)
@@ -203,6 +204,7 @@ def results(settings: Settings) -> pl.DataFrame:
     return Lake(settings.lake.root).scan(tables.CHECK_RESULTS, NIGHT, NIGHT).collect()
 
 
+@pytest.mark.slow
 def test_the_table_keeps_what_the_last_run_of_each_check_observed(settings: Settings) -> None:
     check_labels(settings, NIGHT)
     labelled = results(settings)
@@ -218,6 +220,7 @@ def test_the_table_keeps_what_the_last_run_of_each_check_observed(settings: Sett
     assert set(now["step"]) == {"check-events", "check-labels"}
 
 
+@pytest.mark.slow
 def test_importing_the_checks_logs_nothing() -> None:
     code = (
         "import logging, sys; logging.basicConfig(level=logging.INFO, stream=sys.stdout);"
@@ -253,6 +256,7 @@ def test_many_rejects_stop_the_night_and_many_duplicates_only_warn(
         assert "duplicates (found 0.25, expected at most 0.05)" in summary["warnings"][0]
 
 
+@pytest.mark.slow
 def test_after_the_first_night_only_the_events_of_the_night_are_checked(
     settings: Settings,
 ) -> None:
@@ -373,6 +377,7 @@ def test_worthless_labels_stop_the_night(
     assert says in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_user_without_intent_is_no_fault_and_many_are_a_warning(settings: Settings) -> None:
     write(settings, tables.INTENT_LABELS, labels(intent_id=None, confidence=None))
     assert check_labels(settings, NIGHT)["warnings"] == []

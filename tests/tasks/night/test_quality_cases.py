@@ -311,6 +311,7 @@ SEVERITY = {one["description"]: one["severity"] for one in ON_EVENTS}
 MEND = {one["description"]: one["meta"]["mend"] for one in ON_EVENTS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("expects", "change", "found"), BREAKS, ids=[f"{says} {was}"[:70] for says, _, was in BREAKS]
 )
@@ -426,6 +427,7 @@ def stats(settings: Settings) -> pl.DataFrame:
     return Lake(settings.lake.root).scan(tables.NIGHT_STATS).sort("dt").collect()
 
 
+@pytest.mark.slow
 def test_the_counts_of_a_night_are_kept_and_stay_when_events_come_late(tmp_path: Path) -> None:
     settings = Night().put(tmp_path / "lake")
     check_events(settings, NIGHT)
@@ -454,6 +456,7 @@ def test_the_counts_of_a_night_are_kept_and_stay_when_events_come_late(tmp_path:
     assert stats(settings).head(29).equals(counts)
 
 
+@pytest.mark.slow
 def test_the_first_night_counts_the_days_before_it_and_nothing_as_new(tmp_path: Path) -> None:
     night = Night(earlier=[], known_users=0, known_items=0)
     night.ingest["bootstrap"] = True

@@ -312,6 +312,7 @@ def _add_items(root: Path, run: int, each: Any, met: Any) -> None:
             _add_new_items(con, lake)
 
 
+@pytest.mark.slow
 def test_two_runs_that_meet_give_no_index_twice_and_change_none(tmp_path: Path) -> None:
     # Each night has items of its own, and some that the other run meets at the same time.
     events = [

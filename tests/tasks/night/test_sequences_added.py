@@ -183,6 +183,7 @@ def test_a_core_grows_from_that_of_the_night_before(tmp_path: Path) -> None:
     assert kept_items(root, 3) == kept_items(root, 2)
 
 
+@pytest.mark.slow
 def test_without_a_core_that_of_the_night_before_is_no_base(root: Path) -> None:
     assert build(root, 3, **CORE) is None
     assert not left_out(root, 3).is_empty()
@@ -251,6 +252,7 @@ def test_a_base_without_the_events_it_left_out_is_not_added_to(root: Path) -> No
     assert build(root, 4, **CORE) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "settings"),
     [

@@ -26,9 +26,11 @@ NEXT = NIGHT + dt.timedelta(days=1)
 
 
 def run_night(settings: Settings, night: dt.date) -> dict[str, Any]:
+    """Run the steps of the model; it is promoted, whatever it is worth: intents are looked at."""
+    forced = settings.promote.model_copy(update={"force": True})
     trained = train(settings, night)
     for step in (evaluate, promote, label):
-        step(settings, night)
+        step(settings.model_copy(update={"promote": forced}), night)
     return trained
 
 
@@ -57,6 +59,7 @@ def with_next_night(settings: Settings) -> set[str]:
     return idle
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("anew", [False, True])
 def test_users_keep_their_intents_overnight_also_when_training_starts_anew(
     night_done: Settings, anew: bool
@@ -91,16 +94,12 @@ def with_strangers(settings: Settings, night: dt.date, users: int) -> set[str]:
     return set(strangers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("anew", [False, True])
 def test_users_who_fit_no_intent_get_a_new_one_and_nobody_elses_is_taken_over(
     night_done: Settings, anew: bool
 ) -> None:
-    settings = small_settings(
-        night_done.lake.root,
-        model=SMALL_MODEL | {"from_scratch": anew},
-        # Counts know items that nobody had before at once, and three epochs do not teach them.
-        promote={"force": True},
-    )
+    settings = small_settings(night_done.lake.root, model=SMALL_MODEL | {"from_scratch": anew})
     strangers = with_strangers(settings, NEXT, 24)
     assert run_night(settings, NEXT)["intents_born"] == 1
     before, after = labels_of(settings, NIGHT), labels_of(settings, NEXT)
@@ -111,6 +110,7 @@ def test_users_who_fit_no_intent_get_a_new_one_and_nobody_elses_is_taken_over(
     assert (born["intent_id"], born["status"]) == (8, "active")
 
 
+@pytest.mark.slow
 def test_an_intent_that_its_users_have_left_is_retired_and_its_id_never_comes_back(
     night_done: Settings,
 ) -> None:
@@ -147,6 +147,7 @@ def test_intents_start_anew_from_those_who_come_and_are_still_after_the_same() -
     assert groups.tolist() == [0] * 6 + [-1, -1] + [1] * 3 + [-1, -1]
 
 
+@pytest.mark.slow
 def test_who_has_no_new_event_keeps_an_intent_that_lives_however_the_model_changed(
     night_done: Settings,
 ) -> None:
@@ -161,6 +162,7 @@ def test_who_has_no_new_event_keeps_an_intent_that_lives_however_the_model_chang
     assert len(held) > 300 and share_kept(before, after, held) == 1
 
 
+@pytest.mark.slow
 def test_a_model_of_other_settings_lends_its_ids_but_not_its_weights(night_done: Settings) -> None:
     wider = SMALL_MODEL | {"overrides": {"dim": 48, "layers": 1, "batch_users": 64}}
     settings = small_settings(night_done.lake.root, model=wider)
@@ -183,6 +185,7 @@ def test_every_so_many_nights_training_starts_anew(
     assert identity.warm != anew
 
 
+@pytest.mark.slow
 def test_a_label_changes_only_when_another_intent_is_many_times_as_sure(
     night_done: Settings,
 ) -> None:
@@ -203,6 +206,7 @@ def test_a_label_changes_only_when_another_intent_is_many_times_as_sure(
     assert changed[2] == 0 or retired.height
 
 
+@pytest.mark.slow
 def test_labelling_again_reads_the_night_before_and_not_itself(night_done: Settings) -> None:
     with_next_night(night_done)
     run_night(night_done, NEXT)

@@ -260,6 +260,7 @@ def test_epoch_line_tells_progress_and_time_left() -> None:
     assert line.endswith("left")
     assert "best none yet" in epoch_line(replace(REPORT, best_epoch=0), "")
     assert time_left(400.0, 27, 27) == "at most 3 h 00 min left"
+    assert time_left(400.0, 0, 0) == "that was the last one"
 
 
 def test_training_takes_no_more_and_no_fewer_epochs_than_was_said(

@@ -180,6 +180,7 @@ def test_the_newest_promoted_model_until_a_night_labels_it(
             warm=False,
             first_free_id=pl.lit(0, pl.Int32),
             next_intent_id=pl.lit(8, pl.Int32),
+            superseded=False,
         )
         lake.replace(tables.MODELS, frame, nights=[night])
     found = promoted(lake, until=until)

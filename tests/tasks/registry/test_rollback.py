@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from typer.testing import CliRunner
 
 from tasks.__main__ import app
-from tasks.errors import LakeError, ModelError
+from tasks.errors import ModelError, NightError
 from tasks.lake import Lake, tables
 from tasks.night.evaluate import evaluate
 from tasks.night.label import label
@@ -167,6 +168,20 @@ def test_what_cannot_be_gone_back_to_is_told_and_changes_nothing(settings: Setti
     assert table(settings, tables.CHOICES)["next_intent_id"].item() == shown + 1
 
 
+def test_a_model_whose_night_ran_again_is_not_gone_back_to(settings: Settings) -> None:
+    """Its ids may mean another intent by now."""
+    lake, old = Lake(settings.lake.root), version_of(settings, FIRST)
+    rows = table(settings, tables.SEQUENCES, FIRST)
+    lake.replace(tables.SEQUENCES, rows.filter(pl.col("user_id") != "u03"), nights=[FIRST])
+    train(settings, FIRST)
+    models = table(settings, tables.MODELS, FIRST)
+    assert dict(models.select("model_version", "superseded").iter_rows())[old] is True
+    assert models.height == 2 and models["superseded"].sum() == 1
+    with pytest.raises(ModelError, match=f"model {old} is superseded: night {FIRST} ran again"):
+        roll_back(settings, SECOND, old)
+    assert roll_back(with_promote(settings, force=True), SECOND, old)["labels_with"] == old
+
+
 def test_the_command_rolls_back(settings: Settings) -> None:
     old = version_of(settings, FIRST)
     options = ["--night", str(SECOND), "--lake", str(settings.lake.root)]
@@ -177,4 +192,4 @@ def test_the_command_rolls_back(settings: Settings) -> None:
     assert promoted(Lake(settings.lake.root), until=SECOND) == (old, FIRST)
     nowhere = settings.lake.root.parent / "nowhere"
     done = CliRunner().invoke(app, ["rollback", "--to", old, "--lake", str(nowhere)])
-    assert isinstance(done.exception, LakeError) and not nowhere.exists()
+    assert isinstance(done.exception, NightError) and not nowhere.exists()

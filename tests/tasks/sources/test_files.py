@@ -83,6 +83,7 @@ def test_a_night_reads_the_folders_of_its_own_days_only(folder: Path, run: Inges
     assert (summary["rows_events"], summary["rows_late"]) == (3, 0)
 
 
+@pytest.mark.slow
 def test_folders_of_days_change_nothing_but_what_is_read(
     tmp_path: Path, folder: Path, run: Ingest
 ) -> None:

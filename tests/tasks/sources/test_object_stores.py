@@ -90,8 +90,10 @@ def test_a_store_gives_the_same_events_as_a_folder(tmp_path: Path, bucket: Any) 
     pl.DataFrame({"user": ["c"], "item": [1], "ts": [1793620800000]}).write_parquet(
         day / "p.parquet"
     )
-    with pa.output_stream(str(day / "seq.txt.zst"), compression="zstd") as stream:
-        stream.write(b"u1 a b c\n")
+    with pa.output_stream(str(day / "z.csv.zst"), compression="zstd") as stream:
+        stream.write(rows("dan", 6, 7, 8).encode())
+    # Nothing but its first bytes says what it is: ids, which do not belong to a log with times.
+    (day / "seq.txt").write_text("u1 a b c\n")
     (folder / "_SUCCESS").write_text("")
     (day / ".part.csv").write_text("hidden")
     (folder / "notes.md").write_text("not events")
@@ -104,6 +106,8 @@ def test_a_store_gives_the_same_events_as_a_folder(tmp_path: Path, bucket: Any) 
 
     local = ingest(settings_for(str(folder), tmp_path / "one"), NIGHT)
     stored = ingest(settings_for("s3://log/shop/events/", tmp_path / "two"), NIGHT)
+    assert local.pop("source") != stored.pop("source")
+    assert local["left_out"] == ["dt=2026-11-02/seq.txt", "notes.md"]
     assert stored == local and local["rows_read"] == 10 and local["rows_quarantined"] == 1
     for one, two in zip(content(tmp_path / "one"), content(tmp_path / "two"), strict=True):
         assert one.equals(two)
@@ -202,6 +206,7 @@ def test_a_delta_table_in_a_store_gives_each_night_what_it_gives_in_a_folder(
             )
             for n, place in enumerate(places)
         ]
+        assert summaries[0].pop("source") != summaries[1].pop("source")
         assert summaries[0] == summaries[1]
         local, stored = (content(tmp_path / str(n)) for n in range(2))
         assert all(one.equals(two) for one, two in zip(local, stored, strict=True))

@@ -117,6 +117,8 @@ SHAPES = [
     Shape("a sequence file beside a table", {"a.txt": "1 2 3\n", "a.csv": rows(f"u1,a,{DAY}")}, ["u1 a"], left_out=["a.txt"]),
     Shape("prose further down in a sequence file", {"a.txt": "1 2 3\n" * 20_000 + "and so on.\n"}, says=("a.txt line 20001", 'source.format = "sequences"')),
     Shape("a Delta table read as files", {"x/a": delta}, says=("is a Delta table", 'source.kind = "delta"')),
+    Shape("a partition of a Delta table", {"dt=1/a.csv": rows(f"u1,a,{DAY}"), "x": lambda path: (path.parents[1] / "_delta_log").mkdir()}, says=("is a Delta table", 'source.kind = "delta"')),
+    Shape("a Delta table beside the files that are named", {"a.csv": rows(f"u1,a,{DAY}"), "x/a": delta}, ["u1 a"], settings={"path": "*.csv"}),
     Shape("a rotated log beside its newest part", {"e.jsonl": lines(event()), "e.jsonl.1": lines(event(item_id="b"))}, ["ann a"], left_out=["e.jsonl.1"]),
     Shape("a rotated log with its format", {"e.jsonl": lines(event()), "e.jsonl.1": lines(event(item_id="b", ts=f"{DAY}T02:00Z"))}, ["ann a", "ann b"], settings={"format": "jsonl"}),
     Shape("a link to a folder elsewhere", {"a.csv": rows(f"u1,a,{DAY}"), f"dt={DAY}": link_to_a_folder_elsewhere}, says=(f"dt={DAY} leads to", "outside of")),
@@ -144,7 +146,7 @@ SHAPES = [
     Shape("an object in place of an id, once", {"a.jsonl": lines(event(), event(user_id={"id": 1}), event(item_id=[1]))}, ["ann a"], ["the user is an object or a list", "the item is an object or a list"]),
     Shape("an object in place of each id", {"a.jsonl": lines(event(user_id={"$oid": "64"}))}, says=("a.jsonl", "the user is an object", "source.user_columns")),
     Shape("a list in place of each id", {"a.parquet": parquet(item_id=[["a", "b"]])}, says=("column item_id", "VARCHAR[]", "item_id[]", "source.item_columns")),
-    Shape("JSON keys that change on the way", {"a.jsonl": lines(*[event(user_id=None, user=f"u{n}", ts=f"{DAY}T02:00Z") for n in range(1001)], event(user="x", ts=f"{DAY}T01:00Z"))}, ["ann a", *(f"u{n} a" for n in range(1001))]),
+    Shape("JSON keys that change on the way", {"a.jsonl": lines(*[{"user": f"u{n}", "item_id": "a", "ts": f"{DAY}T02:00Z"} for n in range(1001)], event(user="x", ts=f"{DAY}T01:00Z"))}, ["ann a", *(f"u{n} a" for n in range(1001))]),
     # Times.
     Shape("times of ten digits that are dates", {"a.csv": rows("u1,a,2026110212", "u2,b,2026110213")}, says=("a.csv", "2026110212", 'source.time_unit', "%Y%m%d%H")),
     Shape("times of twelve digits that are dates", {"a.parquet": parquet(ts=[202611021200])}, says=("a.parquet", "202611021200", "%Y%m%d%H%M")),
@@ -206,6 +208,8 @@ def read(shape: Shape, folder: Path, **more: Any) -> None:
     source = folder / "events"
     write(shape, source)
     given = {key if "." in key else f"source.{key}": value for key, value in shape.settings.items()}
+    if pattern := shape.settings.get("path"):
+        source /= pattern
     given |= {"source.path": str(source), "lake.root": folder / "lake", "duckdb.threads": 2}
     settings = load_settings(**(given | more))
     if shape.says:
