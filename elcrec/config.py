@@ -42,18 +42,16 @@ class Config:
 
     # Intents
     n_intents: int = 256  # k
-    intent_loss: Literal["attraction", "elcm", "none"] = "attraction"  # elcm: the paper's loss 2
+    # elcm: the paper's loss 2, which sees the centres' directions alone. elcm_published: centres
+    # are made of unit length in each step, and what losses 2 and 3b ask of their lengths is in the
+    # gradient too (so that Adam turns them more slowly).
+    intent_loss: Literal["attraction", "elcm", "elcm_published", "none"] = "attraction"
     intent_loss_weight: float = 0.1  # α
-    warmup_epochs: int = 1  # without the clustering loss, before k-means places the intents
-    # What the warm-up learns: the next item alone, or the contrasts too, both on real events alone.
-    warmup_losses: Literal["next_item", "contrasts"] = "next_item"
+    # Without the clustering loss and without padding, before k-means places the intents.
+    warmup_epochs: int = 1
     intent_temperature: float = 0.03  # τ of the soft assignment
     intent_balance: float = 0.5  # 0: intents may grow as they like … 1: all alike in training
     pooling: Literal["blend", "outputs", "padded_outputs"] = "blend"  # see Network.behaviours
-    # Of the paper's losses. direction: they see the centres' directions alone; renormalised: as
-    # published, the centres are made of unit length in each step, and what the losses ask of their
-    # lengths is in the gradient too (so that Adam turns them more slowly).
-    center_gradient: Literal["direction", "renormalised"] = "direction"
     recency: float = 0.3  # blend: an item that a newer ones follow weighs (1 + a)^−recency
 
     # Intent-assisted contrast (loss 3)
@@ -186,12 +184,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "positions": "absolute",
         "low_pass": 0.0,
         "next_item": "bce",
-        "intent_loss": "elcm",
+        "intent_loss": "elcm_published",
         "intent_loss_weight": 10.0,
         "warmup_epochs": 100,
-        "warmup_losses": "contrasts",
         "pooling": "padded_outputs",
-        "center_gradient": "renormalised",
         "held_out_negatives": False,
         "intent_contrast_negatives": "both",
         "sequence_contrast_weight": 0.1,
@@ -210,7 +206,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 # Config.preset("paper", "beauty", **PAPER_AS_WRITTEN).
 PAPER_AS_WRITTEN: dict[str, Any] = {
     "pooling": "outputs",
-    "center_gradient": "direction",
+    "intent_loss": "elcm",
     "held_out_negatives": True,
     "intent_contrast_negatives": "centers",
 }

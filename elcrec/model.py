@@ -315,10 +315,10 @@ class Network(nn.Module):
     def fuse(self, outputs: Tensor) -> Tensor:
         """Outputs joined with their nearest centres: `[N, d]` (shift) or `[N, 2d]` (concat).
 
-        Nearest is the centre with the highest cosine; as published, where centres are brought back
-        to unit length (`center_gradient`), the one at the least distance.
+        Nearest is the centre with the highest cosine; as published (`elcm_published`) the one at
+        the least distance.
         """
-        if self.config.center_gradient == "direction":
+        if self.config.intent_loss != "elcm_published":
             index = self.nearest_centers(outputs)
         else:
             c = self.centers.detach()

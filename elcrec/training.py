@@ -181,7 +181,7 @@ class Trainer:
     def losses(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> dict[str, Tensor]:
         """Every loss of the config on the windows `chosen`, weighted, by name.
 
-        While warming up those that the config names for it, without padding.
+        While warming up all but the clustering's, without padding.
         """
         config, network = self.config, self.network
         starts, inputs = self.windows.starts[chosen], self.windows.lengths[chosen] - 1
@@ -201,18 +201,19 @@ class Trainer:
         within = ragged_arange(np.zeros_like(inputs), inputs)
         predicted = within >= np.repeat(skipped, inputs)
         parts = {"next_item": self._next_item(batch, outputs, rows, lengths, predicted, rng)}
-        if self.warming_up and config.warmup_losses == "next_item":
+        contrasts = config.sequence_contrast_weight or config.intent_contrast_weight
+        if self.warming_up and not contrasts:
             return parts
         behaviours = network.behaviours(batch, outputs, embedded)  # [B, d]
         views: Packed | None = None
-        if config.sequence_contrast_weight or config.intent_contrast_weight:
+        if contrasts:
             views, of_views = self._views(items, lengths, rng)
         if config.sequence_contrast_weight:
             assert views is not None
             parts["sequence_contrast"] = config.sequence_contrast_weight * self._sequence_contrast(
                 views, of_views
             )
-        if config.center_gradient == "renormalised":
+        if config.intent_loss == "elcm_published":
             # After the contrast of sequences, which the published code gives what a step left.
             with torch.no_grad():
                 network.centers.copy_(F.normalize(network.centers, dim=-1))
@@ -242,12 +243,9 @@ class Trainer:
         """Loss 2 as the config has it: `[B, d]` to a scalar. Moves the intents' running shares."""
         config, network = self.config, self.network
         if config.intent_loss == "elcm":
-            elcm = (
-                losses.elcm
-                if config.center_gradient == "direction"
-                else losses.elcm_of_unit_centers
-            )
-            return elcm(behaviours, network.centers)
+            return losses.elcm(behaviours, network.centers)
+        if config.intent_loss == "elcm_published":
+            return losses.elcm_of_unit_centers(behaviours, network.centers)
         temperature = config.intent_temperature
         log_shares = config.intent_balance * network.shares.log()
         scores = losses.intent_scores(behaviours, network.centers, temperature) - log_shares
@@ -292,7 +290,7 @@ class Trainer:
         config, network = self.config, self.network
         h = network.behaviours(views, outputs)[torch.from_numpy(_inverse(views.order))]  # [2B, d]
         own = network.centers[intents]  # [B, d]
-        if config.center_gradient == "direction":
+        if config.intent_loss != "elcm_published":
             own = F.normalize(own, dim=-1)
         same = intents[:, None] == intents[None, :] if config.mask_same_intent else None
         contrast = (

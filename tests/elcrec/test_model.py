@@ -159,11 +159,11 @@ def test_a_blended_behaviour_is_recent_items_and_the_newest_output_in_equal_part
 
 
 @pytest.mark.parametrize("fusion", ["shift", "concat"])
-@pytest.mark.parametrize("gradient", ["direction", "renormalised"])
-def test_fusion_joins_each_output_with_its_nearest_centre(fusion, gradient):
-    net = network(fusion=fusion, center_gradient=gradient)
+@pytest.mark.parametrize("intent_loss", ["elcm", "elcm_published"])
+def test_fusion_joins_each_output_with_its_nearest_centre(fusion, intent_loss):
+    net = network(fusion=fusion, intent_loss=intent_loss)
     rows = torch.randn(5, 8)
-    centers = F.normalize(net.centers, dim=1) if gradient == "direction" else net.centers
+    centers = F.normalize(net.centers, dim=1) if intent_loss == "elcm" else net.centers
     distances = torch.cdist(rows, centers)
     nearest = net.centers[distances.argmin(1)]
     expected = rows + nearest if fusion == "shift" else torch.cat([rows, nearest], dim=1)
