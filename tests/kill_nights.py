@@ -293,7 +293,7 @@ def _rows(nights: Nights, table: tables.Table) -> pl.DataFrame:
     if table is tables.LABEL_REVISIONS:  # so are these, and the time is the clock's
         rows = rows.drop("published_at", "files")
     if table is tables.CHECK_RESULTS:  # the vocabulary is of all nights that have run until then
-        rows = rows.filter(pl.col("suite") != "checked_items")
+        rows = rows.filter(pl.col("suite") != "checked_items").drop("observed", "expected")
     if table is tables.STEPS:
         rows = rows.select("dt", "step", "summary").with_columns(
             summary=pl.struct("step", "summary").map_elements(_lasting, return_dtype=pl.String)
