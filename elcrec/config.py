@@ -201,8 +201,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# Where the paper's text and its published code disagree, `paper` does as the code, which gave the
-# paper's figures. With these changes it does as the text:
+# Where the paper's text and its published code disagree, `paper` does as the code, whose published
+# weights give the paper's figures. With these changes it does as the text, and with α = 10 its
+# recommendations end at popularity's level once ELCM is on:
 # Config.preset("paper", "beauty", **PAPER_AS_WRITTEN).
 PAPER_AS_WRITTEN: dict[str, Any] = {
     "pooling": "outputs",
