@@ -18,8 +18,9 @@ from elcrec.errors import ELCRecError
 from elcrec.estimator import WHERE_IT_RUNS
 from tasks.errors import ModelError, SettingsError
 from tasks.lake import Lake, tables
+from tasks.registry.free_ids import first_free_id
 from tasks.registry.histories import fingerprint
-from tasks.registry.versions import first_free_id, promoted, registered
+from tasks.registry.versions import promoted, registered
 from tasks.settings import Settings
 
 # Where a night departs from the library's preset: one a day has no time for the last digit.

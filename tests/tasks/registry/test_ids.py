@@ -16,10 +16,11 @@ from elcrec.matching import Matching, first_ids
 from tasks.lake import Lake, tables
 from tasks.lake.tables import Table
 from tasks.registry import identity as identities
+from tasks.registry.free_ids import first_free_id
 from tasks.registry.histories import Fingerprint
 from tasks.registry.identity import Identity, identify, register
 from tasks.registry.intent_ids import Intents, named, write
-from tasks.registry.versions import anchor, first_free_id, promoted, registered
+from tasks.registry.versions import anchor, promoted, registered
 from tasks.settings import Settings
 from tests.tasks.nights import small_settings
 
