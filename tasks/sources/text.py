@@ -100,9 +100,17 @@ class Dialect(NamedTuple):
             line = f"replace(line, {literal(self.separator)}, {literal(sign)})"
         line = f"({literal(sign)} || {line})"
         value = literal(rf"(?s){_code(sign)}({self._value(_code(sign))})")
+        values, whole = f"regexp_extract_all({line}, {value}, 1)", ""
+        if sign != self.separator:
+            # Within quotes it was no separator. A line that has the sign already is not guessed at.
+            values = (
+                f"list_transform({values}, "
+                f"lambda value: replace(value, {literal(sign)}, {literal(self.separator)}))"
+            )
+            whole = f" AND NOT contains(line, {literal(sign)})"
         found = (
-            f"CASE WHEN array_to_string(regexp_extract_all({line}, {value}), '') = {line} "
-            f"THEN regexp_extract_all({line}, {value}, 1) END"
+            f"CASE WHEN array_to_string(regexp_extract_all({line}, {value}), '') = {line}{whole} "
+            f"THEN {values} END"
         )
         if self.loose:
             found = f"CASE WHEN len({plain}) = {n} THEN {plain} ELSE coalesce({found}, {plain}) END"

@@ -106,6 +106,8 @@ SHAPES = [
     Shape("a value over several lines", {"a.csv": rows('"x\r\ny",a,2026-11-02')}, ["x\r\ny a"]),
     Shape("quotes that are letters", {"a.csv": rows(f'"u1,a,{DAY}T01:00', f'u2",b,{DAY}T02:00')}, ['"u1 a', 'u2" b'], settings={"quote": ""}),
     Shape("an escape", {"a.csv": rows(f"u\\,1,a,{DAY}T01:00", f'"u\\"2",b\\\nb,{DAY}T02:00')}, ["u,1 a", 'u"2 b\nb'], settings={"escape": "\\"}),
+    Shape("a separator of several characters within quotes", {"a.csv": f'user_id::item_id::ts\n"a::b"::i::{DAY}\n"x\x1fy"::j::{DAY}\n'}, ["a::b i"], ["stray quote"], settings={"separator": "::", "quote": '"', "broken_rows": "quarantine"}),
+    Shape("a separator of several characters that is escaped", {"a.csv": f"user_id::item_id::ts\na\\::b::i::{DAY}\n"}, ["a::b i"], settings={"separator": "::", "escape": "\\"}),
     Shape("line ends of three systems in one file", {"a.csv": f"user_id,item_id,ts\r\nu1,a,{DAY}T01:00\nu2,b,{DAY}T02:00\r\n"}, ["u1 a", "u2 b"]),
     Shape("line ends of old", {"a.csv": f"user_id,item_id,ts\ru1,a,{DAY}T01:00\r\ru2,b,{DAY}T02:00"}, ["u1 a", "u2 b"]),
     Shape("lines before the header", {"a.csv": f"Export of 2026\n\n{HEAD}u1,a,{DAY}\n"}, ["u1 a"], settings={"skip_rows": 2}),
