@@ -243,14 +243,18 @@ def _refuse_rows_as_names(
 
     And for one with a header that would be taken for a row.
     """
-    names = line.split(dialect.separator)
     if source.columns:
-        if names == list(source.columns):
+        names = [_bare(name, dialect) for name in line.split(dialect.separator)]
+        if file.format == "recbole":
+            names = [name.partition(":")[0] for name in names]
+        # In any order: as a row it would give users for items.
+        if sorted(names) == sorted(_bare(name, dialect) for name in source.columns):
             raise SourceError(
                 f"{file} names its columns in its first line, which would be read as a row: leave "
                 "source.columns empty"
             )
         return
+    names = line.split(dialect.separator)
     times = [name for name in columns if re.fullmatch(r"\d{8,19}(\.\d+)?|\d{4}-\d\d-\d\d.*", name)]
     missing = not any(
         set(wanted) & {*columns, *file.folders}
@@ -266,6 +270,11 @@ def _refuse_rows_as_names(
             "source.user_columns, item_columns and time_columns (has no column "
             f"{' or '.join(source.item_columns)})"
         )
+
+
+def _bare(name: str, dialect: Dialect) -> str:
+    """Write the name of a column as it is compared: quotes, blanks and capitals make no other."""
+    return name.strip().strip(dialect.quote or None).strip().casefold()
 
 
 def _json_records(file: SourceFile, source: SourceSettings) -> Records:
