@@ -153,8 +153,11 @@ class Folder:
         """Return every file that the pattern names, by its path below the root."""
         pattern, root = self.pattern.split("/"), self.root.resolve()
         if "**" not in pattern:  # which names a depth: to look at all below would take longer
-            found = [path for path in self.root.glob(self.pattern) if path.is_file()]
-            return {path.relative_to(self.root).as_posix(): path for path in found}
+            below_root = {
+                path.relative_to(self.root).as_posix(): path
+                for path in self.root.glob(self.pattern)
+            }
+            return {name: path for name, path in below_root.items() if _is_file(name, path)}
         files: dict[str, Path] = {}
         for folder, folders, names in os.walk(self.root):
             here = Path(folder)
@@ -168,9 +171,9 @@ class Folder:
                     raise _leads_out(link, real, self.root)
                 self.passed.append(f"{below}{name}")
             for name in names:
-                path = here / name
-                if path.is_file() and _matches(f"{below}{name}".split("/"), pattern):
-                    files[f"{below}{name}"] = path
+                path, name = here / name, f"{below}{name}"
+                if _matches(name.split("/"), pattern) and _is_file(name, path):
+                    files[name] = path
         return files
 
     def shown(self, name: str) -> str:
@@ -369,6 +372,16 @@ def _unpacked(start: bytes) -> bytes:
         while piece := stream.read(1024):
             found += piece
     return found
+
+
+def _is_file(name: str, path: Path) -> bool:
+    """Whether there is a file; SourceError for a link to nothing, whose rows would be missing."""
+    if path.is_symlink() and not path.exists() and _visible([name]):
+        raise SourceError(
+            f"{path} is a link to {path.readlink()}, where nothing is: deliver the file itself, "
+            "or remove the link"
+        )
+    return path.is_file()
 
 
 def _leads_out(link: Path, real: Path, root: Path) -> SourceError:

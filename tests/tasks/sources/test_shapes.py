@@ -124,6 +124,9 @@ SHAPES = [
     Shape("a rotated log beside its newest part", {"e.jsonl": lines(event()), "e.jsonl.1": lines(event(item_id="b"))}, ["ann a"], left_out=["e.jsonl.1"]),
     Shape("a rotated log with its format", {"e.jsonl": lines(event()), "e.jsonl.1": lines(event(item_id="b", ts=f"{DAY}T02:00Z"))}, ["ann a", "ann b"], settings={"format": "jsonl"}),
     Shape("a link to a folder elsewhere", {"a.csv": rows(f"u1,a,{DAY}"), f"dt={DAY}": link_to_a_folder_elsewhere}, says=(f"dt={DAY} leads to", "outside of")),
+    Shape("a link to nothing", {"a.csv": rows(f"u1,a,{DAY}"), "c.csv": lambda path: path.symlink_to("nowhere.csv")}, says=("c.csv is a link to nowhere.csv", "remove the link")),
+    Shape("a link to nothing that a glob names", {"a.csv": rows(f"u1,a,{DAY}"), "c.csv": lambda path: path.symlink_to("nowhere.csv")}, says=("c.csv is a link to nowhere.csv", "remove the link"), settings={"path": "*.csv"}),
+    Shape("links to nothing that nobody asks for", {"a.csv": rows(f"u1,a,{DAY}"), ".c.csv": lambda path: path.symlink_to("nowhere.csv"), "c.tsv": lambda path: path.symlink_to("nowhere.csv")}, ["u1 a"], settings={"path": "*.csv"}),
     Shape("gzip without its name", {"a.jsonl": gzip.compress(lines(event()).encode())}, ["ann a"]),
     Shape("bz2", {"a.csv.bz2": bz2.compress(rows(f"u1,a,{DAY}").encode())}, ["u1 a"]),
     Shape("a zip archive", {"a.csv": b"PK\x03\x04" + b"x" * 100}, says=("a.csv is a zip archive", "unpack it")),
@@ -136,6 +139,8 @@ SHAPES = [
     Shape("no header, with names for its columns", {"a.csv": "7,501,90,pv,1793600000\n7,502,91,pv,1793600001\n"}, ["7 501 pv", "7 502 pv"], settings={"columns": ["user_id", "item_id", "category", "event", "ts"]}),
     Shape("a row that is named as a header", {"a.csv": "7,501,1793600000\n7,502,1793600001\n"}, says=("a.csv names none of the columns", "source.columns"), settings={"user_columns": ["7"], "item_columns": ["501"], "time_columns": ["1793600000"]}),
     Shape("a header that is named as a row", {"a.csv": rows(f"u1,a,{DAY}")}, says=("a.csv names its columns in its first line",), settings={"columns": ["user_id", "item_id", "ts"]}),
+    Shape("a header that is named as a row in another order", {"a.csv": rows(f"u1,a,{DAY}")}, says=("a.csv names its columns in its first line", "source.columns"), settings={"columns": ["item_id", "user_id", "ts"]}),
+    Shape("a header in quotes that is named as a row", {"a.csv": rows(f"u1,a,{DAY}", head='"Item_ID", "user_id","ts"\n')}, says=("a.csv names its columns in its first line", "source.columns"), settings={"columns": ["user_id", "item_id", "ts"]}),
     # Ids.
     Shape("one whole number in three formats", {"a.csv": rows(f"123,7,{DAY}T01:00"), "b.parquet": parquet(user_id=[123.0, float("nan")], item_id=[7, 8], ts=[NOON.replace(hour=2)] * 2), "c.jsonl": '{"user_id": 123.0, "item_id": 7.0, "ts": "2026-11-02T03:00Z"}\n'}, ["123 7", "123 7", "123 7"], ["no user"]),
     Shape("texts that look like fractions", {"a.jsonl": lines(event(user_id="123.0"), event(user_id="123.00", ts=f"{DAY}T02:00Z"))}, ["123.0 a", "123.00 a"]),
