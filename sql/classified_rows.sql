@@ -1,6 +1,8 @@
 -- Makes: the view classified_rows, each row of a source file with its time and its class.
--- From:  source_rows; the variables unit, us_per_unit, window_ts (null: no beginning), end_ts,
---        event_types (null: all), event_weights (of a type, where a row has none; null: none).
+-- From:  source_rows; the variables unit, us_per_unit, smallest_time (as a number of the unit),
+--        first_date, last_date and date_format (of numbers that are no times when their digits are
+--        a date; null: none), window_ts (null: no beginning), end_ts, event_types (null: all),
+--        event_weights (of a type, where a row has none; null: none).
 -- Grain: one row of the file.
 -- class: "event" of this night or of the days behind it that it reads too, "rejected" for
 -- quarantine, "filtered" for its type is none of those asked for, or "other" night.
@@ -11,7 +13,19 @@ WITH clocked AS (
         CASE
             WHEN getvariable('unit') = 'iso' THEN epoch_us(time_stamp)
             ELSE round(time_number * getvariable('us_per_unit'))
-        END AS us
+        END AS us,
+        -- A slip among times of another size would be a moment that no night asks for.
+        CASE
+            WHEN time_number > 0 AND time_number < getvariable('smallest_time')
+                THEN
+                    'time is too small a number for ' || getvariable('unit')
+                    || ', the unit of most'
+            WHEN
+                time_number >= getvariable('first_date') AND time_number < getvariable('last_date')
+                AND try_strptime(time_number::BIGINT::VARCHAR, getvariable('date_format'))
+                IS NOT NULL
+                THEN 'time is a date written in digits, and most are in ' || getvariable('unit')
+        END AS slip
     FROM source_rows
 ),
 
@@ -20,7 +34,10 @@ dated AS (
         *,
         -- Outside of 1970 to 2199 it is a wrong unit or a slip, and no night would ever read it.
         -- 0 is how many write that there is none.
-        CASE WHEN us > 0 AND us < 7258118400000000 THEN make_timestamptz(us::BIGINT) END AS ts
+        CASE
+            WHEN us > 0 AND us < 7258118400000000 AND slip IS NULL
+                THEN make_timestamptz(us::BIGINT)
+        END AS ts
     FROM clocked
 ),
 
@@ -36,6 +53,7 @@ judged AS (
             WHEN NOT has_time THEN 'no time'
             WHEN us IS NULL THEN 'time cannot be read'
             WHEN us = 0 THEN 'time is 0, which stands for none'
+            WHEN slip IS NOT NULL THEN slip
             WHEN ts IS NULL THEN 'time lies outside of 1970 to 2199'
         END AS reason
     FROM dated

@@ -30,7 +30,7 @@ from tasks.lake.duck import literal
 from tasks.lake.forgotten import leave_out
 from tasks.settings import IngestSettings, Settings, SourceSettings
 from tasks.sources import Part, Source, source_of
-from tasks.sources.units import SYNTHETIC_EPOCH, US_PER_UNIT, refuse_dates, unit_of
+from tasks.sources.units import SYNTHETIC_EPOCH, US_PER_UNIT, limits_of, refuse_dates, unit_of
 
 log = logging.getLogger(__name__)
 
@@ -276,6 +276,8 @@ def classify(
     unit = unit_of(part, source.time_unit, profile["middle_time"]) if numbers else "iso"
     con.execute("SET VARIABLE unit = $unit", {"unit": unit})
     con.execute("SET VARIABLE us_per_unit = $us", {"us": US_PER_UNIT[unit]})
+    for name, limit in limits_of(unit, profile["middle_time"] or 0.0)._asdict().items():
+        con.execute(f"SET VARIABLE {name} = $limit", {"limit": limit})
     con.execute(duck.sql("classified_rows"))
     classes = one_row(con, duck.sql("class_counts"))
     named = source.time_format or unit

@@ -1,6 +1,7 @@
 """Units of times that are numbers: how many microseconds, and which one numbers look like."""
 
 import datetime as dt
+from typing import NamedTuple
 
 from tasks.errors import SourceError
 
@@ -17,7 +18,6 @@ SYNTHETIC_EPOCH = "2000-01-01 00:00:00+00"
 SMALLEST_TIME = {"s": 1e8, "ms": 1e11, "us": 1e14, "ns": 1e17}
 LARGEST_SECONDS = 7_258_118_400  # 2200-01-01
 
-
 # How a date is written in so many digits, as a format of DuckDB.
 DATE_FORMATS = {
     8: "%Y%m%d",
@@ -26,6 +26,18 @@ DATE_FORMATS = {
     14: "%Y%m%d%H%M%S",
     17: "%Y%m%d%H%M%S%g",
 }
+# How many digits those dates have that are also times of a unit, of 2032 to 2039 or of 1976.
+DATE_DIGITS = {"s": 10, "ms": 12}
+
+
+class Limits(NamedTuple):
+    """Which numbers are no times of a source although they would be some in its unit."""
+
+    smallest_time: float = 0.0  # a smaller one is in another unit
+    # From the first to before the last a number is no time when its digits are a date.
+    first_date: float | None = None
+    last_date: float | None = None
+    date_format: str | None = None
 
 
 def is_date(number: float) -> bool:
@@ -47,6 +59,27 @@ def refuse_dates(source: object, number: float) -> None:
     )
 
 
+def limits_of(unit: str, middle: float) -> Limits:
+    """Return which numbers are no times where the times, around `middle`, are in this unit.
+
+    Where the setting alone says the unit and `middle` is a time of before 1973, none are.
+    """
+    if unit == "iso" or not _is_of(unit, middle):
+        return Limits()
+    smallest = SMALLEST_TIME[unit]
+    if unit in DATE_DIGITS:
+        after_year = 10.0 ** (DATE_DIGITS[unit] - 4)
+        first, last = 1970 * after_year, 2200 * after_year
+        # From 2032 on such seconds are real times, whatever their digits.
+        if not first <= middle < last:
+            return Limits(smallest, first, last, DATE_FORMATS[DATE_DIGITS[unit]])
+    return Limits(smallest)
+
+
+def _is_of(unit: str, number: float) -> bool:
+    return SMALLEST_TIME[unit] <= number < LARGEST_SECONDS * 1e6 / US_PER_UNIT[unit]
+
+
 def unit_of(source: object, wanted: str, middle: float) -> str:
     """Decide in which unit times around `middle` are written: by size, or as the setting says.
 
@@ -62,14 +95,7 @@ def unit_of(source: object, wanted: str, middle: float) -> str:
     SourceError
         The size fits no unit, or contradicts the setting.
     """
-    looks = next(
-        (
-            unit
-            for unit, smallest in SMALLEST_TIME.items()
-            if smallest <= middle < LARGEST_SECONDS * 1e6 / US_PER_UNIT[unit]
-        ),
-        None,
-    )
+    looks = next((unit for unit in SMALLEST_TIME if _is_of(unit, middle)), None)
     if wanted == "auto":
         if looks is None:
             raise SourceError(
