@@ -142,6 +142,13 @@ class Folder:
         for folder in self.root.parents:  # a folder of one of its partitions
             _refuse_tables(folder, ["."], {log for log in TABLES if (folder / log).is_dir()})
         for name in names:
+            try:
+                name.encode()
+            except UnicodeEncodeError:
+                raise SourceError(
+                    f"{self.root} has a file whose name is not UTF-8, {os.fsencode(name)!r}: "
+                    "rename it"
+                ) from None
             if not (real := files[name].resolve()).is_relative_to(root):
                 raise _leads_out(files[name], real, self.root)
         return [
