@@ -61,6 +61,10 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+# What DuckDB's strptime knows in a format; to ask it here would load it with each reading of a DAG.
+TIME_SPECIFIERS = re.compile("%([aAbBcdfgGhHIjmMnpSTuUVwWxXyYz%]|-[dHIjmMSy])")
+
+
 class LakeSettings(Section):
     """Where the tables are."""
 
@@ -144,6 +148,11 @@ class SourceSettings(Section):
         if "%Z" in unit:
             raise ValueError(
                 "names of zones have several meanings: have offsets (%z), or time_zone"
+            )
+        if "%" in (rest := TIME_SPECIFIERS.sub("", unit)):
+            raise ValueError(
+                f"no times are read by {rest[rest.index('%') :][:2]}: write a format of DuckDB's "
+                'strptime such as "%m/%d/%Y %H:%M", for numbers "s", "ms", "us" or "ns"'
             )
         if "%" not in unit and unit not in ("auto", "s", "ms", "us", "ns", "iso"):
             raise ValueError(

@@ -13,12 +13,15 @@ import gzip
 import io
 import json
 import re
+import string
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,7 +33,7 @@ from tasks.chores.inspection import inspect
 from tasks.errors import PipelineError, SettingsError
 from tasks.lake import Lake, tables
 from tasks.night.ingest import ingest
-from tasks.settings import PROFILES, REPO, LakeSettings, load_settings
+from tasks.settings import PROFILES, REPO, TIME_SPECIFIERS, LakeSettings, load_settings
 
 NIGHT = dt.date(2026, 11, 2)
 HEAD = "user_id,item_id,ts\n"
@@ -127,6 +130,7 @@ SHAPES = [
     Shape("a link to nothing", {"a.csv": rows(f"u1,a,{DAY}"), "c.csv": lambda path: path.symlink_to("nowhere.csv")}, says=("c.csv is a link to nowhere.csv", "remove the link")),
     Shape("a link to nothing that a glob names", {"a.csv": rows(f"u1,a,{DAY}"), "c.csv": lambda path: path.symlink_to("nowhere.csv")}, says=("c.csv is a link to nowhere.csv", "remove the link"), settings={"path": "*.csv"}),
     Shape("links to nothing that nobody asks for", {"a.csv": rows(f"u1,a,{DAY}"), ".c.csv": lambda path: path.symlink_to("nowhere.csv"), "c.tsv": lambda path: path.symlink_to("nowhere.csv")}, ["u1 a"], settings={"path": "*.csv"}),
+    Shape("a name that is not UTF-8", {"x/a\udcff.csv": rows(f"u1,a,{DAY}")}, says=("has a file whose name is not UTF-8", "b'x/a\\xff.csv'", "rename it")),
     Shape("gzip without its name", {"a.jsonl": gzip.compress(lines(event()).encode())}, ["ann a"]),
     Shape("bz2", {"a.csv.bz2": bz2.compress(rows(f"u1,a,{DAY}").encode())}, ["u1 a"]),
     Shape("a zip archive", {"a.csv": b"PK\x03\x04" + b"x" * 100}, says=("a.csv is a zip archive", "unpack it")),
@@ -161,6 +165,7 @@ SHAPES = [
     Shape("dates of eight digits with their format", {"a.csv": rows("u1,a,20261102", "u1,b,2026112")}, ["u1 a"], ["time cannot be read"], settings={"time_unit": "%Y%m%d"}),
     Shape("times of seventeen digits with their format", {"a.csv": rows("u1,a,20261102120000123")}, ["u1 a"], at=("2026-11-02 12:00:00.123000",), settings={"time_unit": "%Y%m%d%H%M%S%g"}),
     Shape("a format with an offset", {"a.csv": rows("u1,a,02/Nov/2026:01:00:00 +0100")}, ["u1 a"], at=("2026-11-02 00:00:00",), settings={"time_unit": "%d/%b/%Y:%H:%M:%S %z"}),
+    Shape("a percent sign in a format", {"a.csv": rows("u1,a,2026%11-2")}, ["u1 a"], settings={"time_unit": "%Y%%%m-%-d"}),
     Shape("zones with several meanings", {"a.csv": rows(f"u1,a,{DAY} 00:30:00 BST", f"u2,b,{DAY} 00:30:00 IST", f"u3,c,{DAY} 00:30:00 UTC", f"u4,d,{DAY} 01:30:00 GMT", f"u5,e,{DAY} 02:30:00Z")}, ["u3 c", "u4 d", "u5 e"], ["the zone BST", "the zone IST"]),
     Shape("times in a zone that is set", {"a.csv": rows(f"u1,a,{DAY} 01:30:00", f"u2,b,{DAY} 01:30:00Z", f"u3,c,{DAY} 01:30:00+00:30")}, ["u1 a", "u3 c", "u2 b"], at=("2026-11-02 00:30:00", "2026-11-02 01:00:00", "2026-11-02 01:30:00"), settings={"time_zone": "Europe/Berlin"}),
     Shape("typed times in a zone that is set", {"a.parquet": parquet()}, ["ann a"], at=("2026-11-02 11:00:00",), settings={"time_zone": "Europe/Berlin"}),
@@ -331,6 +336,29 @@ def test_inspect_writes_nothing_and_its_settings_read_the_same(
     one, two = (Lake(root).scan(tables.EVENTS).collect() for root in (lake, tmp_path / "2"))
     assert one.height == len(shape.events)
     assert one.equals(two)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "wrong"),
+    [("%s", "%s"), ("%Y-%Q", "%Q"), ("%Y-%", "%"), ("%", "%"), ("%%%", "%"), ("%-Y", "%-")],
+)
+def test_a_format_that_reads_no_time_is_a_sentence(wanted: str, wrong: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        load_settings(**{"source.time_unit": wanted})
+    assert "source.time_unit" in str(error.value)
+    assert f"no times are read by {wrong}: " in str(error.value)
+
+
+def test_formats_of_times_have_what_duckdb_reads() -> None:
+    known = set()
+    with duckdb.connect() as con:
+        for sign in ("", "-"):
+            for letter in (*string.ascii_letters, "%"):
+                with suppress(duckdb.InvalidInputException):
+                    con.execute(f"SELECT try_strptime(now()::VARCHAR, '%{sign}{letter}')")
+                    known.add(f"%{sign}{letter}")
+    signs = {f"%{sign}{letter}" for sign in ("", "-") for letter in (*string.ascii_letters, "%")}
+    assert {sign for sign in signs if TIME_SPECIFIERS.fullmatch(sign)} == known - {"%Z"}
 
 
 def test_inspect_names_what_would_be_rejected_and_what_is_left_out(tmp_path: Path) -> None:
