@@ -447,8 +447,10 @@ def _time(field: Field, source: SourceSettings) -> _Time:
     none, not_unread = "NULL::DOUBLE", "NULL::VARCHAR"
     if kind.startswith(("TIMESTAMP", "DATE")):
         # A cast would ask the calendar of the time zone, which takes longer than to read the file.
-        stamp = f"make_timestamptz(epoch_us({sql}))"
-        if zone != "UTC" and kind.startswith("TIMESTAMP") and "ZONE" not in kind:
+        us = f"epoch_ns({sql}) // 1000" if kind == "TIMESTAMPTZ_NS" else f"epoch_us({sql})"
+        stamp = f"make_timestamptz({us})"
+        zoned = kind.startswith(("TIMESTAMP WITH", "TIMESTAMPTZ"))
+        if zone != "UTC" and kind.startswith("TIMESTAMP") and not zoned:
             stamp = f"timezone({literal(zone)}, make_timestamp(epoch_us({sql})))"
         return _Time(f"{sql} IS NOT NULL", none, stamp, not_unread, numbers=False)
     text = _text(field)

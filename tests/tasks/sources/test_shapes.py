@@ -157,6 +157,7 @@ SHAPES = [
     Shape("zones with several meanings", {"a.csv": rows(f"u1,a,{DAY} 00:30:00 BST", f"u2,b,{DAY} 00:30:00 IST", f"u3,c,{DAY} 00:30:00 UTC", f"u4,d,{DAY} 01:30:00 GMT", f"u5,e,{DAY} 02:30:00Z")}, ["u3 c", "u4 d", "u5 e"], ["the zone BST", "the zone IST"]),
     Shape("times in a zone that is set", {"a.csv": rows(f"u1,a,{DAY} 01:30:00", f"u2,b,{DAY} 01:30:00Z", f"u3,c,{DAY} 01:30:00+00:30")}, ["u1 a", "u3 c", "u2 b"], at=("2026-11-02 00:30:00", "2026-11-02 01:00:00", "2026-11-02 01:30:00"), settings={"time_zone": "Europe/Berlin"}),
     Shape("typed times in a zone that is set", {"a.parquet": parquet()}, ["ann a"], at=("2026-11-02 11:00:00",), settings={"time_zone": "Europe/Berlin"}),
+    Shape("typed times of nanoseconds with a zone", {"a.parquet": parquet(ts=pa.array([1_793_620_800_000_001_999], pa.timestamp("ns", "UTC")))}, ["ann a"], at=("2026-11-02 12:00:00.000001",), settings={"time_zone": "Europe/Berlin"}),
     Shape("time 0 for none", {"a.csv": rows("u1,a,0", "u1,b,1793600000", "u1,c,1793600001")}, ["u1 b", "u1 c"], ["time is 0"]),
     Shape("words that DuckDB takes for times", {"a.csv": rows("u1,a,epoch", "u1,b,infinity", f"u1,c,{DAY} (BC)", f"u1,d,{DAY}", f"u1,e,{DAY}", f"u1,f,{DAY}", f"u1,g,{DAY}")}, ["u1 d", "u1 e", "u1 f", "u1 g"], ["time cannot be read"] * 3),
     # Paths into values.
