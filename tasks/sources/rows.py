@@ -408,7 +408,7 @@ def _text(field: Field) -> str:
         return f"({field.sql} ->> '$')"
     if field.type == "BLOB":
         return f"TRY(decode({field.sql}))"
-    return field.sql if field.type == "VARCHAR" else f"{field.sql}::VARCHAR"
+    return field.sql if field.type == "VARCHAR" else f"({field.sql}::VARCHAR)"
 
 
 def _json(field: Field) -> str:

@@ -16,6 +16,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,10 @@ SHAPES = [
     Shape("times in a zone that is set", {"a.csv": rows(f"u1,a,{DAY} 01:30:00", f"u2,b,{DAY} 01:30:00Z", f"u3,c,{DAY} 01:30:00+00:30")}, ["u1 a", "u3 c", "u2 b"], at=("2026-11-02 00:30:00", "2026-11-02 01:00:00", "2026-11-02 01:30:00"), settings={"time_zone": "Europe/Berlin"}),
     Shape("typed times in a zone that is set", {"a.parquet": parquet()}, ["ann a"], at=("2026-11-02 11:00:00",), settings={"time_zone": "Europe/Berlin"}),
     Shape("typed times of nanoseconds with a zone", {"a.parquet": parquet(ts=pa.array([1_793_620_800_000_001_999], pa.timestamp("ns", "UTC")))}, ["ann a"], at=("2026-11-02 12:00:00.000001",), settings={"time_zone": "Europe/Berlin"}),
+    Shape("times that are decimals", {"a.parquet": parquet(ts=[Decimal("1793620800.25")])}, ["ann a"], at=("2026-11-02 12:00:00.250000",)),
+    Shape("times of day without a date", {"a.parquet": parquet(ts=[NOON.time()])}, says=("a.parquet", "12:00:00", "source.time_columns")),
+    Shape("a time that is true", {"a.parquet": parquet(ts=[True])}, says=("a.parquet", "true", "source.time_columns")),
+    Shape("a column of times without a type", {"a.parquet": parquet(ts=pa.nulls(1)), "b.parquet": parquet()}, ["ann a"], ["no time"]),
     Shape("time 0 for none", {"a.csv": rows("u1,a,0", "u1,b,1793600000", "u1,c,1793600001")}, ["u1 b", "u1 c"], ["time is 0"]),
     Shape("words that DuckDB takes for times", {"a.csv": rows("u1,a,epoch", "u1,b,infinity", f"u1,c,{DAY} (BC)", f"u1,d,{DAY}", f"u1,e,{DAY}", f"u1,f,{DAY}", f"u1,g,{DAY}")}, ["u1 d", "u1 e", "u1 f", "u1 g"], ["time cannot be read"] * 3),
     # Paths into values.
