@@ -260,14 +260,18 @@ def _parquet(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSet
     described = con.execute(f"DESCRIBE SELECT * FROM {reader})").fetchall()
     types = {name: kind for name, kind, *_ in described}
     columns = {name: identifier(name) for name in types}
-    # Named apart: a file may have a column of its own by the name file_row_number.
-    numbered = f"{reader}, file_row_number = true)"
+    numbered, number = f"{reader}, file_row_number = true)", "file_row_number + 1"
+    if "file_row_number" in map(str.lower, columns):
+        # DuckDB refuses to number the rows of a file with a column of that name. Its way is the
+        # faster one: a window goes through the file in order, in one thread.
+        numbered = f'(SELECT *, row_number() OVER () AS "its place" FROM {reader}))'
+        number = '"its place"'
     return source_rows(
         file,
         source,
         columns,
         reader=numbered,
-        row_number="file_row_number + 1",
+        row_number=number,
         raw=as_json(columns),
         types=types,
         folders=file.folders,

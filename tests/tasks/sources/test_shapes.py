@@ -129,6 +129,7 @@ SHAPES = [
     Shape("UTF-16", {"a.csv": rows(f"u1,a,{DAY}").encode("utf-16")}, says=("a.csv is UTF-16", "source.encoding")),
     Shape("UTF-16 with its encoding", {"a.csv": rows(f"ü1,a,{DAY}").encode("utf-16")}, ["ü1 a"], settings={"encoding": "utf-16"}),
     Shape("Latin-1 with its encoding", {"a.csv": rows(f"ü1,a,{DAY}").encode("latin-1")}, ["ü1 a"], settings={"encoding": "latin-1"}),
+    Shape("a column by the name of DuckDB's row numbers", {"a.parquet": parquet(File_Row_Number=[7, 7, 7], user_id=["ann", None, "bob"], item_id=["a", "b", "c"], ts=[NOON] * 3)}, ["ann a", "bob c"], ["no user"]),
     Shape("columns in the names of folders", {f"event_type={kind}/0.parquet": parquet() for kind in ("cart", "view")}, ["ann a cart", "ann a view"]),
     Shape("an encoded value in the name of a folder, and none", {"event_type=add%20to/0.csv": rows(f"u1,a,{DAY}"), "event_type=__HIVE_DEFAULT_PARTITION__/0.jsonl": lines(event(ts=f"{DAY}T01:00Z"))}, ["u1 a add to", "ann a event"]),
     Shape("no header", {"a.csv": "7,501,90,pv,1793600000\n7,502,91,pv,1793600001\n"}, says=("a.csv names none of the columns in its first line", "source.columns")),
