@@ -465,7 +465,8 @@ def _time(field: Field, source: SourceSettings) -> _Time:
         return _Time(given, number, "NULL::TIMESTAMPTZ", not_unread, numbers=True)
     stamp = f"TRY_CAST({text} AS TIMESTAMPTZ)"
     if zone != "UTC":
-        has_zone = r":\d\d(\.\d+)?(Z| ?UTC| ?GMT| ?[+-]\d\d(:?\d\d)?| [A-Za-z_]+/\S+)$"
+        # Whatever stands behind the time: a cast to TIMESTAMP would leave it out, known or not.
+        has_zone = r":[\d.]+([^\d.: ]| +\S)"
         stamp = (
             f"CASE WHEN regexp_matches({text}, {literal(has_zone)}) THEN {stamp} "
             f"ELSE timezone({literal(zone)}, TRY_CAST({text} AS TIMESTAMP)) END"
