@@ -389,13 +389,14 @@ def _id(field: Field | None, role: str, source: SourceSettings) -> tuple[str, st
 def _whole(number: str, bits: int, text: str) -> str:
     """Write a float as an id: without a fraction as the whole number, as long as it is exact."""
     return (
-        f"CASE WHEN NOT isfinite({number}) OR abs({number}) > {2**bits} THEN NULL "
+        f"CASE WHEN NOT isfinite({number}) OR abs({number}) >= {2**bits} THEN NULL "
         f"WHEN {number} = trunc({number}) THEN {number}::BIGINT::VARCHAR ELSE {text} END"
     )
 
 
 def _inexact(number: str, bits: int) -> str:
-    return f"isfinite({number}) AND abs({number}) > {2**bits}"
+    # This number itself too: the whole number after it is stored as the same float.
+    return f"isfinite({number}) AND abs({number}) >= {2**bits}"
 
 
 def _too_large(role: str) -> str:
