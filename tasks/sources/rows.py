@@ -20,6 +20,8 @@ SESSION = "session:"  # before the id of a session that stands for a user
 
 # What Unicode has as space, and what has no width: a value of these alone is blank.
 BLANK = r"[\s\p{Z}\x{85}\x{180e}\x{200b}-\x{200d}\x{2060}\x{feff}]*"
+# Up to so many bits each whole number has a float of its own. DuckDB reads FLOAT16 as FLOAT.
+EXACT_BITS = {"FLOAT16": 11, "FLOAT": 24, "DOUBLE": 53}
 NESTED = ("STRUCT", "MAP", "UNION", "VARIANT")
 # Formats whose numbers follow each other: each must then have all its digits.
 DIGITS = re.compile(r"%[YmdHMS]%[mdHMSy]")
@@ -30,7 +32,7 @@ LIST = re.compile(r"(?P<list>.+?)\[(?P<signs>[^\]]{0,2})\](?:\.(?P<rest>.+))?")
 
 
 class Field(NamedTuple):
-    """A value of a row: its expression, and its DuckDB type or "JSON"."""
+    """A value of a row: its expression, and its DuckDB type, "JSON" or "FLOAT16"."""
 
     sql: str
     type: str = "VARCHAR"
@@ -108,7 +110,7 @@ def source_rows(
     row_number, raw, broken
         Expressions of these columns of the view.
     types
-        DuckDB type of each column; None: all are taken as text.
+        DuckDB type of each column, FLOAT16 for a float of two bytes; None: all are taken as text.
     folders
         Values of columns that stand in the path of the part, for roles that it has no column for.
     unit_known
@@ -367,8 +369,7 @@ def _id(field: Field | None, role: str, source: SourceSettings) -> tuple[str, st
             f"CASE WHEN {is_nested} THEN 'the {role} is an object or a list' "
             f"WHEN {is_number} AND {_inexact(number, 53)} THEN {_too_large(role)} END",
         )
-    if kind in ("FLOAT", "DOUBLE"):
-        bits = 24 if kind == "FLOAT" else 53
+    if bits := EXACT_BITS.get(kind):
         return (
             _whole(sql, bits, f"{sql}::VARCHAR"),
             f"CASE WHEN {_inexact(sql, bits)} THEN {_too_large(role)} END",
@@ -389,13 +390,14 @@ def _id(field: Field | None, role: str, source: SourceSettings) -> tuple[str, st
 def _whole(number: str, bits: int, text: str) -> str:
     """Write a float as an id: without a fraction as the whole number, as long as it is exact."""
     return (
-        f"CASE WHEN NOT isfinite({number}) OR abs({number}) > {2**bits} THEN NULL "
+        f"CASE WHEN NOT isfinite({number}) OR abs({number}) >= {2**bits} THEN NULL "
         f"WHEN {number} = trunc({number}) THEN {number}::BIGINT::VARCHAR ELSE {text} END"
     )
 
 
 def _inexact(number: str, bits: int) -> str:
-    return f"isfinite({number}) AND abs({number}) > {2**bits}"
+    # This number itself too: the whole number after it is stored as the same float.
+    return f"isfinite({number}) AND abs({number}) >= {2**bits}"
 
 
 def _too_large(role: str) -> str:
@@ -408,7 +410,7 @@ def _text(field: Field) -> str:
         return f"({field.sql} ->> '$')"
     if field.type == "BLOB":
         return f"TRY(decode({field.sql}))"
-    return field.sql if field.type == "VARCHAR" else f"{field.sql}::VARCHAR"
+    return field.sql if field.type == "VARCHAR" else f"({field.sql}::VARCHAR)"
 
 
 def _json(field: Field) -> str:
@@ -447,23 +449,26 @@ def _time(field: Field, source: SourceSettings) -> _Time:
     none, not_unread = "NULL::DOUBLE", "NULL::VARCHAR"
     if kind.startswith(("TIMESTAMP", "DATE")):
         # A cast would ask the calendar of the time zone, which takes longer than to read the file.
-        stamp = f"make_timestamptz(epoch_us({sql}))"
-        if zone != "UTC" and kind.startswith("TIMESTAMP") and "ZONE" not in kind:
+        us = f"epoch_ns({sql}) // 1000" if kind == "TIMESTAMPTZ_NS" else f"epoch_us({sql})"
+        stamp = f"make_timestamptz({us})"
+        zoned = kind.startswith(("TIMESTAMP WITH", "TIMESTAMPTZ"))
+        if zone != "UTC" and kind.startswith("TIMESTAMP") and not zoned:
             stamp = f"timezone({literal(zone)}, make_timestamp(epoch_us({sql})))"
         return _Time(f"{sql} IS NOT NULL", none, stamp, not_unread, numbers=False)
     text = _text(field)
     given = f"({filled(text, source)}) IS NOT NULL"
     if source.time_format:
-        if kind in ("FLOAT", "DOUBLE"):
+        if kind in EXACT_BITS:
             text = _whole(sql, 53, text)
         stamp = _parsed(text, source.time_format, zone)
         return _Time(given, none, stamp, not_unread, numbers=False)
     number = f"TRY_CAST({text} AS DOUBLE)"
-    if kind in ("FLOAT", "DOUBLE") or kind.endswith("INT") or kind in ("INTEGER", "UINTEGER"):
+    if kind in EXACT_BITS or kind.endswith("INT") or kind in ("INTEGER", "UINTEGER"):
         return _Time(given, number, "NULL::TIMESTAMPTZ", not_unread, numbers=True)
     stamp = f"TRY_CAST({text} AS TIMESTAMPTZ)"
     if zone != "UTC":
-        has_zone = r":\d\d(\.\d+)?(Z| ?UTC| ?GMT| ?[+-]\d\d(:?\d\d)?| [A-Za-z_]+/\S+)$"
+        # Whatever stands behind the time: a cast to TIMESTAMP would leave it out, known or not.
+        has_zone = r":[\d.]+([^\d.: ]| +\S)"
         stamp = (
             f"CASE WHEN regexp_matches({text}, {literal(has_zone)}) THEN {stamp} "
             f"ELSE timezone({literal(zone)}, TRY_CAST({text} AS TIMESTAMP)) END"

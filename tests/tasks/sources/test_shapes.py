@@ -18,6 +18,7 @@ import tomllib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ SHAPES = [
     Shape("UTF-16", {"a.csv": rows(f"u1,a,{DAY}").encode("utf-16")}, says=("a.csv is UTF-16", "source.encoding")),
     Shape("UTF-16 with its encoding", {"a.csv": rows(f"ü1,a,{DAY}").encode("utf-16")}, ["ü1 a"], settings={"encoding": "utf-16"}),
     Shape("Latin-1 with its encoding", {"a.csv": rows(f"ü1,a,{DAY}").encode("latin-1")}, ["ü1 a"], settings={"encoding": "latin-1"}),
+    Shape("a column by the name of DuckDB's row numbers", {"a.parquet": parquet(File_Row_Number=[7, 7, 7], user_id=["ann", None, "bob"], item_id=["a", "b", "c"], ts=[NOON] * 3)}, ["ann a", "bob c"], ["no user"]),
     Shape("columns in the names of folders", {f"event_type={kind}/0.parquet": parquet() for kind in ("cart", "view")}, ["ann a cart", "ann a view"]),
     Shape("an encoded value in the name of a folder, and none", {"event_type=add%20to/0.csv": rows(f"u1,a,{DAY}"), "event_type=__HIVE_DEFAULT_PARTITION__/0.jsonl": lines(event(ts=f"{DAY}T01:00Z"))}, ["u1 a add to", "ann a event"]),
     Shape("no header", {"a.csv": "7,501,90,pv,1793600000\n7,502,91,pv,1793600001\n"}, says=("a.csv names none of the columns in its first line", "source.columns")),
@@ -149,6 +151,9 @@ SHAPES = [
     Shape("one whole number in three formats", {"a.csv": rows(f"123,7,{DAY}T01:00"), "b.parquet": parquet(user_id=[123.0, float("nan")], item_id=[7, 8], ts=[NOON.replace(hour=2)] * 2), "c.jsonl": '{"user_id": 123.0, "item_id": 7.0, "ts": "2026-11-02T03:00Z"}\n'}, ["123 7", "123 7", "123 7"], ["no user"]),
     Shape("texts that look like fractions", {"a.jsonl": lines(event(user_id="123.0"), event(user_id="123.00", ts=f"{DAY}T02:00Z"))}, ["123.0 a", "123.00 a"]),
     Shape("a float too large to be exact", {"a.parquet": parquet(user_id=[2.0**53 + 2, 2.0**52], item_id=["a", "b"], ts=[NOON] * 2)}, ["4503599627370496 b"], ["too large to be exact"]),
+    Shape("floats at the end of what is exact", {"a.parquet": parquet(user_id=[2.0**53 - 1, 2.0**53, -(2.0**53)], item_id=pa.array([1, 2, 3], pa.float32()), ts=[NOON] * 3), "b.parquet": parquet(user_id=pa.array([2.0**24 - 1, 2.0**24], pa.float32()), item_id=["d", "e"], ts=[NOON.replace(hour=13)] * 2), "c.jsonl": lines(event(user_id=2.0**53), event(user_id=2.0**53 - 1, item_id="g"))}, ["9007199254740991 g", "9007199254740991 1", "16777215 d"], ["too large to be exact"] * 4),
+    Shape("floats of two bytes", {"a.parquet": parquet(other=[{"user_id": [1.0]}] * 3, user_id=pa.array([2047, 2048, 4096], pa.float16()), item_id=pa.array([1, 2, 2049], pa.float32()), ts=[NOON] * 3)}, ["2047 1"], ["too large to be exact"] * 2),
+    Shape("a float of two bytes beside one of four by the same name", {"a.parquet": parquet(other=pa.array([{"user_id": 1.0}], pa.struct([("user_id", pa.float16())])), user_id=pa.array([4096], pa.float32()), item_id=pa.array([5], pa.float16()))}, ["4096 5"]),
     Shape("null markers", {"a.csv": rows(f"\\N,a,{DAY}", f"NULL,b,{DAY}", f"NaN,c,{DAY}", f"u1,NA,{DAY}", f"u1,a,{DAY}", "u1,a,NULL")}, ["u1 a"], ["no user", "no user", "no user", "no item", "no time"]),
     Shape("null markers of one's own", {"a.csv": rows(f"-,a,{DAY}T01:00", f"NA,b,{DAY}T02:00")}, ["NA b"], ["no user"], settings={"null_values": ["-"]}),
     Shape("ids of white space", {"a.csv": rows(f"\t,a,{DAY}", f"\u00a0,b,{DAY}", f"\u3000 ,c,{DAY}", f"u1,\u200b,{DAY}", f" u 1 ,a,{DAY}")}, [" u 1  a"], ["no user", "no user", "no user", "no item"]),
@@ -168,7 +173,13 @@ SHAPES = [
     Shape("a percent sign in a format", {"a.csv": rows("u1,a,2026%11-2")}, ["u1 a"], settings={"time_unit": "%Y%%%m-%-d"}),
     Shape("zones with several meanings", {"a.csv": rows(f"u1,a,{DAY} 00:30:00 BST", f"u2,b,{DAY} 00:30:00 IST", f"u3,c,{DAY} 00:30:00 UTC", f"u4,d,{DAY} 01:30:00 GMT", f"u5,e,{DAY} 02:30:00Z")}, ["u3 c", "u4 d", "u5 e"], ["the zone BST", "the zone IST"]),
     Shape("times in a zone that is set", {"a.csv": rows(f"u1,a,{DAY} 01:30:00", f"u2,b,{DAY} 01:30:00Z", f"u3,c,{DAY} 01:30:00+00:30")}, ["u1 a", "u3 c", "u2 b"], at=("2026-11-02 00:30:00", "2026-11-02 01:00:00", "2026-11-02 01:30:00"), settings={"time_zone": "Europe/Berlin"}),
+    Shape("offsets in all forms, in a zone that is set", {"a.csv": rows(f"u1,a,{DAY} 10:00:00-03:00:00", f"u2,b,{DAY} 10:00:00 -03:00:00", f"u3,c,{DAY} 10:00 +3", f"u4,d,{DAY} 10:00:00.5 UTC+1", f"u5,e,{DAY} 10:00:00.5", f"u6,f,{DAY} 10:00:00 3", f"u7,g,{DAY} 10:0:1-03")}, ["u4 d", "u5 e", "u1 a", "u7 g"], ["time cannot be read"] * 3, at=("2026-11-02 09:00:00.500000", "2026-11-02 09:00:00.500000", "2026-11-02 13:00:00", "2026-11-02 13:00:01"), settings={"time_zone": "Europe/Berlin"}),
     Shape("typed times in a zone that is set", {"a.parquet": parquet()}, ["ann a"], at=("2026-11-02 11:00:00",), settings={"time_zone": "Europe/Berlin"}),
+    Shape("typed times of nanoseconds with a zone", {"a.parquet": parquet(ts=pa.array([1_793_620_800_000_001_999], pa.timestamp("ns", "UTC")))}, ["ann a"], at=("2026-11-02 12:00:00.000001",), settings={"time_zone": "Europe/Berlin"}),
+    Shape("times that are decimals", {"a.parquet": parquet(ts=[Decimal("1793620800.25")])}, ["ann a"], at=("2026-11-02 12:00:00.250000",)),
+    Shape("times of day without a date", {"a.parquet": parquet(ts=[NOON.time()])}, says=("a.parquet", "12:00:00", "source.time_columns")),
+    Shape("a time that is true", {"a.parquet": parquet(ts=[True])}, says=("a.parquet", "true", "source.time_columns")),
+    Shape("a column of times without a type", {"a.parquet": parquet(ts=pa.nulls(1)), "b.parquet": parquet()}, ["ann a"], ["no time"]),
     Shape("time 0 for none", {"a.csv": rows("u1,a,0", "u1,b,1793600000", "u1,c,1793600001")}, ["u1 b", "u1 c"], ["time is 0"]),
     Shape("a time in seconds among milliseconds", {"a.csv": rows("u1,a,1793600000000", "u1,b,1793600001", "u1,c,1793600002000")}, ["u1 a", "u1 c"], ["too small a number for ms"]),
     Shape("as many times in seconds as in milliseconds", {"a.parquet": parquet(user_id=["u1"] * 10, item_id=list("abcdefghij"), ts=[*range(1793600000, 1793600005), *range(1793600005000, 1793600010000, 1000)])}, ["u1 f", "u1 g", "u1 h", "u1 i", "u1 j"], ["too small a number for ms"] * 5),
