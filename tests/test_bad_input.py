@@ -237,7 +237,7 @@ CASES = [
     # Paths and names.
     Case("a link out of the folder", link("../outside/secret.csv"), (S, "late.csv leads to", "outside of")),
     Case("a glob that leaves a bucket", says=(S, "s3://bucket/events/../*/*.csv", "without empty parts, . and .."), settings=source(path="s3://bucket/events/../*/*.csv")),
-    Case("a link to nowhere", link("nowhere.csv")),
+    Case("a link to nowhere", link("nowhere.csv"), (S, "late.csv is a link to nowhere.csv", "remove the link")),
     Case("a glob that meets a link out of its folder", link("../outside/secret.csv"), (S, "late.csv leads to", "outside of"), settings=source(path="events/*.csv")),
     Case("a source that is not there", says=(S, "missing.csv", "does not exist"), settings=source(path="missing.csv")),
     Case("a source with no event file", inside("notes/README.md"), (S, "has no event files"), settings=source(path="events/notes")),
