@@ -116,7 +116,7 @@ def test_the_image_runs_as_a_user_and_holds_no_secret_and_no_data() -> None:
     }
     assert kept == {
         *("constraints/py311.txt", "pyproject.toml", "settings.toml"),
-        *("dags/", "elcrec/", "local/", "sql/", "tasks/"),
+        *("dags/", "elcrec/", "local/", "plugins/", "sql/", "tasks/"),
     }
 
 

@@ -24,7 +24,7 @@ def test_what_is_airflows_own_is_left_out() -> None:
 
 def test_a_missing_connection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIRFLOW_CONN_EVENTS_DB", raising=False)
-    with pytest.raises(SettingsError, match=r"no connection events_db .*AIRFLOW_CONN_EV"):
+    with pytest.raises(SettingsError, match=r"no connection events_db: .*AIRFLOW_CONN_EV"):
         postgres_uri("events_db")
 
 
