@@ -344,6 +344,11 @@ class _Lines:
         return int(np.searchsorted(self.starts, position, side="right")) - 1
 
 
+def compression_of(start: bytes) -> str | None:
+    """Tell the compression of a file by its first bytes; None: it has none that is known."""
+    return next((kind for magic, kind in COMPRESSIONS.items() if start.startswith(magic)), None)
+
+
 @contextmanager
 def opened(path: Path, shown: str, encoding: str = "utf-8") -> Iterator["_Text"]:
     """Open a text file, unpacked by its first bytes, as UTF-8.
@@ -358,7 +363,7 @@ def opened(path: Path, shown: str, encoding: str = "utf-8") -> Iterator["_Text"]
     if not start:
         raise SourceError(f"{shown} is empty: remove it, or deliver it again")
     named = SUFFIXES.get(path.suffix.lower())
-    kind = next((kind for magic, kind in COMPRESSIONS.items() if start.startswith(magic)), None)
+    kind = compression_of(start)
     if named and named != kind:
         raise SourceError(f"{shown} is not compressed as its name says: rename it")
     with pa.input_stream(str(path), compression=kind) as stream:

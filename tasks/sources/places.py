@@ -23,7 +23,7 @@ import pyarrow as pa
 from tasks.connections import s3_options
 from tasks.errors import SourceError
 from tasks.settings import Settings, SourceSettings
-from tasks.sources.lines import COMPRESSIONS
+from tasks.sources.lines import compression_of
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -371,7 +371,7 @@ class Bucket:
 
 def _unpacked(start: bytes) -> bytes:
     """Unpack the first bytes of a file, as far as they reach."""
-    kind = next((kind for magic, kind in COMPRESSIONS.items() if start.startswith(magic)), None)
+    kind = compression_of(start)
     if kind is None:
         return start
     found = b""
