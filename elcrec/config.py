@@ -47,6 +47,8 @@ class Config:
     # gradient too (so that Adam turns them more slowly).
     intent_loss: Literal["attraction", "elcm", "elcm_published", "none"] = "attraction"
     intent_loss_weight: float = 0.1  # α
+    # What loss 2 moves; centers: it places the centres and leaves the behaviours as they are.
+    intent_loss_moves: Literal["both", "centers"] = "both"
     # Without the clustering loss and without padding, before k-means places the intents.
     warmup_epochs: int = 1
     intent_temperature: float = 0.03  # τ of the soft assignment

@@ -242,6 +242,8 @@ class Trainer:
     def clustering(self, behaviours: Tensor) -> Tensor:
         """Loss 2 as the config has it: `[B, d]` to a scalar. Moves the intents' running shares."""
         config, network = self.config, self.network
+        if config.intent_loss_moves == "centers":
+            behaviours = behaviours.detach()
         if config.intent_loss == "elcm":
             return losses.elcm(behaviours, network.centers)
         if config.intent_loss == "elcm_published":

@@ -26,6 +26,10 @@ from tasks.settings import Settings
 # Where a night departs from the library's preset: one a day has no time for the last digit.
 NIGHTLY = {"default": {"max_epochs": 10, "patience": 5}}
 
+# Fields of the config that came later, with what every model was trained with before. So a lake of
+# then goes on with its models.
+CAME_LATER = {"intent_loss_moves": "both"}
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -71,7 +75,11 @@ def settings_fingerprint(settings: Settings) -> str:
     # and how fast a model is computed does not change which model it is.
     config = configure(settings, settings.model.n_intents or None).to_dict()
     chosen = {
-        "config": {name: value for name, value in config.items() if name not in WHERE_IT_RUNS},
+        "config": {
+            name: value
+            for name, value in config.items()
+            if name not in WHERE_IT_RUNS and (name, value) not in CAME_LATER.items()
+        },
         "n_intents": settings.model.n_intents,
         "warm_epochs": settings.model.warm_epochs,
         "least_overlap": settings.model.least_overlap,

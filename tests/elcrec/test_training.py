@@ -294,6 +294,20 @@ def test_a_warm_up_with_contrasts_has_all_losses_but_clustering_and_no_padding(m
     assert not of_warm_up.any() and of_rest.all()
 
 
+def test_a_clustering_loss_that_moves_the_centres_alone_leaves_the_items_as_they_are():
+    def gradients(moves: str) -> dict[str, torch.Tensor | None]:
+        config = tiny("paper", pooling="outputs", intent_loss_moves=moves)
+        trainer = Trainer(Network(config, 41), walks(), config)
+        parts = trainer.losses(np.arange(16), np.random.default_rng(0))
+        parts["clustering"].backward()
+        return {name: weight.grad for name, weight in trainer.network.named_parameters()}
+
+    alone, both = gradients("centers"), gradients("both")
+    assert {name for name, gradient in alone.items() if gradient is not None} == {"centers"}
+    assert both["items.weight"] is not None
+    assert both["items.weight"].abs().max() > 0
+
+
 def test_a_model_that_ends_with_its_warm_up_has_placed_intents():
     alone = ELCRec(tiny(warmup_epochs=3, max_epochs=1)).fit(walks(), 40)
     assert len(set(alone.transform(walks()).intent)) == alone.config.n_intents
