@@ -19,7 +19,6 @@ from typing import Any
 
 import polars as pl
 
-from tasks.chores.relabel import relabel_night
 from tasks.lake import Lake, tables
 from tasks.registry import inputs
 from tasks.registry.inputs import Fingerprints, Input, recorded_inputs, taken_out
@@ -175,6 +174,8 @@ def _refreshed(
     not_known: bool,
 ) -> Iterator[str]:
     """Run what is stale of a night; yield the name of each step that ran."""
+    from tasks.chores.relabel import relabel_night  # it loads torch, and most callers only look
+
     wanted = set(reasons)
     if wanted & set(MODEL_STEPS):
         wanted |= set(MODEL_STEPS)
