@@ -21,6 +21,10 @@ RUFF_ROOMS := dags plugins local tasks elcrec tests bench docker docs
 # Said by the person who calls make; exported so that a value with blanks or quotes reaches the program as it is.
 export EVENTS NIGHT LAKE PORT PYTHON
 
+# Some images forbid Python to keep byte code. Then every process compiles all that it imports: Great Expectations
+# alone takes 11 seconds instead of 4, in each worker of the tests, each task of Airflow and each command.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install same-python lock servers run up test test-fast lint format rooms bench clean
 
 help: ## What there is
@@ -108,9 +112,10 @@ test: $(STAMP) servers ## All tests, and how much of the code they run
 	@export COVERAGE_CORE=$$($(VENV)/bin/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
 	$(RUN) pytest --numprocesses auto --dist loadfile --durations 15 --cov
 
-# The folder tests/dags is not even read: its tests import Airflow.
+# Two folders are not even read: their tests import Airflow.
 test-fast: $(STAMP) ## The tests that need no Airflow and no server, and two seconds each at most
-	@$(RUN) pytest --numprocesses auto --dist loadfile --durations 15 --ignore tests/dags -m "not slow and not airflow and not servers"
+	@$(RUN) pytest --numprocesses auto --dist loadfile --durations 15 --ignore tests/dags --ignore tests/plugins \
+	  -m "not slow and not airflow and not servers"
 
 lint: $(STAMP) ## ruff, mypy, directions of imports, dependencies, sqlfluff, hadolint, compose files
 	@$(RUN) ruff check $(RUFF_ROOMS)

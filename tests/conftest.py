@@ -4,7 +4,8 @@ Marks leave tests out where there is no time or no server for them (`make test-f
 
     slow        takes more than two seconds of a core; set by hand, and named below when missing
     servers     starts PostgreSQL, Redis or an S3 server; set by `tests/needs.py`
-    airflow     starts Airflow or imports it; set by `tests/needs.py`, and for all of tests/dags
+    airflow     starts Airflow or imports it; set by `tests/needs.py`, and for all of tests/dags and
+                tests/plugins
 """
 
 import os
@@ -20,6 +21,7 @@ REPO = Path(__file__).resolve().parent.parent
 SLOW = 2  # seconds of a core, which are the same on a machine that does other things besides
 SLOWEST_FILES = 10
 CORE_SECONDS = "core_seconds"
+OF_AIRFLOW = {REPO / "tests" / "dags", REPO / "tests" / "plugins"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses among them
@@ -27,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give each test the marks of what it needs."""
     for item in items:
         needs.mark(item)
-        if REPO / "tests" / "dags" in item.path.parents:
+        if not OF_AIRFLOW.isdisjoint(item.path.parents):
             item.add_marker("airflow")
 
 
