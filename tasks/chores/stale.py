@@ -25,6 +25,7 @@ from tasks.registry import inputs
 from tasks.registry.inputs import Fingerprints, Input, recorded_inputs, taken_out
 from tasks.settings import Settings
 from tasks.steps import STEPS, run_step
+from tasks.terminal import on_lake
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +98,11 @@ def lines(settings: Settings) -> list[str]:
     said = [one.line for one in found if one.state != FRESH]
     said.append(f"{len(found)} labelled nights from {found[0].night} to {found[-1].night}: {told}")
     if counts[STALE]:
-        said.append("`python -m tasks refresh` brings the stale ones up to date, in order")
+        command = on_lake(settings.lake.root, "refresh")
+        said.append(f"to bring the stale ones up to date, in order: {command}")
     if counts[NOT_KNOWN]:
-        said.append("`python -m tasks refresh --not-known` makes those anew that are not known")
+        command = on_lake(settings.lake.root, "refresh", "--not-known")
+        said.append(f"to run those that are not known again, too: {command}")
     return said
 
 
@@ -115,7 +118,8 @@ def beside_a_night(settings: Settings, night: dt.date) -> list[str]:
             word = "other night is" if len(nights) == 1 else "other nights are"
             said.append(f"{len(nights)} {word} {are}: {_nights(nights)}")
     if said:
-        said.append("`python -m tasks stale` says why, `python -m tasks refresh` mends it")
+        said.append(f"why: {on_lake(settings.lake.root, 'stale')}")
+        said.append(f"to bring them up to date: {on_lake(settings.lake.root, 'refresh')}")
     return said
 
 
