@@ -25,7 +25,7 @@ from local.keys import USER, password, password_file, token_key
 from tasks.errors import PipelineError
 from tasks.settings import REPO
 
-READY_WITHIN = 120  # seconds an API server may take to answer on a busy machine
+READY_WITHIN = 600  # seconds an API server may take to answer on a very busy machine
 
 
 def environment(home: Path, port: int, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -182,8 +182,8 @@ def _wait_until_ready(running: Airflow) -> None:
                     return
             time.sleep(0.2)
     raise PipelineError(
-        f"Airflow's web server did not answer within {READY_WITHIN} s: "
-        f"see {running.home / 'logs' / 'api-server.log'}"
+        f"Airflow's web server did not answer within {READY_WITHIN} s: run it again when the "
+        f"machine is less busy, or see {running.home / 'logs' / 'api-server.log'}"
     )
 
 
