@@ -154,7 +154,8 @@ def show_user(settings: Settings, night: dt.date, user: str, *, console: Console
         for top in tops or []
     }
     table = _printed(
-        f"The newest {named.height} items of the history, and those the intent is known by",
+        f"The newest {named.height} items of the history, the newest first, and how typical they "
+        "are of the intent",
         ["item", "lift in the intent"],
         ["lift in the intent"],
     )

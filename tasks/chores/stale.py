@@ -96,7 +96,9 @@ def lines(settings: Settings) -> list[str]:
     counts = {state: sum(one.state == state for one in found) for state in STATES}
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     said = [one.line for one in found if one.state != FRESH]
-    said.append(f"{len(found)} labelled nights from {found[0].night} to {found[-1].night}: {told}")
+    first, last = found[0].night, found[-1].night
+    nights = f"nights from {first} to {last}" if len(found) > 1 else f"night, {first}"
+    said.append(f"{len(found)} labelled {nights}: {told}")
     if counts[STALE]:
         command = on_lake(settings.lake.root, "refresh")
         said.append(f"to bring the stale ones up to date, in order: {command}")
@@ -160,10 +162,10 @@ def refresh(
         if not reasons:
             continue
         if cannot := now.cannot_be_made(night, reasons):
-            log.warning("night %s is stale and stays as it is: %s", night, cannot)
+            log.warning("night %s is stale. %s", night, cannot)
             left[night.isoformat()] = cannot
             continue
-        log.info("night %s is stale: %s", night, Standing(night, STALE, reasons).line)
+        log.info("night %s", Standing(night, STALE, reasons).line)
         steps = list(_refreshed(settings, night, now, reasons, not_known=not_known))
         because = list(dict.fromkeys(say for says in reasons.values() for say in says))
         ran[night.isoformat()] = {"steps": steps, "because": because}

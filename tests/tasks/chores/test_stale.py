@@ -266,12 +266,17 @@ def test_the_report_of_a_night_says_which_nights_are_stale_and_the_revision(made
 
 
 @pytest.mark.slow
-def test_a_refresh_up_to_a_night_leaves_those_after_it(made: Made) -> None:
+def test_a_refresh_up_to_a_night_leaves_those_after_it(
+    made: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     add_event(made, NIGHTS[1], NIGHTS[1])
     run_step("ingest", made.settings, NIGHTS[1])
     assert states(made.settings) == [FRESH, STALE, STALE, STALE]
     done = refresh(made.settings, last=NIGHTS[1])
     assert list(done["nights"]) == [str(NIGHTS[1])]
+    why = f"night {NIGHTS[1]} is stale: events of night {NIGHTS[1]} have changed"
+    assert any(message.startswith(why) for message in caplog.messages)
     assert states(made.settings)[:2] == [FRESH, FRESH]
     assert STALE in states(made.settings)[2:]
 
