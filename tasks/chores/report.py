@@ -254,6 +254,8 @@ def latest_night(settings: Settings) -> dt.date:
 
 def _nights(lake: Lake) -> str:
     nights = lake.nights(tables.INTENT_LABELS)
+    if len(nights) == 1:
+        return str(nights[0])
     return f"{nights[0]} to {nights[-1]}" if nights else "none yet"
 
 
