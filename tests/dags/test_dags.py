@@ -178,6 +178,9 @@ def test_a_scheduled_run_takes_the_night_of_its_interval_whatever_the_events_are
 
 def test_a_run_by_hand_takes_the_night_of_the_form(nightly: DAG, shop: Path) -> None:
     assert settled(nightly, "manual", "1998-04-22", shop, Kept()) == "1998-04-22"
+    today = str(dt.datetime.now(dt.UTC).date())
+    with pytest.raises(MendFirstError, match=f"night {today} is not over yet"):
+        settled(nightly, "manual", today, shop, Kept())
 
 
 def test_a_run_by_hand_without_a_night_takes_the_newest_of_the_source_and_keeps_it(
