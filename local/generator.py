@@ -86,7 +86,8 @@ def generate(
     (microseconds, UTC); the truth holds user_id and intent (0…intents-1). An earlier result in
     the same folder is replaced. `events` appears last, whole: where it is, its truth is, too.
 
-    Raises PipelineError for sizes no world has, and for a folder that holds other events.
+    Raises PipelineError for sizes no world has, and for a folder that holds other events or cannot
+    be written to.
     """
     _check_sizes(users=users, items=items, intents=intents, nights=nights)
     out_dir = Path(out_dir)
@@ -97,7 +98,13 @@ def generate(
         )
     unfinished = out_dir / ".unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    (unfinished / "events").mkdir(parents=True)
+    try:
+        (unfinished / "events").mkdir(parents=True)
+    except OSError as error:
+        raise PipelineError(
+            f"events cannot be generated in {out_dir} ({error.strerror}: {error.filename}): choose "
+            "another folder to generate in, or let this account write there"
+        ) from error
 
     world = _draw_world(users, items, intents, nights, np.random.default_rng([seed, _WORLD_STREAM]))
     user_ids = _ids("u", users)

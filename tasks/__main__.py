@@ -23,11 +23,10 @@ from tasks.errors import NightError, NotReadyError, PipelineError, SettingsError
 from tasks.lake import Lake, tables
 from tasks.settings import Settings, load_settings
 from tasks.steps import STEPS, check_night, run_step
-from tasks.terminal import console_of, log_to_stderr
+from tasks.terminal import PYTHON_TASKS, console_of, log_to_stderr
 
 STEP_PANEL = "Steps of a night, in order"
 OTHER_PANEL = "Around a night"
-PYTHON_TASKS = ".venv/bin/python -m tasks"
 
 app = typer.Typer(
     help="Turn an event log into one intent label a user, night by night.",
@@ -406,7 +405,10 @@ def refresh(
 
     _log(quiet)
     last = date_from("--to", to) if to else None
-    done = chore.refresh(settings_from(None, lake, changes), last=last, not_known=not_known)
+    settings = settings_from(None, lake, changes)
+    kept = "what was brought up to date stays so, and the rest is as it was"
+    with _stoppable("refreshing nights", kept):
+        done = chore.refresh(settings, last=last, not_known=not_known)
     typer.echo(json.dumps(done, indent=2))
 
 

@@ -92,7 +92,8 @@ def forget(settings: Settings, users: Iterable[str]) -> dict[str, Any]:
                 "it meanwhile; stop it and forget again"
             )
     removed = sum(report["rows_removed"] for report in [*done.values(), *published.values()])
-    log.info("%d users forgotten: %d rows removed, %d pages changed", len(wanted), removed, pages)
+    told = "users forgotten: %d, rows removed: %d, pages changed: %d"
+    log.info(told, len(wanted), removed, pages)
     if not removed and added:
         log.warning("no table has a row of these users: are the ids as they stand in events?")
     return {

@@ -154,7 +154,8 @@ def show_user(settings: Settings, night: dt.date, user: str, *, console: Console
         for top in tops or []
     }
     table = _printed(
-        f"The newest {named.height} items of the history, and those the intent is known by",
+        f"The newest {named.height} items of the history, the newest first, and how typical they "
+        "are of the intent",
         ["item", "lift in the intent"],
         ["lift in the intent"],
     )
@@ -192,7 +193,7 @@ def outcome(settings: Settings, night: dt.date) -> dict[str, Any]:
 
 def _labelled(settings: Settings, night: dt.date) -> tuple[Lake, pl.DataFrame]:
     """Return the lake and the night's labels, of which there are some."""
-    lake = Lake(settings.lake.root)
+    lake = Lake.there(settings.lake.root)
     labels = lake.scan(tables.INTENT_LABELS, first=night, last=night).sort("user_id").collect()
     if labels.is_empty():
         raise LakeError(
@@ -226,10 +227,18 @@ def _standing(settings: Settings, lake: Lake, night: dt.date) -> list[Text]:
     )
     lines = []
     for row in revisions[-1:]:
-        changed = "an unknown number of" if row["changed"] is None else f"{row['changed']:,}"
+        if row["revision"] == 1:
+            labels = f"{row['labels']:,} labels"
+        elif row["changed"] is None:
+            labels = "the labels before are not in the lake any more"
+        else:
+            labels = (
+                f"{row['changed']:,} labels changed, {row['added']:,} added, "
+                f"{row['removed']:,} removed"
+            )
         lines.append(
             f"revision {row['revision']} of {row['published_at']:%Y-%m-%d %H:%M} UTC "
-            f"({row['run']}): {row['why']}, {changed} labels changed"
+            f"({row['run']}): {row['why']}, {labels}"
         )
     lines += stale.beside_a_night(settings, night)
     return [Text.assemble(("Published", "bold"), "\n", "\n".join(lines))] if lines else []
@@ -237,7 +246,7 @@ def _standing(settings: Settings, lake: Lake, night: dt.date) -> list[Text]:
 
 def latest_night(settings: Settings) -> dt.date:
     """Return the last night with labels; LakeError when there is none."""
-    nights = Lake(settings.lake.root).nights(tables.INTENT_LABELS)
+    nights = Lake.there(settings.lake.root).nights(tables.INTENT_LABELS)
     if not nights:
         raise LakeError(f"{settings.lake.root} has no labels yet: run a night first")
     return nights[-1]
@@ -245,6 +254,8 @@ def latest_night(settings: Settings) -> dt.date:
 
 def _nights(lake: Lake) -> str:
     nights = lake.nights(tables.INTENT_LABELS)
+    if len(nights) == 1:
+        return str(nights[0])
     return f"{nights[0]} to {nights[-1]}" if nights else "none yet"
 
 

@@ -24,6 +24,7 @@ from tasks.registry import inputs
 from tasks.registry.inputs import Fingerprints, Input, recorded_inputs, taken_out
 from tasks.settings import Settings
 from tasks.steps import STEPS, run_step
+from tasks.terminal import on_lake
 
 log = logging.getLogger(__name__)
 
@@ -94,11 +95,15 @@ def lines(settings: Settings) -> list[str]:
     counts = {state: sum(one.state == state for one in found) for state in STATES}
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     said = [one.line for one in found if one.state != FRESH]
-    said.append(f"{len(found)} labelled nights from {found[0].night} to {found[-1].night}: {told}")
+    first, last = found[0].night, found[-1].night
+    nights = f"nights from {first} to {last}" if len(found) > 1 else f"night, {first}"
+    said.append(f"{len(found)} labelled {nights}: {told}")
     if counts[STALE]:
-        said.append("`python -m tasks refresh` brings the stale ones up to date, in order")
+        command = on_lake(settings.lake.root, "refresh")
+        said.append(f"to bring the stale ones up to date, in order: {command}")
     if counts[NOT_KNOWN]:
-        said.append("`python -m tasks refresh --not-known` makes those anew that are not known")
+        command = on_lake(settings.lake.root, "refresh", "--not-known")
+        said.append(f"to run those that are not known again, too: {command}")
     return said
 
 
@@ -114,7 +119,8 @@ def beside_a_night(settings: Settings, night: dt.date) -> list[str]:
             word = "other night is" if len(nights) == 1 else "other nights are"
             said.append(f"{len(nights)} {word} {are}: {_nights(nights)}")
     if said:
-        said.append("`python -m tasks stale` says why, `python -m tasks refresh` mends it")
+        said.append(f"why: {on_lake(settings.lake.root, 'stale')}")
+        said.append(f"to bring them up to date: {on_lake(settings.lake.root, 'refresh')}")
     return said
 
 
@@ -155,10 +161,10 @@ def refresh(
         if not reasons:
             continue
         if cannot := now.cannot_be_made(night, reasons):
-            log.warning("night %s is stale and stays as it is: %s", night, cannot)
+            log.warning("night %s is stale. %s", night, cannot)
             left[night.isoformat()] = cannot
             continue
-        log.info("night %s is stale: %s", night, Standing(night, STALE, reasons).line)
+        log.info("night %s", Standing(night, STALE, reasons).line)
         steps = list(_refreshed(settings, night, now, reasons, not_known=not_known))
         because = list(dict.fromkeys(say for says in reasons.values() for say in says))
         ran[night.isoformat()] = {"steps": steps, "because": because}

@@ -67,7 +67,9 @@ class Lake:
         """Return the lake of a folder that is there; LakeError when it is not."""
         lake = cls(root)
         if not lake.root.is_dir():
-            raise LakeError(f"there is no lake at {lake.root}: correct lake.root (--lake)")
+            raise LakeError(
+                f"there is no lake at {lake.root}: correct lake.root (--lake), or run a night first"
+            )
         return lake
 
     def path(self, table: Table) -> Path:

@@ -529,7 +529,7 @@ LABEL_REVISIONS = Table(
             "first run, relabel, people forgotten, late events, other events, rollback, other "
             "settings, earlier nights, backfill or rerun."
         ),
-        "because": "The same as a sentence with nights and models, where there is more to say.",
+        "because": "The same as a sentence, with nights and models.",
         "model_version": "The model that gave the labels; null if it is more than one.",
         "labels": "Users with a label, also one without an intent.",
         "changed": (

@@ -168,6 +168,12 @@ def test_sizes_no_world_can_have_are_refused(
         generate(tmp_path, **{**SIZES, **sizes})
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(PipelineError, match=r"in .*file/world \(Not a directory.*another folder"):
+        generate(tmp_path / "file" / "world", **SIZES)
+
+
 def test_a_folder_of_other_events_is_left_alone(tmp_path: Path) -> None:
     precious = tmp_path / "events" / "real.parquet"
     precious.parent.mkdir()

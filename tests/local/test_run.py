@@ -1,11 +1,12 @@
 """What `make run` and `make up` settle before Airflow starts."""
 
+import contextlib
 import datetime as dt
 import fcntl
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from local.__main__ import form_of_up, main, run, settings_of_up
 from local.client import Airflow
 from local.keys import password
 from local.logs import TaskLogs
-from local.night import _follow
+from local.night import _follow, run_night
 from local.services import airflow, environment
 from local.source import Source, choose_night, choose_source
 from tasks.__main__ import main as command_line
@@ -345,6 +346,40 @@ def test_brackets_in_what_a_task_says_are_printed_as_they_are(
 
     _follow(_answering(replies, tmp_path, monkeypatch), "r")
     assert f"OSError: {said}" in capsys.readouterr().out
+
+
+def test_a_run_that_is_stopped_does_not_go_on_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: dict[str, str] = {}
+    paused = []
+
+    def replies(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content or "{}")
+        name = request.url.path.rpartition("/")[2]
+        if request.method == "POST":
+            runs[body["dag_run_id"]] = "running"
+        elif request.method == "PATCH" and name in runs:
+            runs[name] = body["state"]
+        elif request.method == "PATCH":
+            paused.append(body["is_paused"])
+        state = request.url.params.get("state")
+        found = [{"dag_run_id": run} for run, its in runs.items() if its == state]
+        return httpx.Response(200, json={"dag_runs": found})
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def started(*_: object) -> Iterator[Airflow]:
+        yield _answering(replies, tmp_path, monkeypatch)
+
+    monkeypatch.setattr("local.night.airflow", started)
+    monkeypatch.setattr("local.night._follow", stopped)
+    source = choose_source(str(_events(tmp_path)), str(tmp_path / "lake"), NIGHT)
+    with pytest.raises(KeyboardInterrupt):
+        run_night(NIGHT, source, tmp_path)
+    assert list(runs.values()) == ["failed"] and paused == [False, True]
 
 
 def test_a_slow_api_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
