@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -134,6 +134,9 @@ class ReadSettings(Section):
         except (LookupError, UnicodeError):
             raise ValueError('write the name of an encoding, such as "latin-1"') from None
         return encoding
+
+
+Read = TypeVar("Read", bound=ReadSettings)
 
 
 class SourceSettings(ReadSettings):
@@ -547,9 +550,7 @@ def _with_profiles(settings: Settings) -> Settings:
     )
 
 
-def _with_profile(
-    section: ReadSettings, named: str, folder: Path, allowed: frozenset[str]
-) -> ReadSettings:
+def _with_profile(section: Read, named: str, folder: Path, allowed: frozenset[str]) -> Read:
     if not (name := section.profile):
         return section
     kind = type(section)
@@ -697,18 +698,8 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
     return settings.model_copy(
         update={
             "lake": settings.lake.model_copy(update={"root": root}),
-            **{
-                name: section.model_copy(
-                    update={
-                        "path": _located(section.path, base),
-                        "profile": _profile_path(section.profile, base),
-                    }
-                )
-                for name, section in (
-                    ("source", settings.source),
-                    ("catalogue", settings.catalogue),
-                )
-            },
+            "source": _with_absolute_paths_of(settings.source, base),
+            "catalogue": _with_absolute_paths_of(settings.catalogue, base),
             "publish": settings.publish.model_copy(
                 update={
                     "parquet": settings.publish.parquet
@@ -720,6 +711,14 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
             ),
         }
     )
+
+
+def _with_absolute_paths_of(section: Read, base: Path) -> Read:
+    located = {
+        "path": _located(section.path, base),
+        "profile": _profile_path(section.profile, base),
+    }
+    return section.model_copy(update=located)
 
 
 def _located(path: str, base: Path) -> str:

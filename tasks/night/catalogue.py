@@ -64,8 +64,8 @@ def stage_catalogue(
             if broken and settings.catalogue.broken_rows == "stop":
                 ((row, why),) = broken
                 raise SourceError(
-                    f"{part} line {row} is {in_its_words(why)}: correct the line, or leave such lines out with "
-                    'catalogue.broken_rows = "quarantine"'
+                    f"{part} line {row} is {in_its_words(why)}: correct the line, or leave such "
+                    'lines out with catalogue.broken_rows = "quarantine"'
                 )
             con.execute(duck.sql("catalogue_rows"), {"part": number})
             columns = ", ".join(

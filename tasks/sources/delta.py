@@ -52,7 +52,7 @@ from pyarrow.fs import FileType
 from tasks.errors import SourceError
 from tasks.lake import Lake, tables
 from tasks.lake.duck import identifier
-from tasks.settings import CatalogueSettings, ReadSettings, Settings, SourceSettings
+from tasks.settings import ReadSettings, Settings, SourceSettings
 from tasks.sources import Versions
 from tasks.sources.places import Address
 from tasks.sources.rows import (
@@ -101,7 +101,7 @@ class Delta:
                 "for example ELCREC_SOURCE__PATH=/data/events"
             )
         with _explaining(self.address):
-            if isinstance(self.settings, CatalogueSettings):
+            if "time" not in self.settings.roles:  # a catalogue
                 return [self._whole()]
             return [self._snapshot(first, end)]
 

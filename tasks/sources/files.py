@@ -177,7 +177,7 @@ class Files:
         return read
 
     def _newest_day(self, parts: list["FilePart"], last: dt.date) -> list["FilePart"]:
-        """Keep of the folders of days the newest that is not too late: each is a whole catalogue."""
+        """Leave out all folders of days but the newest until a day: each has a whole catalogue."""
         days = {part.day for part in parts if part.day}
         newest = max((day for day in days if day <= last), default=None)
         read = [part for part in parts if part.day in (None, newest)]

@@ -148,7 +148,7 @@ class Window:
         described = cursor.adbc_execute_schema(f"SELECT * FROM {source}")
         types = {column.name: _type(column) for column in described}
         wanted = chosen(self, types, self.settings)
-        self._refuse_what_a_query_does(wanted, types)
+        self._refuse_what_a_query_does(self.settings, wanted, types)
         time = _Time(wanted["time"], types[wanted["time"]])
         if time.type in NUMBERS:
             sampled = (
@@ -228,9 +228,11 @@ class Window:
                 raise
             raise postgres.asked_again(uri, query) or error from None
 
-    def _refuse_what_a_query_does(self, wanted: dict[str, str], types: dict[str, str]) -> None:
+    def _refuse_what_a_query_does(
+        self, settings: SourceSettings, wanted: dict[str, str], types: dict[str, str]
+    ) -> None:
         """Raise SourceError for settings of files, and for columns that are no text."""
-        if self.settings.time_format or self.settings.time_zone != "UTC":
+        if settings.time_format or settings.time_zone != "UTC":
             raise SourceError(
                 "source.time_unit is a format, or source.time_zone not UTC, which PostgreSQL does "
                 "itself: turn the time into a timestamptz in a source.query"

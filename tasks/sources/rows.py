@@ -513,4 +513,5 @@ def as_json(columns: Mapping[str, str]) -> str:
 
 
 def pointer(keys: Iterable[str]) -> str:
+    """Return the JSON pointer of a path of keys."""
     return "".join("/" + key.replace("~", "~0").replace("/", "~1") for key in keys)

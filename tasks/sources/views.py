@@ -24,7 +24,8 @@ def view_rows(
 ) -> str:
     """Write the SELECT of the view `source_rows` over what has named columns.
 
-    The parameters are those of `tasks.sources.rows.source_rows` and `tasks.sources.items.item_rows`.
+    The parameters are those of `source_rows` in `tasks.sources.rows`, and of `item_rows` in
+    `tasks.sources.items`.
 
     Raises SourceError when a needed column is missing, or holds no single values.
     """

@@ -236,7 +236,7 @@ def test_rows_that_are_no_items_are_counted_with_why_and_where(
 
 def test_a_line_in_another_encoding_names_the_setting_of_the_catalogue(nights: Nights) -> None:
     nights.catalogue.write_bytes(b"item_id,title\na,caf\xe9\n")
-    with pytest.raises(SourceError, match='catalogue.encoding = "latin-1"') as error:
+    with pytest.raises(SourceError, match=r'catalogue\.encoding = "latin-1"') as error:
         nights.run(FIRST)
     assert "source." not in str(error.value)
     # Nothing was written: a night is read whole or not at all.

@@ -267,9 +267,8 @@ def test_of_folders_of_days_the_newest_until_the_night_is_the_catalogue(tmp_path
 
 
 def test_a_profile_says_how_a_known_catalogue_is_read(tmp_path: Path) -> None:
-    (tmp_path / "movies.dat").write_bytes(
-        "1::Misérables, Les (1995)::Drama|Musical\n".encode("latin-1")
-    )
+    movie = "1::Misérables, Les (1995)::Drama|Musical\n"
+    (tmp_path / "movies.dat").write_text(movie, "latin-1")
     found = items_of(tmp_path / "movies.dat", profile="movielens_1m")
     assert found == [("1", "Misérables, Les (1995)", ["Drama", "Musical"], None)]
     news = 'N1\tnews\tworld news\tA "quoted" word\tlong\thttps://x\t[]\t[]\n'
@@ -300,7 +299,7 @@ def test_a_catalogue_that_cannot_be_read_says_what_to_do(
 
 
 def test_a_catalogue_that_is_not_there_is_named_by_its_setting(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="catalogue.path is .*which does not exist"):
+    with pytest.raises(SourceError, match=r"catalogue\.path is .*which does not exist"):
         items_of(tmp_path / "nothing")
 
 
