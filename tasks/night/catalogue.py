@@ -15,7 +15,7 @@ last row. A row that says the same is counted as a duplicate, another one as rep
 
 import datetime as dt
 import logging
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import duckdb
@@ -26,6 +26,7 @@ from tasks.lake import Lake, duck, tables
 from tasks.registry.catalogue import catalogue_night
 from tasks.registry.inputs import digests
 from tasks.settings import Settings
+from tasks.sources import Part
 from tasks.sources.catalogue import Catalogue, in_its_words, opened
 
 log = logging.getLogger(__name__)
@@ -33,10 +34,26 @@ log = logging.getLogger(__name__)
 COLUMNS = tuple(name for name in tables.CATALOGUE.schema.names if name != "dt")
 
 
+@dataclass(frozen=True)
+class ReadCatalogue:
+    """A catalogue that was read: the table `catalogue_items` has its items.
+
+    counts: rows_read, and what it is the sum of. rejected: for each part and reason how many rows
+    cannot be used, and the first of them.
+    """
+
+    source: str
+    parts: list[Part]
+    left_out: list[str]  # files that are none of items
+    counts: dict[str, int]
+    rejected: list[dict[str, Any]]
+    replaced_item: str | None  # one whose rows disagree
+
+
 def stage_catalogue(
     con: duckdb.DuckDBPyConnection, settings: Settings, night: dt.date
-) -> dict[str, Any] | None:
-    """Read the catalogue into the table `catalogue_items`; return what was counted.
+) -> ReadCatalogue | None:
+    """Read the catalogue for a night.
 
     None where this night reads none: there is none, or a later night has been ingested.
 
@@ -45,16 +62,44 @@ def stage_catalogue(
     SourceError
         The catalogue cannot be read, or has a broken line and `catalogue.broken_rows` is "stop".
     """
-    lake = Lake(settings.lake.root)
     if not settings.catalogue.is_set:
         return None
-    if later := [one for one in lake.nights(tables.INGESTS) if one > night]:
+    ingested = Lake(settings.lake.root).nights(tables.INGESTS)
+    if later := [one for one in ingested if one > night]:
         log.info(
             "night %s keeps the catalogue that it has, for night %s has been ingested since",
             night,
             later[-1],
         )
         return None
+    read = read_catalogue(con, settings, night)
+    if read.replaced_item is not None:
+        log.warning(
+            "%d rows of %s are of items that have another row further down, which counts, such as "
+            "item %r: leave one of them out, or join their categories before",
+            read.counts["rows_replaced"],
+            read.source,
+            _shortened(read.replaced_item),
+        )
+    for one in read.rejected:
+        log.warning(
+            "%d rows of %s in %s are no items, the first is row %d: %s",
+            one["rows"],
+            read.source,
+            one["source"],
+            one["first_row"],
+            one["reason"],
+        )
+    return read
+
+
+def read_catalogue(
+    con: duckdb.DuckDBPyConnection, settings: Settings, night: dt.date
+) -> ReadCatalogue:
+    """Read the catalogue as it is now into the tables `catalogue_rows` and `catalogue_items`.
+
+    Raises SourceError as `stage_catalogue` does.
+    """
     source = Catalogue(settings)
     parts = source.parts(night)
     con.execute(duck.sql("catalogue_rows_table"))
@@ -68,12 +113,11 @@ def stage_catalogue(
                     'lines out with catalogue.broken_rows = "quarantine"'
                 )
             con.execute(duck.sql("catalogue_rows"), {"part": number})
-            columns = ", ".join(
-                f"{role} {name}" for role, name in getattr(part, "columns", {}).items()
-            )
-            log.info("%s: catalogue; %s", part, columns or "all columns")
+        columns = ", ".join(f"{role} {name}" for role, name in getattr(part, "columns", {}).items())
+        log.info("%s: catalogue; %s", part, columns or "no columns but that of the item")
     con.execute(duck.sql("catalogue_items"), {"night": night})
     counts = _one_row(con, "catalogue_counts")
+    replaced_item = counts.pop("replaced_item")
     rejected = [
         {
             "source": parts[number].name,
@@ -83,32 +127,14 @@ def stage_catalogue(
         }
         for number, reason, rows, first in con.execute(duck.sql("catalogue_rejects")).fetchall()
     ]
-    replaced_item = counts.pop("replaced_item")
-    if counts["rows_replaced"]:
-        log.warning(
-            "%d rows of %s are of items that have another row further down, which counts, such as "
-            "item %r: leave one of them out, or join their categories before",
-            counts["rows_replaced"],
-            source,
-            _shortened(replaced_item),
-        )
-    for one in rejected:
-        log.warning(
-            "%d rows of %s in %s are no items, the first is row %d: %s",
-            one["rows"],
-            source,
-            one["source"],
-            one["first_row"],
-            one["reason"],
-        )
-    return {"source": str(source), **counts, "rejected": rejected}
+    return ReadCatalogue(str(source), parts, list(source.left_out), counts, rejected, replaced_item)
 
 
 def write_catalogue(
     con: duckdb.DuckDBPyConnection,
     lake: Lake,
     night: dt.date,
-    read: Mapping[str, Any] | None,
+    read: ReadCatalogue | None,
 ) -> dict[str, Any]:
     """Write what `stage_catalogue` has read, and which catalogue the night has.
 
@@ -125,7 +151,9 @@ def write_catalogue(
         items = len(con.table("kept_catalogue"))
     row = {
         "dt": night,
-        **(read or {"source": None, "rejected": []}),
+        "source": read and read.source,
+        **(read.counts if read else {}),
+        "rejected": read.rejected if read else [],
         "catalogue_night": known,
         "digest": digest,
         "items": items,
