@@ -393,3 +393,24 @@ def test_the_command_line_takes_a_url(
 def test_the_last_night_of_a_store_is_found(tmp_path: Path, bucket: Any) -> None:
     bucket.put_object(Key="events/a.csv", Body=rows("ann", 1).encode())
     assert latest_night(settings_for("s3://log/events", tmp_path / "lake")) == NIGHT
+
+
+def test_a_catalogue_may_lie_in_a_store(tmp_path: Path, bucket: Any) -> None:
+    rows = pl.DataFrame({"item_id": [1, 2], "title": ["A", "B"]})
+    rows.head(1).write_csv(tmp_path / "items.csv")
+    bucket.upload_file(str(tmp_path / "items.csv"), "shop/items.csv")
+    write_deltalake("s3://log/table", rows.to_arrow(), storage_options={"allow_http": "true"})
+    bucket.put_object(Key="events.csv", Body=b"user_id,item_id,ts\nu,1,2026-11-02T01:00:00Z\n")
+    for number, catalogue in enumerate(
+        ({"path": "s3://log/shop"}, {"path": "s3://log/table", "kind": "delta"}), start=1
+    ):
+        settings = load_settings(
+            source={"path": "s3://log/events.csv"},
+            catalogue=catalogue,
+            lake={"root": tmp_path / str(number)},
+        )
+        assert ingest(settings, NIGHT)["catalogue"]["items"] == number
+    with pytest.raises(SourceError, match=r"catalogue\.path is s3://log/nothing, where nothing is"):
+        ingest(
+            load_settings(**{**settings.model_dump(), "catalogue.path": "s3://log/nothing"}), NIGHT
+        )
