@@ -401,16 +401,15 @@ def test_a_catalogue_may_lie_in_a_store(tmp_path: Path, bucket: Any) -> None:
     bucket.upload_file(str(tmp_path / "items.csv"), "shop/items.csv")
     write_deltalake("s3://log/table", rows.to_arrow(), storage_options={"allow_http": "true"})
     bucket.put_object(Key="events.csv", Body=b"user_id,item_id,ts\nu,1,2026-11-02T01:00:00Z\n")
-    for number, catalogue in enumerate(
-        ({"path": "s3://log/shop"}, {"path": "s3://log/table", "kind": "delta"}), start=1
-    ):
-        settings = load_settings(
-            source={"path": "s3://log/events.csv"},
-            catalogue=catalogue,
-            lake={"root": tmp_path / str(number)},
+    lakes = (tmp_path / str(number) for number in range(3))
+
+    def read(**catalogue: str) -> dict[str, Any]:
+        source = {"path": "s3://log/events.csv"}
+        return ingest(
+            load_settings(source=source, catalogue=catalogue, lake={"root": next(lakes)}), NIGHT
         )
-        assert ingest(settings, NIGHT)["catalogue"]["items"] == number
+
+    assert read(path="s3://log/shop")["catalogue"]["items"] == 1
+    assert read(path="s3://log/table", kind="delta")["catalogue"]["items"] == 2
     with pytest.raises(SourceError, match=r"catalogue\.path is s3://log/nothing, where nothing is"):
-        ingest(
-            load_settings(**{**settings.model_dump(), "catalogue.path": "s3://log/nothing"}), NIGHT
-        )
+        read(path="s3://log/nothing")
