@@ -204,6 +204,87 @@ ITEMS = Table(
     },
 )
 
+CATALOGUE = Table(
+    "catalogue",
+    pa.schema(
+        [
+            DT,
+            ("item_id", pa.string()),
+            ("title", pa.string()),
+            ("categories", pa.list_(pa.string())),
+            ("attributes", pa.string()),
+        ]
+    ),
+    many_valued=("item_id", "title", "attributes"),
+    row=(
+        "One item of the catalogue. A partition is the whole catalogue; a night has one only if "
+        "the catalogue differs from the newest one before, and else reads that."
+    ),
+    meanings={
+        "dt": "The night that read this catalogue first, a UTC date.",
+        "item_id": "The item, as the catalogue writes it; the same text as in events.",
+        "title": "Its title, exactly as in the catalogue; null if it has none.",
+        "categories": "Its categories, in the order of the catalogue; empty if it has none.",
+        "attributes": "The other columns of its row, as a JSON object; null if there are none.",
+    },
+)
+
+# rows_read is the sum of items and the counts of rows after it.
+CATALOGUE_READS = Table(
+    "catalogue_reads",
+    pa.schema(
+        [
+            DT,
+            ("source", pa.string()),
+            ("catalogue_night", pa.date32()),
+            ("digest", pa.string()),
+            ("rows_read", pa.int64()),
+            ("items", pa.int64()),
+            ("rows_duplicate", pa.int64()),
+            ("rows_replaced", pa.int64()),
+            ("rows_rejected", pa.int64()),
+            (
+                "rejected",
+                pa.list_(
+                    pa.struct(
+                        [
+                            ("source", pa.string()),
+                            ("reason", pa.string()),
+                            ("rows", pa.int64()),
+                            ("first_row", pa.int64()),
+                        ]
+                    )
+                ),
+            ),
+            ("night_items", pa.int64()),
+            ("items_without_row", pa.int64()),
+            ("items_without_title", pa.int64()),
+        ]
+    ),
+    row="The catalogue of one night: which one it is, and what was counted when it was read.",
+    meanings={
+        **THE_NIGHT,
+        "source": (
+            "Where it was read, as catalogue.path names it; null if the night kept an earlier one "
+            "without reading."
+        ),
+        "catalogue_night": "The partition of catalogue that the night reads; null if none.",
+        "digest": "What stands for all rows of that partition; null if there is none.",
+        "rows_read": (
+            "Rows that were read: the sum of items and the counts of rows that follow. Null, as "
+            "these are, if nothing was read."
+        ),
+        "items": "Items of the catalogue that was read, or of the one that was kept.",
+        "rows_duplicate": "Rows that say the same as another row of the item.",
+        "rows_replaced": "Rows of an item that has another row further down, which counts.",
+        "rows_rejected": "Rows that cannot be used.",
+        "rejected": "Why, for each part of the source: how many rows, and the first of them.",
+        "night_items": "Items with an event of the night.",
+        "items_without_row": "Those of them that the catalogue has no row of.",
+        "items_without_title": "Those of them that have no title, for want of a row or in it.",
+    },
+)
+
 SEQUENCES = Table(
     "sequences",
     pa.schema(
@@ -604,6 +685,8 @@ TABLES = {
         SOURCE_VERSIONS,
         NIGHT_STATS,
         ITEMS,
+        CATALOGUE,
+        CATALOGUE_READS,
         SEQUENCES,
         SEQUENCE_INPUTS,
         LEFT_OUT_EVENTS,
