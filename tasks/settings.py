@@ -249,6 +249,7 @@ class LabelSettings(Section):
 
     probability_ratio: float = Field(20, ge=1)
     idle_probability_ratio: float = Field(math.inf, ge=1)
+    rename_below: float = Field(0.5, ge=0, le=1)
 
 
 class EvaluateSettings(Section):
@@ -293,6 +294,7 @@ class QualitySettings(Section):
     max_label_share: float = Field(0.9, gt=0, le=1)
     max_unlabelled_share: float = Field(0.5, ge=0, lt=1)
     min_label_utilisation: float = Field(0.1, ge=0, le=1)
+    min_kept_meaning: float = Field(0.5, ge=0, le=1)
 
 
 class PublishSettings(Section):

@@ -34,6 +34,10 @@ KEPT_BY = {
     tables.LEFT_OUT_EVENTS: "left_out_nights",
     tables.INTENT_LABELS: "labels_nights",
     tables.INTENT_PROFILES: "labels_nights",
+    tables.INTENT_FEATURES: "labels_nights",
+    tables.INTENT_NEXT_ITEMS: "labels_nights",
+    tables.INTENT_USERS: "labels_nights",
+    tables.INTENT_FLOWS: "labels_nights",
     tables.STEPS: "steps_nights",
     tables.CHECK_RESULTS: "steps_nights",
 }
