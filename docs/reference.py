@@ -30,6 +30,7 @@ CHECKS = {
     "checked_events": ("`check-events`", "rows"),
     "checked_ingest": ("`check-events`", "what ingest counted"),
     "checked_night": ("`check-events`", "the night beside other nights"),
+    "checked_catalogue": ("`check-events`", "the catalogue, where there is one"),
     "checked_sequences": ("`check-sequences`", "histories"),
     "checked_items": ("`check-sequences`", "the vocabulary"),
     "checked_labels": ("`check-labels`", "rows"),

@@ -59,6 +59,10 @@ Events = Annotated[
     str | None,
     typer.Option(help="File, folder, glob or s3:// URL, instead of source.path."),
 ]
+Items = Annotated[
+    str | None,
+    typer.Option(help="Catalogue of items: a file, folder, glob or URL, for catalogue.path."),
+]
 LakeRoot = Annotated[Path | None, typer.Option(help="Write to another lake than lake.root.")]
 Changes = Annotated[
     list[str],
@@ -72,7 +76,9 @@ Changes = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="Log warnings and errors only.")]
 
 
-def settings_from(events: str | None, lake: Path | None, changes: list[str]) -> Settings:
+def settings_from(
+    events: str | None, lake: Path | None, changes: list[str], items: str | None = None
+) -> Settings:
     """Load the settings with what the command line changes."""
     overrides: dict[str, Any] = {}
     for change in changes:
@@ -80,9 +86,10 @@ def settings_from(events: str | None, lake: Path | None, changes: list[str]) -> 
         if not equals or "." not in key:
             raise SettingsError(f"--set {change} is no setting: write --set section.key=value")
         overrides[key.strip()] = _value(key, value)
-    if events is not None:
-        url = "://" in events
-        overrides["source.path"] = events if url else str(Path(events).expanduser().absolute())
+    for key, path in (("source.path", events), ("catalogue.path", items)):
+        if path is not None:
+            url = "://" in path
+            overrides[key] = path if url else str(Path(path).expanduser().absolute())
     if lake is not None:
         overrides["lake.root"] = str(lake.expanduser().absolute())
     return load_settings(**overrides)
@@ -189,13 +196,14 @@ def _command_of(name: str) -> Callable[..., None]:
 def _ingest(
     night: NewestOfSource = "",
     events: Events = None,
+    items: Items = None,
     lake: LakeRoot = None,
     changes: Changes = [],  # noqa: B006
     quiet: Quiet = False,
 ) -> None:
     """Do the one step that reads events of the source."""
     _log(quiet)
-    settings = settings_from(events, lake, changes)
+    settings = settings_from(events, lake, changes, items)
     _print_summary("ingest", settings, night_of_source(night, settings))
 
 
@@ -209,6 +217,7 @@ for _step in STEPS.values():
 def run_all(
     night: NewestOfSource = "",
     events: Events = None,
+    items: Items = None,
     lake: LakeRoot = None,
     changes: Changes = [],  # noqa: B006
     quiet: Quiet = False,
@@ -217,7 +226,7 @@ def run_all(
     from tasks.chores import report
 
     _log(quiet)
-    settings = settings_from(events, lake, changes)
+    settings = settings_from(events, lake, changes, items)
     date = night_of_source(night, settings)
     for name in STEPS:
         _run_step(name, settings, date)
@@ -227,14 +236,24 @@ def run_all(
 @app.command("inspect", rich_help_panel=OTHER_PANEL)
 def inspect_source(
     events: Events = None,
+    items: Items = None,
     changes: Changes = [],  # noqa: B006
     quiet: Quiet = False,
 ) -> None:
-    """Show how a source would be read, and the settings that fix this reading. Writes nothing."""
+    """Show how a source would be read, and the settings that fix this reading. Writes nothing.
+
+    With --items alone it shows how that catalogue would be read, and without options also the
+    catalogue of the settings.
+    """
     from tasks.chores.inspection import inspect
+    from tasks.chores.item_inspection import inspect_items
 
     _log(quiet)
-    inspect(settings_from(events, None, changes), console_of())
+    settings = settings_from(events, None, changes, items)
+    if events is not None or items is None:
+        inspect(settings, console_of())
+    if items is not None or (events is None and settings.catalogue.is_set):
+        inspect_items(settings, console_of())
 
 
 @app.command(rich_help_panel=OTHER_PANEL)
@@ -300,7 +319,12 @@ def report(
 
 @app.command(rich_help_panel=OTHER_PANEL)
 def generate(
-    out: Annotated[Path, typer.Option(help="Folder to write events/ and truth.parquet to.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for events/, truth.parquet, catalogue.parquet and themes.parquet."
+        ),
+    ],
     night: Annotated[str, typer.Option(help="Last night of the events. Default: yesterday.")] = "",
     users: Annotated[int, typer.Option(min=1)] = 800,
     items: Annotated[int, typer.Option(min=1)] = 300,
@@ -325,7 +349,8 @@ def generate(
     )
     typer.echo(
         f"{written.rows:,} rows ({written.duplicates:,} written twice, {written.broken:,} broken) "
-        f"in {written.events}, true intents in {written.truth}"
+        f"in {written.events}, true intents in {written.truth}, "
+        f"items in {written.catalogue}, the intents' themes in {written.themes}"
     )
 
 

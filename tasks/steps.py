@@ -79,17 +79,23 @@ STEPS: dict[str, Step] = {
     for step in (
         Step(
             "ingest",
-            "read the source's rows of the night into the tables events and quarantine",
+            "read the source's rows of the night into events and quarantine, and the catalogue",
             "tasks.night.ingest:ingest",
-            ("source", "forgotten", "source_versions", "events", "quarantine", "ingests"),
-            ("events", "quarantine", "ingests", "source_versions"),
+            (
+                *("source", "forgotten", "source_versions", "events", "quarantine", "ingests"),
+                "catalogue",
+            ),
+            (
+                *("events", "quarantine", "ingests", "source_versions"),
+                *("catalogue", "catalogue_reads"),
+            ),
             across=True,  # late events go to the nights before
         ),
         Step(
             "check-events",
             "check the night's events",
             "tasks.night.quality:check_events",
-            ("events", "ingests", "night_stats", "sequences", "items"),
+            ("events", "ingests", "night_stats", "sequences", "items", "catalogue_reads", "steps"),
             ("night_stats", "check_results"),
         ),
         Step(

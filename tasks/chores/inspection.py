@@ -146,21 +146,21 @@ def _rejects(readings: list[Reading]) -> Table | Text:
         title += f" (and {filtered:,} of other types than source.event_types)"
     if not rejected:
         return Text(title, "bold")
-    table = _table(title, "part", "row", "why", "rows", "as read")
+    table = table_of(title, "part", "row", "why", "rows", "as read")
     for one in readings:
         for reason, count, first, raw in one.rejects:
             shown = raw if len(raw) <= TEXT else raw[:TEXT] + "..."
-            _row(table, one.name, str(first), reason, f"{count:,}", shown)
+            add_row(table, one.name, str(first), reason, f"{count:,}", shown)
     return table
 
 
 def _events(readings: list[Reading]) -> Table:
-    table = _table("The first events", "user_id", "item_id", "event_type", "ts", "weight", "row")
+    table = table_of("The first events", "user_id", "item_id", "event_type", "ts", "weight", "row")
     for one in readings:
         for user, item, kind, ts, weight, row in one.events:
             if table.row_count < EVENTS:
                 shown = "" if weight is None else str(weight)
-                _row(table, user, item, kind, _moment(ts), shown, str(row))
+                add_row(table, user, item, kind, _moment(ts), shown, str(row))
     return table
 
 
@@ -185,14 +185,15 @@ def pinned(source: SourceSettings, readings: list[Reading], left_out: list[str])
     if len(units) == 1:
         values["time_unit"] = units.pop()
     weights = values.pop("event_weights", {})
-    lines = ["[source]", *(f"{key} = {_toml(value)}" for key, value in values.items())]
+    lines = ["[source]", *(f"{key} = {as_toml(value)}" for key, value in values.items())]
     if weights:
-        pairs = ", ".join(f"{_toml(kind)} = {weight}" for kind, weight in weights.items())
+        pairs = ", ".join(f"{as_toml(kind)} = {weight}" for kind, weight in weights.items())
         lines.append(f"event_weights = {{ {pairs} }}")
     return "\n".join(lines)
 
 
-def _toml(value: Any) -> str:
+def as_toml(value: Any) -> str:
+    """Return a value as TOML writes it: a text, a number or a list of texts."""
     # A JSON string or list of strings is one of TOML, too.
     return json.dumps(value if not isinstance(value, tuple) else list(value), ensure_ascii=False)
 
@@ -201,13 +202,14 @@ def _moment(ts: dt.datetime | None) -> str:
     return "none" if ts is None else ts.astimezone(dt.UTC).isoformat(" ").replace("+00:00", "Z")
 
 
-def _table(title: str, *columns: str) -> Table:
+def table_of(title: str, *columns: str) -> Table:
+    """Return an empty table that is printed without lines."""
     table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False, box=None)
     for name in columns:
         table.add_column(name, overflow="fold")
     return table
 
 
-def _row(table: Table, *cells: str) -> None:
+def add_row(table: Table, *cells: str) -> None:
     """Add a row that is printed as it is: brackets in ids and paths are no markup."""
     table.add_row(*map(Text, cells))

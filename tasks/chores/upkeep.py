@@ -9,7 +9,7 @@ import datetime as dt
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import polars as pl
 
 from tasks.lake import Lake, tables
 from tasks.lake.tables import Table
+from tasks.registry.catalogue import catalogue_night
 from tasks.registry.inputs import keep_digests
 from tasks.registry.versions import anchor, promoted
 from tasks.settings import Settings
@@ -38,6 +39,7 @@ KEPT_BY = {
     tables.INTENT_NEXT_ITEMS: "labels_nights",
     tables.INTENT_USERS: "labels_nights",
     tables.INTENT_FLOWS: "labels_nights",
+    tables.CATALOGUE: "labels_nights",
     tables.STEPS: "steps_nights",
     tables.CHECK_RESULTS: "steps_nights",
 }
@@ -121,6 +123,8 @@ def plan(settings: Settings) -> Plan:
         elif table in (tables.LEFT_OUT_EVENTS, tables.INTENT_LABELS):
             # What the next night adds its events to, and what it holds its labels against.
             needed |= _before(lake.nights(table), recent)
+        elif table is tables.CATALOGUE:
+            needed |= _catalogues_read(lake, recent, removals.nights)
         if going := old(lake.nights(table), getattr(keep, setting), needed):
             removals.nights[table] = going
 
@@ -156,6 +160,18 @@ def _nights_worked_on(lake: Lake, hours: int) -> set[dt.date]:
     steps = lake.scan(tables.STEPS).select("dt", "started_at", "seconds")
     ended = pl.col("started_at") + pl.duration(seconds="seconds")
     return set(steps.filter(ended > since).collect()["dt"])
+
+
+def _catalogues_read(
+    lake: Lake, recent: set[dt.date], going: Mapping[Table, list[dt.date]]
+) -> set[dt.date]:
+    """Return the nights of the catalogues that a night reads which stays, or is worked on.
+
+    The last one is among them: the next night reads it if nothing changes.
+    """
+    stay = set(lake.nights(tables.INTENT_LABELS)) - set(going.get(tables.INTENT_LABELS, []))
+    read = (catalogue_night(lake, night) for night in {*stay, *recent, dt.date.max})
+    return {night for night in read if night}
 
 
 def _before(nights: list[dt.date], recent: set[dt.date]) -> set[dt.date]:

@@ -229,7 +229,7 @@ CATALOGUE = Table(
     },
 )
 
-# rows_read is the sum of the counts of rows after it.
+# rows_read is the sum of items and the counts of rows after it.
 CATALOGUE_READS = Table(
     "catalogue_reads",
     pa.schema(
@@ -239,7 +239,7 @@ CATALOGUE_READS = Table(
             ("catalogue_night", pa.date32()),
             ("digest", pa.string()),
             ("rows_read", pa.int64()),
-            ("rows_items", pa.int64()),
+            ("items", pa.int64()),
             ("rows_duplicate", pa.int64()),
             ("rows_replaced", pa.int64()),
             ("rows_rejected", pa.int64()),
@@ -271,10 +271,10 @@ CATALOGUE_READS = Table(
         "catalogue_night": "The partition of catalogue that the night reads; null if none.",
         "digest": "What stands for all rows of that partition; null if there is none.",
         "rows_read": (
-            "Rows that were read: the sum of the counts of rows that follow. Null, as they are, if "
-            "nothing was read."
+            "Rows that were read: the sum of items and the counts of rows that follow. Null, as "
+            "these are, if nothing was read."
         ),
-        "rows_items": "Rows that became items.",
+        "items": "Items of the catalogue that was read, or of the one that was kept.",
         "rows_duplicate": "Rows that say the same as another row of the item.",
         "rows_replaced": "Rows of an item that has another row further down, which counts.",
         "rows_rejected": "Rows that cannot be used.",

@@ -10,6 +10,8 @@ did not see is added to its own day, once, with `ingested` saying which night br
 part, rows read = events + late + quarantined + duplicates + repeats and users' rows above
 the caps + filtered (of a type that is not asked for) + rows of other nights; each of these is
 counted on its own, and the step stops when they disagree.
+
+The catalogue of items, where there is one, is read with them (`tasks.night.catalogue`).
 """
 
 import datetime as dt
@@ -28,6 +30,7 @@ from tasks.errors import NightError, SourceError
 from tasks.lake import Lake, Nights, duck, tables
 from tasks.lake.duck import literal
 from tasks.lake.forgotten import leave_out
+from tasks.night.catalogue import stage_catalogue, write_catalogue
 from tasks.settings import IngestSettings, Settings, SourceSettings
 from tasks.sources import Part, Source, source_of
 from tasks.sources.units import SYNTHETIC_EPOCH, US_PER_UNIT, limits_of, refuse_dates, unit_of
@@ -70,7 +73,7 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
     Raises
     ------
     SourceError
-        A file cannot be read as events, or the counts do not agree.
+        A file cannot be read as events or items, or the counts do not agree.
     NightError
         The files have no event of the night.
     """
@@ -85,6 +88,7 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
         times = set_night(con, night, bootstrap, settings.ingest.late_days)
         set_types(con, settings.source)
         parts = source.parts(*times)
+        catalogue = stage_catalogue(con, settings, night)
         left_out: Sequence[str] = getattr(source, "left_out", ())
         # An enumeration, for a row with its part's number takes a third less time than with its
         # name. In the order of the names: of equal events the first one stays.
@@ -126,6 +130,7 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
             if not part.versions or settings.source.reread or part.name in mirrored
         ]
         summary = _write(con, lake, night, counts, parts, anew, bootstrap, earlier_run, late)
+        summary |= write_catalogue(con, lake, night, catalogue)
     if late:
         changed = ", ".join(f"{day} ({late[day]} rows)" for day in sorted(late))
         log.warning(

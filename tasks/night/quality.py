@@ -40,7 +40,10 @@ REPEATS_AMONG = 5_000_000
 DAY = dt.timedelta(days=1)
 COMPARED = 28 * DAY  # a night is held against those of so long before it
 # The suites whose table is one row of figures.
-OF_FIGURES = ("checked_events", "checked_ingest", "checked_night", "checked_label_totals")
+OF_FIGURES = (
+    *("checked_events", "checked_ingest", "checked_night", "checked_catalogue"),
+    "checked_label_totals",
+)
 NOT_COMPARED = "nothing to compare with"  # in the place of a figure that cannot be told yet
 STATS_FROM = (tables.EVENTS, tables.SEQUENCES, tables.ITEMS)
 
@@ -80,11 +83,13 @@ def check_events(settings: Settings, night: dt.date) -> dict[str, Any]:
         settings,
         night,
         "events",
-        suites=("checked_events", "checked_ingest", "checked_night"),
+        suites=("checked_events", "checked_ingest", "checked_night", "checked_catalogue"),
         sources={
             tables.EVENTS: first,
             tables.INGESTS: night,
             tables.NIGHT_STATS: night - COMPARED,
+            tables.CATALOGUE_READS: night - COMPARED,
+            tables.STEPS: night - COMPARED,
             **dict.fromkeys(STATS_FROM[1:]),
         },
         limits=quality.model_dump(),

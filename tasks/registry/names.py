@@ -12,6 +12,7 @@ after those that were labelled when it was given, and at once in what shows name
 import datetime as dt
 import itertools
 import logging
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -305,13 +306,22 @@ def _parts(features: list[Feature]) -> Iterator[tuple[list[str], str]]:
             if one["kind"] == "word":
                 found[0] = found[0][:1].upper() + found[0][1:]
             yield [word[:LONGEST_WORD] for word in found], one["value"]
-    for one in [one for one in over if one["kind"] == "item"][:CHOICE]:
-        found = [word for part in clean(one["title"] or "").split() if (word := part.strip(",:;"))]
-        if len(found) > 1 and found[0].casefold() in ARTICLES:
-            del found[0]
-        found = found or clean(one["value"]).split()
-        if found:
-            yield [word[:LONGEST_WORD] for word in found[:WORDS_OF_A_TITLE]], one["value"]
+    items = [(_item_words(one), one["value"]) for one in over if one["kind"] == "item"]
+    # A title that is short enough to be named whole comes before the beginning of a long one.
+    for whole in (True, False):
+        for found, value in items[:CHOICE]:
+            if found and whole == (len(found) <= WORDS_OF_A_TITLE):
+                yield [word[:LONGEST_WORD] for word in found[:WORDS_OF_A_TITLE]], value
+
+
+def _item_words(item: Feature) -> list[str]:
+    """Return the words of an item's title without articles at its ends; of its id without one."""
+    title = re.sub(r"\(.*?\)", " ", clean(item["title"] or ""))
+    found = [word for part in title.split() if (word := part.strip(",:;"))]
+    for end in (0, -1):
+        if len(found) > 1 and found[end].casefold() in ARTICLES:
+            del found[end]
+    return found or clean(item["value"]).split()
 
 
 def clean(text: str) -> str:
@@ -321,8 +331,8 @@ def clean(text: str) -> str:
 
 
 def same(name: str) -> str:
-    """Return what is equal for names that a reader takes for the same."""
-    return clean(name).casefold()
+    """Return what is equal for names that a reader takes for the same, whatever their order."""
+    return " ".join(sorted(clean(name).casefold().split()))
 
 
 def _by_intent(features: pl.DataFrame) -> dict[int, list[Feature]]:

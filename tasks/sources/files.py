@@ -19,11 +19,12 @@ import duckdb
 
 from tasks.errors import NightError, NotReadyError, SourceError
 from tasks.lake.duck import identifier, literal
-from tasks.settings import Settings, SourceSettings
+from tasks.settings import CatalogueSettings, ReadSettings, Settings
 from tasks.sources.lines import NOT_UTF8, SUFFIXES
 from tasks.sources.places import START, Place, place_of
-from tasks.sources.rows import as_json, source_rows
+from tasks.sources.rows import as_json, columns_of
 from tasks.sources.text import IDS, READERS, SourceFile, separator_of
+from tasks.sources.views import view_rows
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,11 @@ FORMATS = {
     ".inter": "recbole",
     ".txt": "text",  # a sequence file or a table: its content tells
 }
+# The formats of a catalogue: RecBole has an ending of its own for it, and items no sequences.
+ITEM_FORMATS = {name: kind for name, kind in FORMATS.items() if name != ".inter"} | {
+    ".item": "recbole",
+    ".txt": "csv",
+}
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 NAMED = 20  # files that are left out, in messages
 
@@ -44,7 +50,10 @@ class Files:
     """The source `files`: `source.path` is a folder, a file or a glob, or the URL of one."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.ingest = settings.source, settings.ingest
+        self.settings: ReadSettings = settings.source
+        self.ingest = settings.ingest
+        self.is_catalogue = isinstance(self.settings, CatalogueSettings)
+        self.formats = ITEM_FORMATS if self.is_catalogue else FORMATS
         self.place = place_of(settings)
         self.left_out: list[str] = []  # files that are none of events, once `parts` has listed them
 
@@ -78,20 +87,29 @@ class Files:
         if not parts:
             self._refuse_unknown_ending([name for name, _ in found])
             raise SourceError(
-                f"{self} has no event files{f' (but {named})' if named else ''}: "
-                f"known are {', '.join(FORMATS)}, each text also with {', '.join(SUFFIXES)}; "
+                f"{self} has no {self._kind}{f' (but {named})' if named else ''}: "
+                f"known are {', '.join(self.formats)}, each text also with {', '.join(SUFFIXES)}; "
                 "for other names set source.format"
             )
         if self.left_out:
             log.warning(
-                "%d files in %s are left out, for their names or contents are not those of event "
-                "files: %s; to read files of any name set source.format",
+                "%d files in %s are left out, for their names or contents are not those of %s: "
+                "%s; to read files of any name set %s.format",
                 len(self.left_out),
                 self,
+                self._kind,
                 named,
+                "catalogue" if self.is_catalogue else "source",
             )
-        read = self._of_days(parts, first and first.date() - dt.timedelta(days=1), end.date())
+        if self.is_catalogue:
+            read = self._newest_day(parts, end.date() - dt.timedelta(days=1))
+        else:
+            read = self._of_days(parts, first and first.date() - dt.timedelta(days=1), end.date())
         return self._settled(read, end.date())
+
+    @property
+    def _kind(self) -> str:
+        return "files of items" if self.is_catalogue else "event files"
 
     def _refuse_unknown_ending(self, names: list[str]) -> None:
         """Say of a single file that is named that its ending is the fault."""
@@ -99,12 +117,12 @@ class Files:
             return
         suffixes = PurePosixPath(names[0]).suffixes
         packed = suffixes.pop() if suffixes and suffixes[-1].lower() in SUFFIXES else ""
-        if suffixes and suffixes[-1].lower() in FORMATS:
+        if suffixes and suffixes[-1].lower() in self.formats:
             return  # its content is the fault
         known = suffixes[-1] + packed if suffixes else packed
         ending = f"the ending {known}, which is unknown" if known else "no ending"
         raise SourceError(
-            f"{self} has {ending}: known are {', '.join(FORMATS)}, each text also with "
+            f"{self} has {ending}: known are {', '.join(self.formats)}, each text also with "
             f"{', '.join(SUFFIXES)}; rename the file, or say what it is with source.format"
         )
 
@@ -115,7 +133,7 @@ class Files:
         suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
         if suffixes and suffixes[-1] in SUFFIXES:
             suffixes.pop()
-        kind = FORMATS.get(suffixes[-1]) if suffixes else None
+        kind = self.formats.get(suffixes[-1]) if suffixes else None
         return self._text_format(name) if kind == "text" else kind
 
     def _text_format(self, name: str) -> str | None:
@@ -131,7 +149,8 @@ class Files:
         if all(re.fullmatch(IDS, line) for line in lines):
             return "sequences"
         names = set(next(csv.reader([lines[0]], delimiter=separator_of(lines[0]))))
-        if names & {*self.settings.item_columns, *self.settings.time_columns}:
+        known_by = (columns_of(self.settings, role) for role in self.settings.known_by)
+        if names & {name for wanted in known_by for name in wanted}:
             return "csv"
         return "csv" if all("\t" in line for line in lines) else None
 
@@ -155,6 +174,20 @@ class Files:
             )
         if len(read) < len(parts):
             log.info("%d of %d files are in folders of the night", len(read), len(parts))
+        return read
+
+    def _newest_day(self, parts: list["FilePart"], last: dt.date) -> list["FilePart"]:
+        """Leave out all folders of days but the newest until a day: each has a whole catalogue."""
+        days = {part.day for part in parts if part.day}
+        newest = max((day for day in days if day <= last), default=None)
+        read = [part for part in parts if part.day in (None, newest)]
+        if not read:
+            key = self.settings.day_folders
+            raise NightError(
+                f"{self} has no folder up to {key}={last}, the first is {key}={min(days)}: deliver "
+                "one, choose a later night, or read all folders every night with "
+                'source.day_folders = ""'
+            )
         return read
 
     def _settled(self, parts: list["FilePart"], day_after: dt.date) -> list["FilePart"]:
@@ -188,7 +221,7 @@ class FilePart:
     place: Place
     path: str  # below the place
     format: str
-    settings: SourceSettings
+    settings: ReadSettings
     modified: dt.datetime
     columns: dict[str, str] = field(default_factory=dict, compare=False)
     versions = None
@@ -254,7 +287,7 @@ def _explaining(file: SourceFile) -> Iterator[None]:
         raise _explained(file, str(error)) or error from error
 
 
-def _parquet(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> str:
+def _parquet(con: duckdb.DuckDBPyConnection, file: SourceFile, source: ReadSettings) -> str:
     path = literal(glob.escape(str(file.path)))
     reader = f"read_parquet({path}, hive_partitioning = false"
     described = con.execute(f"DESCRIBE SELECT * FROM {reader})").fetchall()
@@ -268,7 +301,7 @@ def _parquet(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSet
         # faster one: a window goes through the file in order, in one thread.
         numbered = f'(SELECT *, row_number() OVER () AS "its place" FROM {reader}))'
         number = '"its place"'
-    return source_rows(
+    return view_rows(
         file,
         source,
         columns,

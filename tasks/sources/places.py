@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from tasks.connections import s3_options
 from tasks.errors import SourceError
-from tasks.settings import Settings, SourceSettings
+from tasks.settings import ReadSettings, Settings
 from tasks.sources.lines import compression_of
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class Folder:
 class Address:
     """What `source.path` names in an S3-compatible store, by a URL such as s3://bucket/events."""
 
-    def __init__(self, source: SourceSettings) -> None:
+    def __init__(self, source: ReadSettings) -> None:
         self.url = source.path
         scheme, _, rest = source.path.partition("://")
         self.bucket, _, key = rest.partition("/")
@@ -298,7 +298,7 @@ class Address:
 class Bucket:
     """Objects of an S3-compatible store below a prefix, or that fit a glob."""
 
-    def __init__(self, source: SourceSettings, scratch: Path) -> None:
+    def __init__(self, source: ReadSettings, scratch: Path) -> None:
         self.address, self.scratch = Address(source), scratch
         self.passed: list[str] = []
         parts = self.address.parts

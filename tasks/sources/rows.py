@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from tasks.errors import SourceError
 from tasks.lake.duck import literal
-from tasks.settings import SourceSettings
+from tasks.settings import ReadSettings, SourceSettings
 from tasks.sources.units import END_OF_TIME, SMALLEST_TIME
 
 LAST_US = int(END_OF_TIME.timestamp()) * 1_000_000 - 1
@@ -64,7 +64,7 @@ class Table:
         for dot in re.finditer(r"\.", name):
             if found := self.field(name[: dot.start()]) if dot.start() else None:
                 keys = name[dot.end() :].split(".")
-                return Field(f"json_extract({_json(found)}, {literal(_pointer(keys))})", "JSON")
+                return Field(f"json_extract({in_json(found)}, {literal(pointer(keys))})", "JSON")
         return None
 
 
@@ -76,7 +76,7 @@ class Object:
 
     def field(self, name: str) -> Field:
         """Return the value of a key; of a key with dots in it first, else of the path."""
-        pointers = dict.fromkeys((_pointer([name]), _pointer(name.split("."))))
+        pointers = dict.fromkeys((pointer([name]), pointer(name.split("."))))
         found = [f"json_extract({self.sql}, {literal(pointer)})" for pointer in pointers]
         return Field(f"coalesce({', '.join(found)})" if found[1:] else found[0], "JSON")
 
@@ -148,15 +148,15 @@ def source_rows(
     given = {role: field for role, field in wanted.items() if field}
     taken = ", ".join(f'{field.sql} AS "the {role}"' for role, field in given.items())
     named = {role: Field(f'"the {role}"', field.type) for role, field in given.items()}
-    user, no_user = _id(named.get("user"), "user", source)
+    user, no_user = identified(named.get("user"), "user", source)
     if "session" in named:
-        session_id, _ = _id(named["session"], "session", source)
+        session_id, _ = identified(named["session"], "session", source)
         user = f"coalesce({user}, {literal(SESSION)} || ({session_id}))"
-    item, no_item = _id(named.get("item"), "item", source)
-    kind, _ = _id(named.get("type"), "type", source)
+    item, no_item = identified(named.get("item"), "item", source)
+    kind, _ = identified(named.get("type"), "type", source)
     strength = "NULL::FLOAT"
     if weight := named.get("weight"):
-        strength = f"TRY_CAST({_text(weight)} AS FLOAT)"
+        strength = f"TRY_CAST({in_text(weight)} AS FLOAT)"
     time = _time(named["time"], source)
     values = {
         "row_number": row_number,
@@ -205,8 +205,7 @@ def source_rows(
     """
 
 
-ROLES = ("user", "item", "time", "type", "weight", "session")
-NEEDED = ("user", "item", "time")
+ROLES, NEEDED = SourceSettings.roles, SourceSettings.needed
 
 
 class _Exploded:
@@ -233,7 +232,7 @@ class _Exploded:
             )
         self.list = named
         if signs := found["signs"]:
-            text = _text(field)
+            text = in_text(field)
             split = (
                 rf"regexp_split_to_array(trim({text}), '\s+')"
                 if signs[0] == " "
@@ -241,7 +240,7 @@ class _Exploded:
             )
             self.elements = f"list_filter({split}, lambda word: trim(word) <> '')"
         else:
-            self.elements = f"json_extract({_json(field)}, '$[*]')"
+            self.elements = f"json_extract({in_json(field)}, '$[*]')"
 
     def field(self, name: str) -> Field | None:
         """Return the column of this name, or what a path leads to."""
@@ -341,6 +340,12 @@ def chosen(part: object, columns: Iterable[str], source: SourceSettings) -> dict
     return {role: name for role, name in found.items() if name is not None}
 
 
+def columns_of(source: ReadSettings, role: str) -> tuple[str, ...]:
+    """Return the names of columns that the settings give for a role."""
+    names: tuple[str, ...] = getattr(source, f"{role}_columns")
+    return names
+
+
 def column_of(columns: Iterable[str], name: str) -> str:
     """Return the column that a name is, or leads into."""
     return next(
@@ -350,7 +355,7 @@ def column_of(columns: Iterable[str], name: str) -> str:
     )
 
 
-def _id(field: Field | None, role: str, source: SourceSettings) -> tuple[str, str]:
+def identified(field: Field | None, role: str, source: ReadSettings) -> tuple[str, str]:
     """Write a value as an id, null when it is none; and why it cannot be one, else null.
 
     A whole number is the same id however it is stored: 123 is 123.0.
@@ -378,13 +383,13 @@ def _id(field: Field | None, role: str, source: SourceSettings) -> tuple[str, st
         return rf"regexp_replace({sql}::VARCHAR, '\.0*$', '')", "NULL"
     if kind == "BLOB":
         return (
-            filled(_text(field), source),
-            f"CASE WHEN {sql} IS NOT NULL AND {_text(field)} IS NULL "
+            filled(in_text(field), source),
+            f"CASE WHEN {sql} IS NOT NULL AND {in_text(field)} IS NULL "
             f"THEN 'the {role} is bytes that are no text in UTF-8' END",
         )
     if kind.endswith("INT") or kind in ("INTEGER", "UINTEGER", "UUID"):
         return f"{sql}::VARCHAR", "NULL"
-    return filled(_text(field), source), "NULL"
+    return filled(in_text(field), source), "NULL"
 
 
 def _whole(number: str, bits: int, text: str) -> str:
@@ -404,7 +409,7 @@ def _too_large(role: str) -> str:
     return literal(f"the {role} is a float too large to be exact")
 
 
-def _text(field: Field) -> str:
+def in_text(field: Field) -> str:
     """Write a value as text."""
     if field.type == "JSON":
         return f"({field.sql} ->> '$')"
@@ -413,7 +418,7 @@ def _text(field: Field) -> str:
     return field.sql if field.type == "VARCHAR" else f"({field.sql}::VARCHAR)"
 
 
-def _json(field: Field) -> str:
+def in_json(field: Field) -> str:
     """Write a value as JSON; null when it is a text that is none."""
     if field.type == "JSON":
         return field.sql
@@ -422,7 +427,7 @@ def _json(field: Field) -> str:
     return f"CASE WHEN json_valid({field.sql}) THEN {field.sql}::JSON END"
 
 
-def filled(text: str, source: SourceSettings) -> str:
+def filled(text: str, source: ReadSettings) -> str:
     """Null for a value that is blank, or one of `source.null_values`."""
     # One pattern: DuckDB makes a join of a list of texts, for every row.
     nulls = ("".join(f"\\x{{{ord(sign):x}}}" for sign in value) for value in source.null_values)
@@ -455,7 +460,7 @@ def _time(field: Field, source: SourceSettings) -> _Time:
         if zone != "UTC" and kind.startswith("TIMESTAMP") and not zoned:
             stamp = f"timezone({literal(zone)}, make_timestamp(epoch_us({sql})))"
         return _Time(f"{sql} IS NOT NULL", none, stamp, not_unread, numbers=False)
-    text = _text(field)
+    text = in_text(field)
     given = f"({filled(text, source)}) IS NOT NULL"
     if source.time_format:
         if kind in EXACT_BITS:
@@ -507,5 +512,6 @@ def as_json(columns: Mapping[str, str]) -> str:
     return f"json_object({', '.join(pairs)})::VARCHAR"
 
 
-def _pointer(keys: Iterable[str]) -> str:
+def pointer(keys: Iterable[str]) -> str:
+    """Return the JSON pointer of a path of keys."""
     return "".join("/" + key.replace("~", "~0").replace("/", "~1") for key in keys)

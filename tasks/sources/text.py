@@ -18,15 +18,18 @@ import duckdb
 
 from tasks.errors import SourceError
 from tasks.lake.duck import literal
-from tasks.settings import SourceSettings
+from tasks.settings import ReadSettings
 from tasks.sources.lines import Records
-from tasks.sources.rows import Object, as_json, filled, needed, source_rows
+from tasks.sources.rows import Object, as_json, columns_of, filled, needed
 from tasks.sources.units import SYNTHETIC_EPOCH
+from tasks.sources.views import view_rows
 
 log = logging.getLogger(__name__)
 
 SEPARATORS = (",", "\t", ";", "|")
 SAMPLED_RECORDS = 1000  # of a JSON file without a needed key, to name those that it has
+# How a role shows in the rows of a JSON file.
+THERE = {"user": "count(user_id)", "item": "count(item_id)", "time": "count_if(has_time)"}
 # A line of a sequence file, where the settings do not say that it is one: ids, the user's not a
 # word. Anything else may be a table or prose.
 IDS = r"\s*[\w-]*[0-9][\w-]*( +[\w-]+)* *"
@@ -46,7 +49,7 @@ class SourceFile:
         return self.shown
 
 
-def _records(file: SourceFile, source: SourceSettings, **options: Any) -> Records:
+def _records(file: SourceFile, source: ReadSettings, **options: Any) -> Records:
     return Records(
         file.path, str(file), encoding=source.encoding, skipped=source.skip_rows, **options
     )
@@ -155,7 +158,7 @@ def _code(sign: str) -> str:
 
 @contextmanager
 def _table(
-    con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings
+    con: duckdb.DuckDBPyConnection, file: SourceFile, source: ReadSettings
 ) -> Iterator[None]:
     """Read a text file whose lines have columns."""
     number, line = _records(file, source).first()
@@ -180,7 +183,7 @@ def _table(
         f"FROM (SELECT *, {dialect.fields(n)} AS fields FROM text_lines "
         f"WHERE line <> '' AND line_number > {number}))"
     )
-    rows = source_rows(
+    rows = view_rows(
         file,
         source,
         columns,
@@ -190,6 +193,7 @@ def _table(
         broken="broken",
         folders=file.folders,
         unit_known=False,
+        blanks_between=_of_several_words(file, line),
     )
     records = _records(
         file,
@@ -204,7 +208,7 @@ def _table(
         yield
 
 
-def _dialect(file: SourceFile, source: SourceSettings, line: str) -> Dialect:
+def _dialect(file: SourceFile, source: ReadSettings, line: str) -> Dialect:
     if file.format == "recbole":
         return Dialect("\t", "", "", loose=False)
     separator = separator_of(line) if source.separator == "auto" else source.separator
@@ -222,7 +226,7 @@ def separator_of(line: str) -> str:
 def _names(file: SourceFile, dialect: Dialect, line: str) -> list[str]:
     """Return the columns that the first line names."""
     if file.format == "recbole":
-        return [name.partition(":")[0] for name in line.split("\t")]
+        return [name for name, _ in _recbole_names(line)]
     if len(dialect.separator) > 1 or not dialect.quote:
         names = line.split(dialect.separator)
     else:
@@ -232,9 +236,21 @@ def _names(file: SourceFile, dialect: Dialect, line: str) -> list[str]:
     return names
 
 
+def _recbole_names(line: str) -> list[tuple[str, str]]:
+    """Return the columns and their types that the first line of a RecBole file names."""
+    parts = [name.partition(":") for name in line.split("\t")]
+    return [(name, kind) for name, _, kind in parts]
+
+
+def _of_several_words(file: SourceFile, line: str) -> list[str]:
+    """Return the columns of a RecBole file whose values are words with blanks between them."""
+    named = _recbole_names(line) if file.format == "recbole" else []
+    return [name for name, kind in named if kind.endswith("_seq")]
+
+
 def _refuse_rows_as_names(
     file: SourceFile,
-    source: SourceSettings,
+    source: ReadSettings,
     columns: dict[str, str],
     line: str,
     dialect: Dialect,
@@ -256,18 +272,18 @@ def _refuse_rows_as_names(
         return
     names = line.split(dialect.separator)
     times = [name for name in columns if re.fullmatch(r"\d{8,19}(\.\d+)?|\d{4}-\d\d-\d\d.*", name)]
-    missing = not any(
-        set(wanted) & {*columns, *file.folders}
-        for wanted in (source.item_columns, source.time_columns)
-    )
+    known_by = {name for role in source.known_by for name in columns_of(source, role)}
+    missing = not known_by & {*columns, *file.folders}
     if (missing and any(re.search(r"\d", name) for name in names)) or (
-        times and set(times) & set(source.time_columns)
+        set(times) & set(getattr(source, "time_columns", ()))
     ):
+        example = ", ".join(f'"{columns_of(source, role)[0]}"' for role in source.roles[:3])
+        first, second, third = (f"{role}_columns" for role in source.roles[:3])
         raise SourceError(
             f"{file} names none of the columns in its first line, {line[:100]!r}: if that is a "
             "row, name the columns by their position in source.columns, such as "
-            '["user_id", "item_id", "timestamp"]; if not, set source.separator and '
-            "source.user_columns, item_columns and time_columns (has no column "
+            f"[{example}]; if not, set source.separator and source.{first}, {second} and {third} "
+            "(has no column "
             f"{' or '.join(source.item_columns)})"
         )
 
@@ -277,7 +293,7 @@ def _bare(name: str, dialect: Dialect) -> str:
     return name.strip().strip(dialect.quote or None).strip().casefold()
 
 
-def _json_records(file: SourceFile, source: SourceSettings) -> Records:
+def _json_records(file: SourceFile, source: ReadSettings) -> Records:
     start = _records(file, source).start().lstrip()
     values = start.startswith("[")
     if file.format == "json" and not values:
@@ -289,9 +305,7 @@ def _json_records(file: SourceFile, source: SourceSettings) -> Records:
 
 
 @contextmanager
-def _json(
-    con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings
-) -> Iterator[None]:
+def _json(con: duckdb.DuckDBPyConnection, file: SourceFile, source: ReadSettings) -> Iterator[None]:
     """Read JSON: an object a line, or with `json` values one after another or in an array."""
     records = _json_records(file, source)
     # A line that is no JSON gets no object, so that looking into it does not fail.
@@ -301,7 +315,7 @@ def _json(
         "coalesce(broken, CASE WHEN NOT json_valid(line) THEN 'no valid JSON' END) AS broken "
         "FROM text_lines WHERE trim(line, ' \t\r') <> '')"
     )
-    rows = source_rows(
+    rows = view_rows(
         file,
         source,
         Object("object"),
@@ -318,7 +332,7 @@ def _json(
 
 
 def counted_names(
-    con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings, names: list[str]
+    con: duckdb.DuckDBPyConnection, file: SourceFile, source: ReadSettings, names: list[str]
 ) -> dict[str, int]:
     """Return how many objects of a JSON file have a value by each name; [] counts as its list."""
     fields = [Object("line").field(name.partition("[")[0]).sql for name in names]
@@ -331,12 +345,13 @@ def counted_names(
 
 
 def _refuse_missing_keys(
-    con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings, records: Records
+    con: duckdb.DuckDBPyConnection, file: SourceFile, source: ReadSettings, records: Records
 ) -> None:
-    """Raise SourceError when no record has a user, an item or a time by any of the names."""
+    """Raise SourceError when no record has what it needs, by any of the names."""
+    there = ", ".join(THERE[role] for role in source.needed)
     (counts,) = con.execute(
-        "SELECT count(user_id), count(item_id), count_if(has_time), count(*), "
-        "count(unread), any_value(unread) FROM text_rows WHERE broken IS NULL"
+        f"SELECT {there}, count(*), count(unread), any_value(unread) "
+        "FROM text_rows WHERE broken IS NULL"
     ).fetchall()
     *found, rows, unread, reason = counts
     if not rows or all(found):
@@ -347,23 +362,23 @@ def _refuse_missing_keys(
             f"FROM (SELECT line FROM text_lines LIMIT {SAMPLED_RECORDS}) "
             "WHERE CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' END"
         ).fetchall()
-    for role, count in zip(("user", "item", "time"), found, strict=True):
-        wanted = getattr(source, f"{role}_columns")
+    for role, count in zip(source.needed, found, strict=True):
+        wanted = columns_of(source, role)
         if role == "user":
-            wanted += source.session_columns  # either does
+            wanted += columns_of(source, "session")  # either does
         heads = {re.split(r"[.\[]", name)[0] for name in wanted} | set(wanted)
         if not count and not heads & set(keys):
             needed(file, keys, wanted, f"source.{role}_columns")
     if unread == rows:
         raise SourceError(
-            f"no row of {file} can be read, for {reason}: name a value in it, such as user_id.key, "
-            "in source.user_columns and its neighbours"
+            f"no row of {file} can be read, for {reason}: name a value in it, such as "
+            f"{source.needed[0]}_id.key, in source.{source.needed[0]}_columns and its neighbours"
         )
 
 
 @contextmanager
 def _sequences(
-    con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings
+    con: duckdb.DuckDBPyConnection, file: SourceFile, source: ReadSettings
 ) -> Iterator[None]:
     """Read a file of ids, on each line a user and its items in their order."""
     log.info(
