@@ -12,7 +12,9 @@
 -- log_odds = ln((y + a) / (n - y + b)) - ln((y' + a) / (n' - y' + b))
 -- z = log_odds / sqrt(1 / (y + a) + 1 / (n - y + b) + 1 / (y' + a) + 1 / (n' - y' + b))
 -- Counts are in billionths until they are added up.
--- What has the larger score comes first: no small count does, for its standard error is large.
+-- What has the larger score comes first, and of words the larger z: so a word that many titles
+-- have comes before a rarer one of the same theme. No small count comes first, for its standard
+-- error is large.
 WITH labelled AS (
     SELECT
         user_id,
@@ -172,7 +174,7 @@ ranked AS (
         row_number() OVER (
             PARTITION BY measured.intent_id, measured.kind, measured.is_over
             ORDER BY
-                abs(measured.score) DESC,
+                CASE measured.kind WHEN 'word' THEN 0 ELSE abs(measured.score) END DESC,
                 abs(measured.log_odds / measured.error) DESC,
                 measured.observed DESC,
                 measured.value ASC

@@ -12,6 +12,7 @@ after those that were labelled when it was given, and at once in what shows name
 import datetime as dt
 import itertools
 import logging
+import math
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,6 +33,7 @@ WORDS_OF_A_VALUE = 3  # that a long category gives to a name
 WORDS_OF_A_TITLE = 2
 LONGEST_WORD = 24  # characters; an item id may be any text
 CHOICE = 4  # features of a kind that a name may be made of
+THEME = math.log(2)  # score of a word that says what an intent is about: surely twice the odds
 SOMEWHAT = 1.0  # z of a category that is better than no word for a name
 ARTICLES = {"a", "an", "the"}
 
@@ -226,8 +228,10 @@ def _outlived(name: Name, features: list[Feature] | None, least: float) -> str |
     """
     if features is None:
         return None
-    rests_on_items = {one["kind"] for one in name.meaning} == {"item"}
-    if rests_on_items and any(one["kind"] in ("category", "word") for one in features):
+    kinds_then, kinds_now = (
+        {one["kind"] for one in meaning} for meaning in (name.meaning, meaning_of(features))
+    )
+    if kinds_then == {"item"} and kinds_now & {"category", "word"}:
         return CATALOGUE
     present = {(one["kind"], one["value"]) for one in features if one["is_over"]}
     begins_with = [one for one in name.meaning if [one["value"]] == list(name.rests_on[:1])]
@@ -299,9 +303,10 @@ def _parts(features: list[Feature]) -> Iterator[tuple[list[str], str]]:
     over = [one for one in features if one["is_over"]]
     categories = [one for one in over if one["kind"] == "category"]
     surely = [one for one in categories if one["score"] > 0]
-    words = [one for one in over if one["kind"] == "word" and one["score"] > 0]
+    words = [one for one in over if one["kind"] == "word" and one["score"] >= THEME]
     somewhat = [one for one in categories if one["score"] <= 0 and one["z"] >= SOMEWHAT]
-    for one in [*surely[:CHOICE], *words[:CHOICE], *somewhat[:CHOICE]]:
+    # The first category says where the intent is, a word says more of it than a second one does.
+    for one in [*surely[:1], *words[:CHOICE], *surely[1:CHOICE], *somewhat[:CHOICE]]:
         if found := clean(one["value"]).split()[:WORDS_OF_A_VALUE]:
             if one["kind"] == "word":
                 found[0] = found[0][:1].upper() + found[0][1:]
