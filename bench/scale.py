@@ -87,7 +87,7 @@ def build_lake(root: Path, users: int) -> None:
     )
     intents = named(first_ids(INTENTS), NIGHT, None)
     save(model, ids, intents, lake.model_dir(identity.version))
-    register(lake, NIGHT, identity)
+    register(lake, NIGHT, identity, intents.next_id)
     promoted = registered(lake, NIGHT).with_columns(promoted=True)
     lake.replace(tables.MODELS, promoted, nights=[NIGHT])
 

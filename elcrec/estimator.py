@@ -319,6 +319,25 @@ class ELCRec:
             scores[first + users] = np.where(there, best.values.cpu().numpy(), np.nan)
         return items, scores
 
+    @torch.no_grad()
+    def center_items(self, k: int = 20) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The k items that fit each intent best and their scores, `[n_intents, k]`, best first.
+
+        The score of item v for intent j is `c_j · e_v`: what the centre adds to the score of v as
+        the next item of its users. Raises ELCRecError for k beyond the number of items.
+        """
+        network = self._fitted()
+        if not 1 <= k <= self.n_items:
+            raise ELCRecError(f"k must be from 1 to the number of items ({self.n_items}), not {k}")
+        block = max(1, 16_000_000 // self.n_items)
+        parts = [
+            (centers @ network.items.weight[1:].T).topk(k, dim=1)
+            for centers in network.centers.split(block)
+        ]
+        items = torch.cat([part.indices for part in parts]) + 1
+        scores = torch.cat([part.values for part in parts])
+        return items.cpu().numpy().astype(np.int32), scores.cpu().numpy()
+
     def evaluate(
         self, histories: Histories, split: str = "test", cutoffs: Iterable[int] = (5, 10, 20)
     ) -> dict[str, float]:

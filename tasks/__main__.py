@@ -378,6 +378,31 @@ def forget(
 
 
 @app.command(rich_help_panel=OTHER_PANEL)
+def name(
+    intent: Annotated[int, typer.Argument(help="An intent_id of the newest labelled night.")],
+    given: Annotated[
+        str, typer.Argument(help='The name. "": take it back, and the automatic one counts.')
+    ],
+    description: Annotated[
+        str | None, typer.Option(help="What the intent is about. Default: what is there stays.")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Who names it. Default: the account that runs this.")
+    ] = None,
+    lake: LakeRoot = None,
+    changes: Changes = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Name an intent: at once in reports, and in the tables from the next night on."""
+    from tasks.chores.naming import name as give
+
+    _log(quiet)
+    settings = settings_from(None, lake, changes)
+    done = give(settings, intent, given, description=description, by=by)
+    typer.echo(json.dumps(done, indent=2, ensure_ascii=False))
+
+
+@app.command(rich_help_panel=OTHER_PANEL)
 def rollback(
     to: Annotated[
         str,

@@ -301,6 +301,7 @@ class LabelSettings(Section):
 
     probability_ratio: float = Field(20, ge=1)
     idle_probability_ratio: float = Field(math.inf, ge=1)
+    rename_below: float = Field(0.5, ge=0, le=1)
 
 
 class EvaluateSettings(Section):
@@ -345,6 +346,7 @@ class QualitySettings(Section):
     max_label_share: float = Field(0.9, gt=0, le=1)
     max_unlabelled_share: float = Field(0.5, ge=0, lt=1)
     min_label_utilisation: float = Field(0.1, ge=0, le=1)
+    min_kept_meaning: float = Field(0.5, ge=0, le=1)
     stop_catalogue_below: float = Field(0.1, gt=0, le=1)
     max_untitled_share: float = Field(0.2, ge=0, le=1)
 

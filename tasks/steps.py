@@ -137,8 +137,14 @@ STEPS: dict[str, Step] = {
             "label",
             "label every user and profile every intent",
             "tasks.night.label:label",
-            ("sequences", "items", "models", "choices", "intent_labels"),
-            ("intent_labels", "intent_profiles"),
+            (
+                *("sequences", "items", "events", "catalogue", "models", "choices"),
+                *("intent_labels", "intent_names", "given_names"),
+            ),
+            (
+                *("intent_labels", "intent_profiles", "intent_features", "intent_next_items"),
+                *("intent_users", "intent_flows", "intent_names"),
+            ),
         ),
         Step(
             "check-labels",

@@ -340,6 +340,7 @@ SAID = {
     inputs.MODEL_BEFORE: "the last promoted model before it",
     inputs.MODELS: "the models of the night",
     inputs.LABELS_WITH: "the model that labels it",
+    inputs.NAMES_BEFORE: "what intents were called before it",
     inputs.RELABELLED_WITH: "the model it was relabelled with",
 }
 

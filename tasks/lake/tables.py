@@ -496,6 +496,11 @@ INTENT_PROFILES = Table(
                 "came_from",
                 pa.list_(pa.struct([("intent_id", pa.int32()), ("share", pa.float32())])),
             ),
+            ("name", pa.string()),
+            ("description", pa.string()),
+            ("named_by", pa.string()),
+            ("kept_meaning", pa.float64()),
+            ("confidence_deciles", pa.list_(pa.float32())),
         ]
     ),
     row="One intent in one night.",
@@ -514,6 +519,193 @@ INTENT_PROFILES = Table(
             "Which intents of the model before its users had on the night it was trained, with "
             "their share."
         ),
+        "name": (
+            "Its name on this night: the one that a person gave before it, else the automatic one. "
+            "Null if it has none yet."
+        ),
+        "description": "What the person wrote about it; null if there is nothing.",
+        "named_by": "The person who named it; null if the name is automatic.",
+        "kept_meaning": (
+            "How much of what set the intent apart when a person named it does so now, 0 to 1; "
+            "null if the name is automatic."
+        ),
+        "confidence_deciles": (
+            "What 10 %, 20 %, to 90 % of its users have as confidence at most; empty without users."
+        ),
+    },
+)
+
+INTENT_FEATURES = Table(
+    "intent_features",
+    pa.schema(
+        [
+            DT,
+            ("intent_id", pa.int32()),
+            ("kind", pa.string()),
+            ("value", pa.string()),
+            ("title", pa.string()),
+            ("is_over", pa.bool_()),
+            ("rank", pa.int32()),
+            ("observed", pa.float64()),
+            ("all_observed", pa.float64()),
+            ("share", pa.float64()),
+            ("expected_share", pa.float64()),
+            ("log_odds", pa.float64()),
+            ("z", pa.float64()),
+            ("score", pa.float64()),
+        ]
+    ),
+    row="One feature that sets one intent apart in one night (docs/intents.md has the measure).",
+    meanings={
+        **THE_NIGHT,
+        "intent_id": "The intent.",
+        "kind": "category, word (of a title of the catalogue), item, or event_type (of the night).",
+        "value": "The category, the word in small letters, the item_id, or the type.",
+        "title": "The item's title; null if it has none, and for other kinds.",
+        "is_over": "Whether its users have it more often than others; false: more seldom.",
+        "rank": (
+            "Its place among the features of that kind and direction, from 1. After the first ten "
+            "come only those that the name of the intent stands on."
+        ),
+        "observed": (
+            "Users of the intent who have it. Of categories and words: how often they are expected "
+            "among items that are drawn from the users' histories, sqrt(n) times from one of n "
+            "different items. So no user counts for many."
+        ),
+        "all_observed": "The same of all labelled users.",
+        "share": (
+            "observed as a share of the intent's users; of event types, of those with an event of "
+            "the night; of categories and words, of the draws."
+        ),
+        "expected_share": "The same of all labelled users.",
+        "log_odds": "The log-odds ratio of its users against all others, with a prior.",
+        "z": "log_odds in standard errors.",
+        "score": "log_odds, 1.96 standard errors nearer to 0; 0 if it is not that far away.",
+    },
+)
+
+INTENT_NEXT_ITEMS = Table(
+    "intent_next_items",
+    pa.schema(
+        [
+            DT,
+            ("intent_id", pa.int32()),
+            ("rank", pa.int32()),
+            ("item_id", pa.string()),
+            ("title", pa.string()),
+            ("score", pa.float32()),
+        ]
+    ),
+    row="One item that the model expects next of the users of one intent.",
+    meanings={
+        **THE_NIGHT,
+        "intent_id": "The intent.",
+        "rank": "The item's place, from 1.",
+        "item_id": "The item.",
+        "title": "Its title in the catalogue; null if it has none.",
+        "score": "The model's score of the item for the centre of the intent.",
+    },
+)
+
+INTENT_USERS = Table(
+    "intent_users",
+    pa.schema(
+        [
+            DT,
+            ("intent_id", pa.int32()),
+            ("rank", pa.int32()),
+            ("user_id", pa.string()),
+            ("confidence", pa.float32()),
+        ]
+    ),
+    row="One of the users that are closest to one intent.",
+    meanings={
+        **THE_NIGHT,
+        "intent_id": "The intent.",
+        "rank": "The user's place, from 1: by confidence, then by the number of events.",
+        "user_id": "The user, as the source writes it.",
+        "confidence": "As in intent_labels.",
+    },
+)
+
+INTENT_FLOWS = Table(
+    "intent_flows",
+    pa.schema(
+        [
+            DT,
+            ("from_intent_id", pa.int32()),
+            ("to_intent_id", pa.int32()),
+            ("users", pa.int64()),
+        ]
+    ),
+    row=(
+        "The users who had one intent on the labelled night before and have one now. A night that "
+        "was relabelled has none, for it does not follow from a night before."
+    ),
+    meanings={
+        **THE_NIGHT,
+        "from_intent_id": "The intent before; null: they had none, or were not there.",
+        "to_intent_id": "The intent of this night; null: they have none, or are gone.",
+        "users": "How many they are. Both ids may be the same: these users stayed.",
+    },
+)
+
+MEANING = pa.list_(
+    pa.struct([("kind", pa.string()), ("value", pa.string()), ("log_odds", pa.float64())])
+)
+
+# A night writes its own partition alone, so what was given on the nights before stays as it is.
+INTENT_NAMES = Table(
+    "intent_names",
+    pa.schema(
+        [
+            DT,
+            ("intent_id", pa.int32()),
+            ("name", pa.string()),
+            ("why", pa.string()),
+            ("rests_on", pa.list_(pa.string())),
+            ("meaning", MEANING),
+        ]
+    ),
+    row="One automatic name that one intent was given. It holds until the intent gets another one.",
+    meanings={
+        "dt": "The night that gave it, a UTC date.",
+        "intent_id": "The intent.",
+        "name": "The name, two to four words; on each night no two living intents have the same.",
+        "why": (
+            "born: it is the first; drifted: too little of what the last one stood on is left "
+            "(label.rename_below); taken: another living intent has the last one; catalogue: the "
+            "last one had to do with ids of items, and now there is a catalogue."
+        ),
+        "rests_on": "The categories, words, titles or item ids that the name is made of.",
+        "meaning": "What set the intent apart when it was named, to hold later nights against.",
+    },
+)
+
+# Rows are only ever added.
+GIVEN_NAMES = Table(
+    "given_names",
+    pa.schema(
+        [
+            DT,
+            ("intent_id", pa.int32()),
+            ("name", pa.string()),
+            ("description", pa.string()),
+            ("given_by", pa.string()),
+            ("given_at", TIME),
+            ("meaning", MEANING),
+        ]
+    ),
+    partition_by=(),
+    row="One time that a person named an intent, or took the name back. The newest one counts.",
+    meanings={
+        "dt": "The first night whose tables have the name: the one after the newest labelled.",
+        "intent_id": "The intent.",
+        "name": "The name; empty: the person took it back, and the automatic one counts.",
+        "description": "What the intent is about, in the person's words; null if nothing was said.",
+        "given_by": "Who it was.",
+        "given_at": "When it was.",
+        "meaning": "What set the intent apart then, to hold later nights against.",
     },
 )
 
@@ -695,6 +887,12 @@ TABLES = {
         METRICS,
         INTENT_LABELS,
         INTENT_PROFILES,
+        INTENT_FEATURES,
+        INTENT_NEXT_ITEMS,
+        INTENT_USERS,
+        INTENT_FLOWS,
+        INTENT_NAMES,
+        GIVEN_NAMES,
         STEPS,
         CHECK_RESULTS,
         TAKEN_OUT,

@@ -3,8 +3,8 @@
 A user keeps the intent of the last labelled night before this one until another is many times as
 sure, so that labels do not flicker.
 
-Both tables are written as whole partitions of the night, each in one transaction: a reader sees
-the state before or after. A run killed between the two is completed by running it again.
+All tables are written as whole partitions of the night, each in one transaction: a reader sees
+the state before or after. A run killed between two of them is completed by running it again.
 """
 
 import datetime as dt
@@ -17,17 +17,15 @@ import pyarrow as pa
 
 from tasks.errors import LakeError, ModelError
 from tasks.lake import Lake, tables
-from tasks.lake.duck import connect, sql
+from tasks.lake.duck import connect
 from tasks.registry.labelling import USERS_A_BATCH, label_batch, labelled_histories, last_labelled
+from tasks.registry.profiles import profile
 from tasks.registry.versions import promoted
 from tasks.registry.vocabulary import model_numbers
 from tasks.registry.weights import load
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
-
-TOP_ITEMS = 10  # in a profile
-TOP_ITEMS_POOL = 3 * TOP_ITEMS  # the most frequent items of an intent, of which its top is chosen
 
 
 def label(settings: Settings, night: dt.date) -> dict[str, Any]:
@@ -49,11 +47,18 @@ def label(settings: Settings, night: dt.date) -> dict[str, Any]:
             f"no model is promoted on night {night} or before: "
             f"run train, evaluate and promote --night {night} first"
         )
-    return label_with(settings, night, *chosen, previous=last_labelled(lake, before=night))
+    previous = last_labelled(lake, before=night)
+    return label_with(settings, night, *chosen, previous=previous, gives_names=True)
 
 
 def label_with(
-    settings: Settings, night: dt.date, version: str, trained: dt.date, *, previous: dt.date | None
+    settings: Settings,
+    night: dt.date,
+    version: str,
+    trained: dt.date,
+    *,
+    previous: dt.date | None,
+    gives_names: bool = False,
 ) -> dict[str, Any]:
     """Label and profile one night, which has histories, with a registered model.
 
@@ -63,6 +68,8 @@ def label_with(
         The model and its night.
     previous
         The night whose labels this one's are held against; None: the model's own are taken.
+    gives_names
+        Whether intents without a name get one.
     """
     lake = Lake(settings.lake.root)
     model = load(settings, version)
@@ -75,15 +82,15 @@ def label_with(
         )
         stream = pa.RecordBatchReader.from_batches(tables.INTENT_LABELS.schema, labels)
         lake.replace(tables.INTENT_LABELS, stream, nights=[night])
-    # Read back from the lake, so that the profiles are of the labels as they stand.
-    with connect(settings) as con:
-        for table in (tables.INTENT_LABELS, tables.SEQUENCES):
-            lake.view(con, table, first=night, last=night)
-        lake.view(con, tables.ITEMS)
-        con.register("model_intents", model.intents.rows(with_retired=trained == night))
-        values = {"night": night, "pool": TOP_ITEMS_POOL, "top": TOP_ITEMS}
-        profiles = con.sql(sql("intent_profiles"), params=values).to_arrow_table()
-    lake.replace(tables.INTENT_PROFILES, profiles, nights=[night])
+    # The labels are read back from the lake, so that the profiles are of them as they stand.
+    profiles = profile(
+        settings,
+        night,
+        model,
+        with_retired=trained == night,
+        previous=previous,
+        gives_names=gives_names,
+    )
     users = lake.scan(tables.INTENT_LABELS, first=night, last=night).select(
         all=pl.len(), without_intent=pl.col("intent_id").null_count()
     )

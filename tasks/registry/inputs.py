@@ -33,6 +33,7 @@ MODEL_BEFORE = "model before"  # the last promoted one of an earlier night
 MODELS = "models of the night"
 LABELS_WITH = "labels with"  # the model that labels, by promotion or by a person's choice
 RELABELLED_WITH = "relabelled with"  # the model that a person has named for this night alone
+NAMES_BEFORE = "names before"  # the automatic names that nights before have given
 FORGOTTEN = "forgotten"  # says why events have changed, and is no reason by itself
 
 # The rows that a fingerprint is taken of: table and columns. `ingested` says which night brought an
@@ -105,7 +106,7 @@ class Fingerprints:
             (name, night, files): digest for name, night, files, digest in rows
         }
         self._files: dict[str, dict[dt.date, str]] = {}
-        self._small = _SmallTables(settings.lake.root)  # models, choices, forgotten
+        self._small = _SmallTables(settings.lake.root)  # models, choices, forgotten, names
         self._models: dict[dt.date, tuple[str, dt.date] | None] = {}  # that label, by night
 
     def of_step(
@@ -127,6 +128,8 @@ class Fingerprints:
             elif name == MODELS:
                 versions = registered(lake, night)["model_version"]
                 yield Input(name, night, None, " ".join(versions))
+            elif name == NAMES_BEFORE:
+                yield from self._names_before(day_before, relabelled_with)
             elif name == LABELS_WITH and relabelled_with:
                 yield Input(RELABELLED_WITH, None, None, relabelled_with)
             elif name == LABELS_WITH:
@@ -159,6 +162,14 @@ class Fingerprints:
         self._models.clear()
         self._small = _SmallTables(self.settings.lake.root)
 
+    def _names_before(self, until: dt.date, relabelled_with: str | None) -> Iterator[Input]:
+        """Yield what stands for the names until a night, if there are any that count."""
+        rows = self._small.scan(tables.INTENT_NAMES, last=until).sort("dt", "intent_id").collect()
+        newest = rows.group_by("intent_id", maintain_order=True).last().sort("intent_id")
+        if newest.height and not relabelled_with:
+            named = newest.select("intent_id", "name", "meaning").iter_rows()
+            yield Input(NAMES_BEFORE, None, None, short([repr(name) for name in named]))
+
     def _promoted(self, until: dt.date) -> tuple[str, dt.date] | None:
         if until not in self._models:
             self._models[until] = promoted(self._small, until=until)
@@ -188,7 +199,7 @@ READS: Mapping[str, tuple[str, ...]] = {
     "train": (SEQUENCES, MODEL_BEFORE),
     "evaluate": (SEQUENCES, EVENTS, MODELS, MODEL_BEFORE, LABELS_BEFORE),
     "promote": (METRICS, MODEL_BEFORE),
-    "label": (SEQUENCES, LABELS_WITH, LABELS_BEFORE),
+    "label": (SEQUENCES, LABELS_WITH, LABELS_BEFORE, NAMES_BEFORE),
     "check-labels": (LABELS, SEQUENCES),
     "publish": (LABELS,),
 }

@@ -359,6 +359,23 @@ def test_people_named_in_the_form_are_forgotten(bag: Any, events: Path, by_file:
         run(params={"users": None, "users_file": None, "lake.root": str(events)})
 
 
+def test_naming_an_intent_goes_by_the_form_and_by_who_triggers_it(
+    bag: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr("tasks.chores.naming.name", lambda *a, **k: given.append((a[1:], k)) or {})
+    dag = bag.dags["name_intent"]
+    run = dag.get_task("name").python_callable
+    form = {"intent": 3, "name": None, "description": None, "by": None, "lake.root": "/l"}
+    run(params=form, dag_run=SimpleNamespace(triggering_user_name="ann"))
+    run(params=form | {"name": "Cooks", "description": "They cook.", "by": "ben"}, dag_run=None)
+    assert given == [
+        ((3, ""), {"description": None, "by": "ann"}),
+        ((3, "Cooks"), {"description": "They cook.", "by": "ben"}),
+    ]
+    assert dag.schedule is None
+
+
 def test_a_relabelling_that_cannot_be_fails_its_first_task(bag: Any, events: Path) -> None:
     run = bag.dags["relabel"].get_task("choose_nights").python_callable
     params = {"from": "2026-03-01", "to": "2026-03-01", "version": "x", "other_settings": False}

@@ -117,6 +117,7 @@ def test_every_table_with_user_ids_is_known() -> None:
         "sequences",
         "left_out_events",
         "intent_labels",
+        "intent_users",
     }
 
 

@@ -253,6 +253,66 @@ def test_one_intent_says_what_its_users_are_after_and_where_it_comes_from(
         report.show_intent(settings, NIGHT, 77, console=Console(file=written))
 
 
+def test_names_are_shown_wherever_intents_are(settings: Settings) -> None:
+    many(settings)
+    lake = Lake(settings.lake.root)
+    names = [
+        row(tables.INTENT_NAMES, intent_id=intent, name=name, why="born", rests_on=[], meaning=[])
+        for intent, name in ((7, "Home cooks"), (0, "[red] Garden"))
+    ]
+    lake.replace(tables.INTENT_NAMES, pl.concat(names), nights=[NIGHT])
+    given = {"intent_id": 3, "name": "Night owls", "description": "They read at night."}
+    given |= {"given_by": "ann", "given_at": dt.datetime(2026, 11, 21, tzinfo=dt.UTC)}
+    tomorrow = {"dt": NIGHT + dt.timedelta(days=1), "meaning": []}
+    lake.append(tables.GIVEN_NAMES, row(tables.GIVEN_NAMES, **given | tomorrow))
+    categories = [
+        row(
+            tables.INTENT_FEATURES,
+            intent_id=7,
+            kind="category",
+            value=f"Pans {rank}",
+            rank=rank,
+            is_over=True,
+            share=0.5,
+            expected_share=0.1,
+            log_odds=2.0,
+            z=4.0,
+            score=1.0,
+        )
+        for rank in (1, 2)
+    ]
+    lake.replace(tables.INTENT_FEATURES, pl.concat(categories), nights=[NIGHT])
+    lake.replace(
+        tables.INTENT_PROFILES,
+        row(tables.INTENT_PROFILES, intent_id=7, users=5, share=0.25).with_columns(
+            dt=pl.lit(NIGHT - dt.timedelta(days=1))
+        ),
+        nights=[NIGHT - dt.timedelta(days=1)],
+    )
+    lines = [" ".join(line.split()) for line in printed(settings, everything=True).splitlines()]
+    (cooks,) = (line for line in lines if line.startswith("7 Home cooks"))
+    assert cooks.startswith("7 Home cooks 1 8.3% -4 Pans 1, Pans 2 item-7-0 (9.0)")
+    assert any(line.startswith("user07 7 Home cooks 0.35") for line in lines)
+    assert any(line.startswith("3 Night owls 1 8.3% new") for line in lines)
+    written = io.StringIO()
+    report.show_intent(settings, NIGHT, 7, console=Console(file=written))
+    text = written.getvalue()
+    for said in (
+        "Home cooks (automatic",
+        "3 Night owls (50%)",
+        "Pans 1",
+        "-4 since 1 night before",
+    ):
+        assert said in text
+    report.show_intent(settings, NIGHT, 3, console=Console(file=written))
+    assert "Night owls (given by ann, in the tables from night 2026-11-21)" in written.getvalue()
+    assert "They read at night." in written.getvalue()
+    written = io.StringIO()
+    report.show_user(settings, NIGHT, "user07", console=Console(file=written))
+    assert "7 Home cooks, confidence 0.35" in written.getvalue()
+    assert "0 [red] Garden, confidence 0.01" in written.getvalue()
+
+
 def test_one_user_says_which_history_the_label_follows_from(settings: Settings) -> None:
     many(settings)
     lake = Lake(settings.lake.root)

@@ -16,9 +16,11 @@ from elcrec.matching import first_ids
 from tasks.errors import LakeError, ModelError
 from tasks.lake import Lake, tables
 from tasks.lake.duck import connect, sql
-from tasks.night.label import TOP_ITEMS, label
+from tasks.night.label import label
 from tasks.registry.identity import model_of_night
 from tasks.registry.intent_ids import named
+from tasks.registry.names import Names
+from tasks.registry.profiles import TOP_ITEMS
 from tasks.settings import REPO, Settings
 from tests.tasks.nights import (
     NIGHT,
@@ -110,9 +112,14 @@ def test_lift_is_the_share_of_the_intent_over_the_share_of_all(settings: Setting
         lake = Lake(settings.lake.root)
         lake.view(con, tables.SEQUENCES, first=NIGHT, last=NIGHT)
         lake.view(con, tables.ITEMS)
-        labels = pl.DataFrame({"user_id": list(intents), "intent_id": list(intents.values())})
+        labels = pl.DataFrame(
+            {"user_id": list(intents), "intent_id": list(intents.values()), "confidence": 0.5}
+        )
         con.register("intent_labels", labels.to_arrow())
         con.register("model_intents", named(first_ids(3), NIGHT, None).rows(with_retired=True))
+        no_features = table(settings, tables.INTENT_FEATURES)
+        con.register("effective_names", Names({}, {}).effective(no_features))
+        con.execute(sql("intent_holders"))
         values = {"night": NIGHT, "pool": 30, "top": 10}
         rows = con.sql(sql("intent_profiles"), params=values).pl().to_dicts()
     assert [(row["users"], row["share"], row["status"]) for row in rows] == [
@@ -133,12 +140,13 @@ def test_lift_is_the_share_of_the_intent_over_the_share_of_all(settings: Setting
 KILLED_RUN = """
 import datetime, os, pathlib, signal, sys
 import tasks.night.label
+import tasks.registry.profiles
 from elcrec import ELCRec
 from tests.tasks.nights import small_settings
 
 place, root, night = sys.argv[1:]
 tasks.night.label.USERS_A_BATCH = 100
-transform, open_statement, batches = ELCRec.transform, tasks.night.label.sql, []
+transform, open_statement, batches = ELCRec.transform, tasks.registry.profiles.sql, []
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -153,7 +161,7 @@ def open_or_die(name):
 if place == "third batch":
     ELCRec.transform = transform_and_die
 else:
-    tasks.night.label.sql = open_or_die
+    tasks.registry.profiles.sql = open_or_die
 tasks.night.label.label(small_settings(pathlib.Path(root)), datetime.date.fromisoformat(night))
 """
 
