@@ -21,10 +21,13 @@ from elcrec.errors import ELCRecError
 from elcrec.evaluation import (
     BLOCK_USERS,
     behaviours,
+    events_to_label,
     hit_rate_and_ndcg,
+    in_callers_order,
     newest_outputs,
     target_ranks,
 )
+from elcrec.evidence import MOST, strongest_items
 from elcrec.histories import Histories, Split, leave_one_out
 from elcrec.intents import Labels, group_centers, spherical_kmeans, unfitted_groups
 from elcrec.model import Network
@@ -243,6 +246,8 @@ class ELCRec:
         previous: NDArray[np.integer] | None = None,
         ratio: float | NDArray[np.floating] = 1.0,
         ratio_cap: NDArray[np.floating] | None = None,
+        *,
+        evidence: bool = False,
     ) -> Labels:
         """The intent of every user, how sure it is, and the runner-up.
 
@@ -255,6 +260,7 @@ class ELCRec:
         ratio: one number for all users or `[n]`, at least 1. With infinity the intent never
             changes.
         ratio_cap: `[k]`, at least 1: to change to intent j never takes more than `ratio_cap[j]`.
+        evidence: whether to say why, too, which takes a little longer (`elcrec.evidence`).
         Raises ELCRecError for a ratio below 1.
         """
         ratio = np.broadcast_to(np.asarray(ratio, np.float32), len(histories))
@@ -265,24 +271,13 @@ class ELCRec:
                 )
         network = self._fitted()
         parts = []
-        for first in range(0, len(histories), BLOCK_USERS):
+        for first in range(0, max(len(histories), 1), BLOCK_USERS):
             block = histories.slice(first, min(first + BLOCK_USERS, len(histories)))
             block = _without_items_beyond(block, self.n_items)
             held = None if previous is None else previous[first : first + len(block)]
-            parts.append(
-                _labels(network, block, held, ratio[first : first + len(block)], ratio_cap)
-            )
-        joined = (
-            [np.concatenate(columns) for columns in zip(*parts, strict=True)]
-            if parts
-            else [np.empty(0)] * 4
-        )
-        return Labels(
-            joined[0].astype(np.int32),
-            joined[1].astype(np.float32),
-            joined[2].astype(np.int32),
-            joined[3].astype(np.float32),
-        )
+            enough = ratio[first : first + len(block)]
+            parts.append(_labels(network, block, held, enough, ratio_cap, evidence))
+        return Labels.joined(parts)
 
     @torch.no_grad()
     def recommend(
@@ -509,33 +504,40 @@ def _labels(
     previous: NDArray[np.integer] | None,
     ratio: NDArray[np.float32],
     ratio_cap: NDArray[np.floating] | None,
-) -> tuple[NDArray[np.number], ...]:
-    """(intent, confidence, runner-up, its confidence) of every user of one block."""
-    n = len(histories)
-    intent, runner_up = np.full(n, -1, np.int32), np.full(n, -1, np.int32)
-    confidence, runner_up_confidence = (
-        np.full(n, np.nan, np.float32),
-        np.full(n, np.nan, np.float32),
-    )
+    evidence: bool,
+) -> Labels:
+    """The labels of one block of users."""
+    labels = Labels.none(len(histories), evidence=evidence)
+    intent, confidence = labels.intent, labels.confidence
+    runner_up, runner_up_confidence = labels.runner_up, labels.runner_up_confidence
     users = np.flatnonzero(histories.lengths)
-    if users.size:
-        h = behaviours(network, histories.take(users))
-        probabilities = network.intent_probabilities(h)  # [b, k]
-        top = probabilities.topk(min(2, probabilities.shape[1]), dim=1)
-        values, indices = top.values.cpu().numpy(), top.indices.cpu().numpy()
-        intent[users], confidence[users] = indices[:, 0], values[:, 0]
-        if indices.shape[1] > 1:
-            runner_up[users], runner_up_confidence[users] = indices[:, 1], values[:, 1]
-        if previous is not None:
-            before = torch.from_numpy(previous[users].astype(np.int64)).to(probabilities.device)
-            sure = probabilities.gather(1, before.clamp(min=0)[:, None]).squeeze(1).cpu().numpy()
-            other = (previous[users] >= 0) & (previous[users] != intent[users])
-            enough = ratio[users]
-            if ratio_cap is not None:
-                enough = np.minimum(enough, ratio_cap[intent[users]])
-            # Division, not multiplication: infinity times a probability of 0 is no number.
-            held = users[other & (confidence[users] / enough <= sure)]
-            runner_up[held], runner_up_confidence[held] = intent[held], confidence[held]
-            intent[held] = previous[held]
-            confidence[held] = sure[np.searchsorted(users, held)]
-    return intent, confidence, runner_up, runner_up_confidence
+    if not users.size:
+        return labels
+    batch = events_to_label(network, histories.take(users))
+    h, rows = network.label_behaviours(batch)
+    probabilities = network.intent_probabilities(in_callers_order(batch, h))  # [b, k]
+    top = probabilities.topk(min(MOST, probabilities.shape[1]), dim=1)
+    values, indices = top.values.cpu().numpy(), top.indices.cpu().numpy()
+    intent[users], confidence[users] = indices[:, 0], values[:, 0]
+    if indices.shape[1] > 1:
+        runner_up[users], runner_up_confidence[users] = indices[:, 1], values[:, 1]
+    if previous is not None:
+        before = torch.from_numpy(previous[users].astype(np.int64)).to(probabilities.device)
+        sure = probabilities.gather(1, before.clamp(min=0)[:, None]).squeeze(1).cpu().numpy()
+        other = (previous[users] >= 0) & (previous[users] != intent[users])
+        enough = ratio[users]
+        if ratio_cap is not None:
+            enough = np.minimum(enough, ratio_cap[intent[users]])
+        # Division, not multiplication: infinity times a probability of 0 is no number.
+        held = users[other & (confidence[users] / enough <= sure)]
+        runner_up[held], runner_up_confidence[held] = intent[held], confidence[held]
+        intent[held] = previous[held]
+        confidence[held] = sure[np.searchsorted(users, held)]
+    if labels.evidence is not None:
+        why = labels.evidence
+        why.intents[users, : indices.shape[1]] = indices
+        of_sequences = torch.from_numpy(intent[users][batch.order].astype(np.int64))
+        added = network.added_to_score(batch, rows, of_sequences.to(rows.device)).cpu().numpy()
+        owners, items = batch.order[batch.owners.cpu().numpy()], batch.items.cpu().numpy()
+        why.items[users], why.shares[users] = strongest_items(owners, items, added, users.size)
+    return labels
