@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elcrec import checkpoint
+from elcrec.calibration import Calibration, Foreseen
 from elcrec.config import Config
 from elcrec.errors import ELCRecError
 from elcrec.evaluation import (
@@ -40,6 +41,7 @@ RESUMABLE = "training"
 # k-means on more users than this many an intent moves the starting centres no further.
 KMEANS_USERS_PER_INTENT = 256
 KMEANS_STARTS = 5
+CALIBRATION_USERS = 10_000  # a share of so many is known to within half a percent
 # Fields of the config that may change between a kill and the fit that goes on from there.
 WHERE_IT_RUNS = ("device", "threads")
 
@@ -54,6 +56,7 @@ class ELCRec:
         self.config = config or Config()
         self.network: Network | None = None
         self.n_items = 0
+        self.calibration: Calibration | None = None
         self.history: list[EpochReport] = []
 
     def fit(
@@ -239,6 +242,52 @@ class ELCRec:
             self.network = wider.eval()
         return len(added)
 
+    def calibrate(self, histories: Histories) -> Calibration:
+        """Fit the confidence of labels to how often they outlive a user's newest event.
+
+        It is fitted to every second user, at most CALIBRATION_USERS, so that the others can measure
+        it (`foreseen`). No event that `fit` learned from is asked for: the newest is held out. Fit,
+        `open_intents` and whatever else changes the network come first.
+        """
+        self.calibration = Calibration.fit(*self._next_labels(histories, first=0))
+        return self.calibration
+
+    def foreseen(self, histories: Histories) -> Foreseen:
+        """What was foreseen of labels, and whether it came true, for users not calibrated on.
+
+        Raises ELCRecError for a model that is not calibrated.
+        """
+        if self.calibration is None:
+            raise ELCRecError("the model is not calibrated yet: call calibrate")
+        probabilities, after = self._next_labels(histories, first=1)
+        chances = self.calibration(torch.from_numpy(probabilities)).numpy()
+        users, now = np.arange(after.size), probabilities.argmax(1)
+        return Foreseen(probabilities[users, now], chances[users, now], after == now)
+
+    @torch.no_grad()
+    def _next_labels(
+        self, histories: Histories, first: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The softmax `[n, k]` before the newest event and the label `[n]` after it.
+
+        Of every second user from the place `first` on whose histories have two known items or more.
+        """
+        network = self._fitted()
+        known = _without_items_beyond(histories, self.n_items)
+        users = np.flatnonzero(known.lengths >= 2)[first::2]
+        if users.size > CALIBRATION_USERS:
+            users = users[np.linspace(0, users.size - 1, CALIBRATION_USERS).astype(np.int64)]
+        now = np.empty((users.size, network.config.n_intents), np.float32)
+        after = np.empty(users.size, np.int64)
+        for begin in range(0, users.size, BLOCK_USERS):
+            block = known.take(users[begin : begin + BLOCK_USERS])
+            end = begin + len(block)
+            sides = (behaviours(network, side) for side in (block.drop_last(1), block))
+            before, with_newest = map(network.intent_probabilities, sides)
+            now[begin:end] = before.cpu().numpy()
+            after[begin:end] = with_newest.argmax(1).cpu().numpy()
+        return now, after
+
     @torch.no_grad()
     def transform(
         self,
@@ -276,7 +325,9 @@ class ELCRec:
             block = _without_items_beyond(block, self.n_items)
             held = None if previous is None else previous[first : first + len(block)]
             enough = ratio[first : first + len(block)]
-            parts.append(_labels(network, block, held, enough, ratio_cap, evidence))
+            parts.append(
+                _labels(network, self.calibration, block, held, enough, ratio_cap, evidence)
+            )
         return Labels.joined(parts)
 
     @torch.no_grad()
@@ -350,6 +401,7 @@ class ELCRec:
             "config": self.config.to_dict(),
             "n_items": self.n_items,
             "epoch": len(self.history),
+            "calibration": self.calibration and self.calibration.to_dict(),
         }
         checkpoint.write(Path(folder), SAVED, self._fitted().state_dict(), facts)
 
@@ -371,6 +423,8 @@ class ELCRec:
             )
         network.load_state_dict(tensors)
         model.network = network.to(model._device()).eval()
+        if facts.get("calibration"):  # a model of before has none
+            model.calibration = Calibration.from_dict(facts["calibration"])
         return model
 
     def _fitted(self) -> Network:
@@ -500,6 +554,7 @@ def _without_items_beyond(histories: Histories, n_items: int) -> Histories:
 
 def _labels(
     network: Network,
+    calibration: Calibration | None,
     histories: Histories,
     previous: NDArray[np.integer] | None,
     ratio: NDArray[np.float32],
@@ -536,6 +591,11 @@ def _labels(
     if labels.evidence is not None:
         why = labels.evidence
         why.intents[users, : indices.shape[1]] = indices
+        if calibration is not None:
+            chances = calibration(probabilities)
+            of_labels = torch.from_numpy(intent[users].astype(np.int64)).to(chances.device)
+            why.confidence[users] = chances.gather(1, of_labels[:, None]).squeeze(1).cpu().numpy()
+            why.probabilities[users, : indices.shape[1]] = chances.gather(1, top.indices).cpu()
         of_sequences = torch.from_numpy(intent[users][batch.order].astype(np.int64))
         added = network.added_to_score(batch, rows, of_sequences.to(rows.device)).cpu().numpy()
         owners, items = batch.order[batch.owners.cpu().numpy()], batch.items.cpu().numpy()

@@ -13,7 +13,7 @@ every intent alike says nothing for one of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,23 +30,34 @@ class Evidence:
         that sum to 1. Items that speak against it have none.
     intents: int32 `[n, MOST]`, the most probable first, whether the label is held or not; −1 where
         there is none.
+    probabilities: float32 `[n, MOST]`, of each of them to be the most probable one after the
+        user's next event; NaN where there is none, and where the model is not calibrated.
+    confidence: float32 `[n]`, the same of the label; NaN for a user without one, and where the
+        model is not calibrated (`elcrec.calibration`).
     """
 
     items: NDArray[np.int32]
     shares: NDArray[np.float32]
     intents: NDArray[np.int32]
+    probabilities: NDArray[np.float32]
+    confidence: NDArray[np.float32]
 
     @classmethod
     def none(cls, n: int) -> Evidence:
         """No evidence, of `n` users."""
-        nothing = np.zeros((n, MOST), np.int32)
-        return cls(nothing, np.zeros((n, MOST), np.float32), nothing - 1)
+        return cls(
+            np.zeros((n, MOST), np.int32),
+            np.zeros((n, MOST), np.float32),
+            np.full((n, MOST), -1, np.int32),
+            np.full((n, MOST), np.nan, np.float32),
+            np.full(n, np.nan, np.float32),
+        )
 
     @classmethod
     def joined(cls, parts: Sequence[Evidence]) -> Evidence:
         """Evidence of some users after that of others."""
-        columns = ("items", "shares", "intents")
-        return cls(*(np.concatenate([getattr(part, c) for part in parts]) for c in columns))
+        columns = [[getattr(part, field.name) for part in parts] for field in fields(cls)]
+        return cls(*map(np.concatenate, columns))
 
 
 def strongest_items(

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from elcrec import ELCRec, Histories
+from elcrec.evaluation import behaviours
 from elcrec.evidence import MOST, strongest_items
 from tests.elcrec.test_training import tiny, walks
 
@@ -46,11 +48,7 @@ def test_labels_are_the_same_with_evidence_and_without(model):
 
 
 def score_beyond_the_mean(model: ELCRec, histories: Histories, intent: np.ndarray) -> np.ndarray:
-    """The logarithm of the label's probability, less the mean over all intents."""
-    import torch
-
-    from elcrec.evaluation import behaviours
-
+    """Compute the logarithm of the label's probability, less the mean over all intents."""
     with torch.no_grad():
         logits = model.network.intent_probabilities(behaviours(model.network, histories)).log()
     return (logits - logits.mean(1, keepdim=True)).numpy()[np.arange(len(histories)), intent]
