@@ -129,10 +129,10 @@ STEPS: dict[str, Step] = {
         ),
         Step(
             "label",
-            "label every user and profile every intent",
+            "label every user, say why, and profile every intent",
             "tasks.night.label:label",
-            ("sequences", "items", "models", "choices", "intent_labels"),
-            ("intent_labels", "intent_profiles"),
+            ("sequences", "items", "models", "choices", "intent_labels", "label_evidence"),
+            ("intent_labels", "label_evidence", "intent_profiles"),
         ),
         Step(
             "check-labels",
