@@ -88,7 +88,7 @@ def test_evidence_says_of_each_label_why(night_done: Settings) -> None:
     assert evidence["held_since"].null_count() == evidence.height
     limit = night_done.label.clear_above
     assert (evidence["clear"] == (evidence["calibrated_confidence"] >= limit)).all()
-    assert 0.5 < evidence["clear"].mean()
+    assert evidence["clear"].mean() > 0.5
 
 
 def test_a_label_is_clear_above_the_limit_of_the_settings(night_done: Settings) -> None:
