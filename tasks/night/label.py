@@ -81,7 +81,7 @@ def label_with(
     with connect(settings) as con, spill_file(settings) as spilled:
         histories = labelled_histories(con, lake, night, previous)
 
-        def labels(evidence: pa.RecordBatchWriter) -> Iterator[pa.RecordBatch]:
+        def labels(evidence: pa.ipc.RecordBatchStreamWriter) -> Iterator[pa.RecordBatch]:
             """Yield rows of labels; why they are so goes to a file meanwhile, in the same pass."""
             for batch in histories.to_arrow_reader(USERS_A_BATCH):
                 found = label_batch(
