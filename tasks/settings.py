@@ -302,6 +302,7 @@ class LabelSettings(Section):
     probability_ratio: float = Field(20, ge=1)
     idle_probability_ratio: float = Field(math.inf, ge=1)
     rename_below: float = Field(0.5, ge=0, le=1)
+    clear_above: float = Field(0.5, ge=0, le=1)
 
 
 class EvaluateSettings(Section):

@@ -135,15 +135,15 @@ STEPS: dict[str, Step] = {
         ),
         Step(
             "label",
-            "label every user and profile every intent",
+            "label every user, say why, and profile every intent",
             "tasks.night.label:label",
             (
                 *("sequences", "items", "events", "catalogue", "models", "choices"),
-                *("intent_labels", "intent_names", "given_names"),
+                *("intent_labels", "label_evidence", "intent_names", "given_names"),
             ),
             (
-                *("intent_labels", "intent_profiles", "intent_features", "intent_next_items"),
-                *("intent_users", "intent_flows", "intent_names"),
+                *("intent_labels", "label_evidence", "intent_profiles", "intent_features"),
+                *("intent_next_items", "intent_users", "intent_flows", "intent_names"),
             ),
         ),
         Step(

@@ -25,6 +25,8 @@ from tasks.registry.figures import (
     ALL_USERS,
     BASELINES,
     BY_TIME,
+    CALIBRATION_ERROR,
+    CLEAR_SHARE,
     LIFT,
     NEW_ITEMS,
     REPEAT_SHARE,
@@ -232,14 +234,25 @@ def show_user(settings: Settings, night: dt.date, user: str, *, console: Console
     facts = {
         "intent": "none: the model knows no item of the history"
         if found["intent_id"] is None
-        else f"{_with_name(called, found['intent_id'])}, confidence {found['confidence']:.2f}",
+        else f"{_with_name(called, found['intent_id'])}, {_sure(found)}",
         "runner-up": "none"
         if found["runner_up_id"] is None
         else f"{_with_name(called, found['runner_up_id'])}, "
-        f"confidence {found['runner_up_confidence']:.2f}",
+        f"confidence {_of_runner_up(found):.2f}",
         "events": f"{found['n_events']:,}, the last one {found['last_ts']:%Y-%m-%d %H:%M} UTC",
         "model": found["model_version"],
     }
+    if found["held_since"]:
+        facts["held"] = f"since night {found['held_since']}, against a more probable intent"
+    if found["intents"]:
+        facts["most probable"] = ", ".join(
+            f"{one['intent_id']} ({_number(one['probability'], 2) or 'not calibrated'})"
+            for one in found["intents"]
+        )
+    if found["named_items"]:
+        facts["because of"] = ", ".join(
+            f"{one['item_id']} ({one['share']:.0%})" for one in found["named_items"]
+        )
     history = lake.scan(tables.SEQUENCES, first=night, last=night).filter(user_id=user)
     newest = history.select(item_index=pl.col("items").explode()).reverse().head(NEWEST)
     items = lake.scan(tables.ITEMS).select("item_index", "item_id")
@@ -293,9 +306,22 @@ def outcome(settings: Settings, night: dt.date) -> dict[str, Any]:
 
 
 def _labelled(settings: Settings, night: dt.date) -> tuple[Lake, pl.DataFrame]:
-    """Return the lake and the night's labels, of which there are some."""
+    """Return the lake and the night's labels with their evidence; there is a label at least."""
     lake = Lake.there(settings.lake.root)
-    labels = lake.scan(tables.INTENT_LABELS, first=night, last=night).sort("user_id").collect()
+    evidence = lake.scan(tables.LABEL_EVIDENCE, first=night, last=night).select(
+        "user_id",
+        "calibrated_confidence",
+        "clear",
+        "held_since",
+        "intents",
+        named_items=pl.col("items"),
+    )
+    labels = (
+        lake.scan(tables.INTENT_LABELS, first=night, last=night)
+        .join(evidence, on="user_id", how="left")
+        .sort("user_id")
+        .collect()
+    )
     if labels.is_empty():
         raise LakeError(
             f"{settings.lake.root} has no labels for night {night}: run the night first, "
@@ -409,9 +435,12 @@ def _header(
     if days:
         events = f"{every:,} from {days[0]} to {days[-1]}, {tonight:,} of them of this night"
     without = labels["intent_id"].null_count()
+    unclear = labels.filter(~pl.col("clear")).height
     users = f"{labels.height:,} with a label"
     if without:
         users += f", {without:,} of them with no intent: the model knows no item of theirs"
+    if unclear:
+        users += f", {unclear:,} ({unclear / labels.height:.1%}) not clear"
     return _facts(
         f"Night {night}",
         {
@@ -523,24 +552,45 @@ def _labels(lake: Lake, night: dt.date, labels: pl.DataFrame, most: int | None) 
 def _label_rows(title: str, labels: pl.DataFrame, called: names.Names) -> Printed:
     table = _printed(
         title,
-        ["user", "intent", "name", "confidence", "runner-up", "events", "last event"],
+        ["user", "intent", "name", "confidence", "clear", "runner-up", "events", "last event"],
         right=["intent", "confidence", "runner-up", "events"],
     )
     for row in labels.iter_rows(named=True):
         runner_up = ""
         if row["runner_up_id"] is not None:
-            runner_up = f"{row['runner_up_id']} ({_number(row['runner_up_confidence'], 2)})"
+            runner_up = f"{row['runner_up_id']} ({_of_runner_up(row):.2f})"
         _add_row(
             table,
             row["user_id"],
             _text(row["intent_id"]),
             _name(called, row["intent_id"]),
-            _number(row["confidence"], 2),
+            _number(_of_label(row), 2),
+            {True: "yes", False: "no", None: ""}[row["clear"]],
             runner_up,
             str(row["n_events"]),
             f"{row['last_ts']:%Y-%m-%d %H:%M}",
         )
     return table
+
+
+def _of_label(label: Mapping[str, Any]) -> float | None:
+    """Return the calibrated confidence of a label; the model's own where there is none."""
+    calibrated: float | None = label["calibrated_confidence"]
+    return label["confidence"] if calibrated is None else calibrated
+
+
+def _of_runner_up(label: Mapping[str, Any]) -> float:
+    """Return the probability of the runner-up that goes with the confidence of the label."""
+    for one in label["intents"] or []:
+        if one["intent_id"] == label["runner_up_id"] and one["probability"] is not None:
+            return float(one["probability"])
+    return float(label["runner_up_confidence"])
+
+
+def _sure(label: Mapping[str, Any]) -> str:
+    """Say how sure a label is, and whether that is clear."""
+    clear = {True: "", False: ", which is not clear", None: " (not calibrated)"}[label["clear"]]
+    return f"confidence {_of_label(label):.2f}{clear}"
 
 
 def _text(value: object) -> str:
@@ -665,6 +715,12 @@ def _intent_metrics(
         ("utilisation", 3, "perplexity / intents"),
         ("largest_share", 3, "share of users in the largest"),
         (LIFT, 2, "what knowing the label is worth: next-item HR@20 over popularity's"),
+        (CLEAR_SHARE, 3, "share of labels that are clear (label.clear_above)"),
+        (
+            CALIBRATION_ERROR,
+            3,
+            "mean distance of confidence from the share of labels that outlive the next event",
+        ),
         (REPEAT_SHARE, 3, "share of users whose newest event is of an item that they had before"),
     ):
         if metric in values:

@@ -289,7 +289,8 @@ class _Now:
                 for day in sorted({*one, *other}, key=lambda day: day or dt.date.min)
                 if self._digest(name, day, other) != _digest(one, day)
             ]
-            if name == inputs.LABELS_BEFORE and one and not set(one) & set(changed):
+            before_it = name in (inputs.LABELS_BEFORE, inputs.EVIDENCE_BEFORE)
+            if before_it and one and not set(one) & set(changed):
                 continue  # they are as they were, or upkeep took them out: none are in their place
             if not changed:
                 continue
@@ -307,6 +308,8 @@ class _Now:
                 )
             elif name == inputs.LABELS_BEFORE:
                 yield f"labels of night {changed[0]}, which its own are held against, have changed"
+            elif name == inputs.EVIDENCE_BEFORE:
+                yield f"the nights since which labels of {_nights(changed)} are held have changed"
             elif name in inputs.ROWS:
                 yield f"its {SAID[name]} have changed since {step} read them"
             elif name != inputs.FORGOTTEN:

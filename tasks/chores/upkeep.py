@@ -34,6 +34,7 @@ KEPT_BY = {
     tables.SEQUENCE_INPUTS: "sequences_nights",
     tables.LEFT_OUT_EVENTS: "left_out_nights",
     tables.INTENT_LABELS: "labels_nights",
+    tables.LABEL_EVIDENCE: "labels_nights",
     tables.INTENT_PROFILES: "labels_nights",
     tables.INTENT_FEATURES: "labels_nights",
     tables.INTENT_NEXT_ITEMS: "labels_nights",
@@ -120,7 +121,7 @@ def plan(settings: Settings) -> Plan:
         if table in (tables.SEQUENCES, tables.SEQUENCE_INPUTS):
             # What the promoted models were trained on, and what the next night adds its events to.
             needed |= standing_nights | _before(lake.nights(tables.SEQUENCES), recent)
-        elif table in (tables.LEFT_OUT_EVENTS, tables.INTENT_LABELS):
+        elif table in (tables.LEFT_OUT_EVENTS, tables.INTENT_LABELS, tables.LABEL_EVIDENCE):
             # What the next night adds its events to, and what it holds its labels against.
             needed |= _before(lake.nights(table), recent)
         elif table is tables.CATALOGUE:

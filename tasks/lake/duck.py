@@ -4,6 +4,7 @@ import os
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 import duckdb
 
@@ -32,6 +33,14 @@ def config(settings: Settings) -> dict[str, str | bool | int | float | list[str]
     if settings.duckdb.memory_limit:
         options["memory_limit"] = settings.duckdb.memory_limit
     return options
+
+
+def spill_file(settings: Settings) -> IO[bytes]:
+    """Open a file for what waits outside of memory; without a name, it goes when it is closed."""
+    folder = settings.duckdb.temp_directory or None
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryFile(dir=folder)
 
 
 @cache

@@ -478,6 +478,58 @@ INTENT_LABELS = Table(
     },
 )
 
+# What readers of the labels are promised is in `intent_labels` alone (tasks/targets/contract.py).
+LABEL_EVIDENCE = Table(
+    "label_evidence",
+    pa.schema(
+        [
+            DT,
+            ("user_id", pa.string()),
+            ("intent_id", pa.int32()),
+            ("calibrated_confidence", pa.float32()),
+            ("clear", pa.bool_()),
+            ("held_since", pa.date32()),
+            (
+                "items",
+                pa.list_(pa.struct([("item_id", pa.string()), ("share", pa.float32())])),
+            ),
+            (
+                "intents",
+                pa.list_(pa.struct([("intent_id", pa.int32()), ("probability", pa.float32())])),
+            ),
+            ("model_version", pa.string()),
+        ]
+    ),
+    many_valued=("user_id",),
+    row="Why one user has the label of one night, and how sure that is.",
+    meanings={
+        **THE_NIGHT,
+        "user_id": "The user, as in intent_labels; once in each night.",
+        "intent_id": "The label, as in intent_labels.",
+        "calibrated_confidence": (
+            "Probability that this is the most probable intent after the user's next event. Null "
+            "where intent_id is, and if the model is from before models were calibrated."
+        ),
+        "clear": (
+            "Whether calibrated_confidence is at least label.clear_above. False: the history "
+            "supports no intent well. Null where calibrated_confidence is."
+        ),
+        "held_since": (
+            "The night since which the label is held against a more probable intent; null if it is "
+            "the most probable one."
+        ),
+        "items": (
+            "Up to three items of the history that speak most for the label. share: of all that "
+            "speaks for it, so the shares of all such items of the history sum to 1."
+        ),
+        "intents": (
+            "The three most probable intents now, the first one first. probability: that it is the "
+            "most probable one after the user's next event; null where calibrated_confidence is."
+        ),
+        "model_version": "The model that gave the label.",
+    },
+)
+
 INTENT_PROFILES = Table(
     "intent_profiles",
     pa.schema(
@@ -886,6 +938,7 @@ TABLES = {
         CHOICES,
         METRICS,
         INTENT_LABELS,
+        LABEL_EVIDENCE,
         INTENT_PROFILES,
         INTENT_FEATURES,
         INTENT_NEXT_ITEMS,

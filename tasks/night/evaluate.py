@@ -32,6 +32,7 @@ import polars as pl
 
 from elcrec import ELCRec, Histories
 from elcrec.baselines import cooccurrence_ranks, last_item_ranks, most_frequent_ranks
+from elcrec.calibration import Reliability
 from elcrec.comparison import paired_change
 from elcrec.errors import ELCRecError
 from elcrec.evaluation import hit_rate_and_ndcg, is_repeat, ndcg_of_users, popularity_ranks
@@ -43,7 +44,9 @@ from tasks.lake.duck import connect, sql
 from tasks.registry.figures import (
     ALL_USERS,
     BY_TIME,
+    CALIBRATION_ERROR,
     CHURN,
+    CLEAR_SHARE,
     COOCCURRENCE,
     CUTOFF,
     FLOOR,
@@ -152,6 +155,7 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
     targets = Targets.of(histories, len(model.item_ids), cutoffs)
     new = judge(model.model, histories, targets)
     new.metrics[ALL_USERS] |= _repeat_shares(settings, targets)
+    new.metrics[ALL_USERS] |= confidence_figures(model.model, histories, settings.label.clear_above)
     judged = {version: new} | judge_baselines(targets, settings.model.seed)
     rows = _Rows(night)
     last = promoted(lake, until=night - dt.timedelta(days=1))
@@ -266,6 +270,23 @@ def judge(model: ELCRec, as_known: Histories, targets: Targets) -> Judged:
         LARGEST_SHARE: largest_share(intents),
     }
     return judged
+
+
+def confidence_figures(model: ELCRec, histories: Histories, clear_above: float) -> Metrics:
+    """Measure whether the confidence of labels means what it says, and how many are clear.
+
+    Of users whom the model was not calibrated on: labels of their histories without the newest
+    event, and whether they outlive it. Nothing for a model that is not calibrated.
+    """
+    if model.calibration is None:
+        return {}
+    foreseen = model.foreseen(histories)
+    if not foreseen.stayed.size:
+        return {}
+    return {
+        CALIBRATION_ERROR: Reliability.of(foreseen.calibrated, foreseen.stayed).error,
+        CLEAR_SHARE: float((foreseen.calibrated >= clear_above).mean()),
+    }
 
 
 def judge_baselines(targets: Targets, seed: int) -> dict[str, Judged]:
@@ -396,7 +417,8 @@ def churn(
         for batch in sample.to_arrow_reader(USERS_A_BATCH):
             labels = label_batch(batch, model, numbers, night, version, settings.label, previous)
             before = batch.column("previous_id").to_numpy()
-            changed = labels.column("intent_id").fill_null(-1).to_numpy() != before
+            # Of a retired intent no centre is left, so its users count as changed.
+            changed = (labels.intent < 0) | (model.intents.ids[labels.intent] != before)
             idle = batch.column("idle").to_numpy(zero_copy_only=False)
             for name, mine in ((ALL_USERS, np.ones_like(idle)), (IDLE_USERS, idle)):
                 users[name][0] += int(np.count_nonzero(mine))

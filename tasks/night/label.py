@@ -1,4 +1,4 @@
-"""Label every user with the promoted model, and profile the intents.
+"""Label every user with the promoted model, say why, and profile the intents.
 
 A user keeps the intent of the last labelled night before this one until another is many times as
 sure, so that labels do not flicker.
@@ -9,6 +9,7 @@ the state before or after. A run killed between two of them is completed by runn
 
 import datetime as dt
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,15 @@ import pyarrow as pa
 
 from tasks.errors import LakeError, ModelError
 from tasks.lake import Lake, tables
-from tasks.lake.duck import connect
-from tasks.registry.labelling import USERS_A_BATCH, label_batch, labelled_histories, last_labelled
+from tasks.lake.duck import connect, spill_file
+from tasks.registry.labelling import (
+    USERS_A_BATCH,
+    evidence_rows,
+    label_batch,
+    label_rows,
+    labelled_histories,
+    last_labelled,
+)
 from tasks.registry.profiles import profile
 from tasks.registry.versions import promoted
 from tasks.registry.vocabulary import model_numbers
@@ -26,6 +34,9 @@ from tasks.registry.weights import load
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
+
+# How evidence waits on disk until the labels are written.
+SPILLED = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 def label(settings: Settings, night: dt.date) -> dict[str, Any]:
@@ -74,14 +85,26 @@ def label_with(
     lake = Lake(settings.lake.root)
     model = load(settings, version)
     numbers = model_numbers(lake, model.item_ids)
-    with connect(settings) as con:
+    rules = settings.label
+    with connect(settings) as con, spill_file(settings) as spilled:
         histories = labelled_histories(con, lake, night, previous)
-        labels = (
-            label_batch(batch, model, numbers, night, version, settings.label, previous)
-            for batch in histories.to_arrow_reader(USERS_A_BATCH)
-        )
-        stream = pa.RecordBatchReader.from_batches(tables.INTENT_LABELS.schema, labels)
-        lake.replace(tables.INTENT_LABELS, stream, nights=[night])
+
+        def labels(evidence: pa.ipc.RecordBatchStreamWriter) -> Iterator[pa.RecordBatch]:
+            """Yield rows of labels; why they are so goes to a file meanwhile, in the same pass."""
+            for batch in histories.to_arrow_reader(USERS_A_BATCH):
+                found = label_batch(
+                    batch, model, numbers, night, version, rules, previous, evidence=True
+                )
+                evidence.write(evidence_rows(batch, found, model, night, version, rules))
+                yield label_rows(batch, found, model, night, version)
+
+        with pa.ipc.new_stream(spilled, tables.LABEL_EVIDENCE.schema, options=SPILLED) as evidence:
+            stream = pa.RecordBatchReader.from_batches(
+                tables.INTENT_LABELS.schema, labels(evidence)
+            )
+            lake.replace(tables.INTENT_LABELS, stream, nights=[night])
+        spilled.seek(0)
+        lake.replace(tables.LABEL_EVIDENCE, pa.ipc.open_stream(spilled), nights=[night])
     # The labels are read back from the lake, so that the profiles are of them as they stand.
     profiles = profile(
         settings,

@@ -125,6 +125,7 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
             average = len(histories) / config.n_intents
             least_users = max(LEAST_USERS, math.ceil(settings.model.least_share * average))
             model.open_intents(known, least_users)
+        model.calibrate(histories)
         intents = name_intents(settings, night, model, histories, identity, parent, before, carried)
     except ELCRecError as error:
         raise ModelError(f"training on night {night} failed: {error}") from error

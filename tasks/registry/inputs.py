@@ -29,6 +29,7 @@ from tasks.settings import Settings
 EVENTS, SEQUENCES, METRICS = "events", "sequences", "metrics"
 LABELS = "intent_labels"  # with all columns, as readers get them
 LABELS_BEFORE = "labels before"  # what the next night reads of them
+EVIDENCE_BEFORE = "evidence before"  # what the next night reads of it
 MODEL_BEFORE = "model before"  # the last promoted one of an earlier night
 MODELS = "models of the night"
 LABELS_WITH = "labels with"  # the model that labels, by promotion or by a person's choice
@@ -47,6 +48,7 @@ ROWS: dict[str, tuple[Table, tuple[str, ...]]] = {
     METRICS: (tables.METRICS, tuple(tables.METRICS.schema.names[1:])),
     LABELS: (tables.INTENT_LABELS, tuple(tables.INTENT_LABELS.schema.names[1:])),
     LABELS_BEFORE: (tables.INTENT_LABELS, ("user_id", "intent_id", "last_ts")),
+    EVIDENCE_BEFORE: (tables.LABEL_EVIDENCE, ("user_id", "held_since")),
 }
 NEAR = dt.timedelta(days=8)  # nights whose records are looked through for digests that are known
 
@@ -117,8 +119,9 @@ class Fingerprints:
         for name in READS.get(step, ()):
             if name == EVENTS and step == "build-sequences":
                 yield from self.rows(EVENTS, last=night)
-            elif name == LABELS_BEFORE:
-                last = max((one for one in self._files_of(name) if one < night), default=None)
+            elif name in (LABELS_BEFORE, EVIDENCE_BEFORE):
+                labelled = self._files_of(LABELS_BEFORE)
+                last = max((one for one in labelled if one < night), default=None)
                 if last and not relabelled_with:
                     yield from self.rows(name, last, last)
             elif name in ROWS:
@@ -199,7 +202,7 @@ READS: Mapping[str, tuple[str, ...]] = {
     "train": (SEQUENCES, MODEL_BEFORE),
     "evaluate": (SEQUENCES, EVENTS, MODELS, MODEL_BEFORE, LABELS_BEFORE),
     "promote": (METRICS, MODEL_BEFORE),
-    "label": (SEQUENCES, LABELS_WITH, LABELS_BEFORE, NAMES_BEFORE),
+    "label": (SEQUENCES, LABELS_WITH, LABELS_BEFORE, EVIDENCE_BEFORE, NAMES_BEFORE),
     "check-labels": (LABELS, SEQUENCES),
     "publish": (LABELS,),
 }

@@ -118,6 +118,7 @@ def test_every_table_with_user_ids_is_known() -> None:
         "left_out_events",
         "intent_labels",
         "intent_users",
+        "label_evidence",
     }
 
 
@@ -148,11 +149,12 @@ def test_nothing_of_a_forgotten_person_is_left_and_all_others_stay(settings: Set
         "sequences": 4,
         "left_out_events": 6,
         "intent_labels": 4,
+        "label_evidence": 4,
         "quarantine": 6,
         "steps": 0,
         "check_results": 0,
     }
-    assert [one["left"] for one in told.values()] == [0] * 7
+    assert [one["left"] for one in told.values()] == [0] * 8
     assert page.read_text() == f"<p title='forgotten'>such as forgotten, {OTHERS[0]}</p>"
     assert ANN not in json.dumps(report) and "zo" not in json.dumps(report)
 

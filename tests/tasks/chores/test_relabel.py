@@ -20,7 +20,7 @@ from tasks.settings import Settings
 from tests.tasks.nights import NIGHT, small_settings, table, write_histories
 
 NIGHTS = [NIGHT + dt.timedelta(days=days) for days in range(3)]
-LABEL_TABLES = (tables.INTENT_LABELS, tables.INTENT_PROFILES)
+LABEL_TABLES = (tables.INTENT_LABELS, tables.LABEL_EVIDENCE, tables.INTENT_PROFILES)
 
 
 @pytest.fixture(scope="module")

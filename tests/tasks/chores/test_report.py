@@ -326,12 +326,42 @@ def test_one_user_says_which_history_the_label_follows_from(settings: Settings) 
     written = io.StringIO()
     report.show_user(settings, NIGHT, "user07", console=Console(file=written))
     lines = [line.split() for line in written.getvalue().splitlines()]
-    assert ["intent", "7,", "confidence", "0.35"] in lines
+    assert ["intent", "7,", "confidence", "0.35", "(not", "calibrated)"] in lines
     assert ["runner-up", "0,", "confidence", "0.01"] in lines
     at = lines.index(["item-7-2", "7.0"])
     assert lines[at + 1 : at + 3] == [["old"], ["old"]], "the newest first"
     with pytest.raises(LakeError, match=r"no user 'nobody': .* for example 'user00'"):
         report.show_user(settings, NIGHT, "nobody", console=Console(file=written))
+
+
+def test_a_report_says_why_a_user_has_a_label_and_how_sure_that_is(settings: Settings) -> None:
+    many(settings)
+    why = {
+        "calibrated_confidence": 0.42,
+        "clear": False,
+        "held_since": NIGHT - dt.timedelta(days=3),
+        "items": [{"item_id": "[/red]", "share": 0.61}, {"item_id": "old", "share": 0.2}],
+        "intents": [
+            {"intent_id": 0, "probability": 0.5},
+            {"intent_id": 7, "probability": 0.42},
+        ],
+    }
+    evidence = row(tables.LABEL_EVIDENCE, user_id="user07", intent_id=7, **why)
+    Lake(settings.lake.root).replace(tables.LABEL_EVIDENCE, evidence, nights=[NIGHT])
+    written = io.StringIO()
+    report.show_user(settings, NIGHT, "user07", console=Console(file=written))
+    for said in (
+        "7, confidence 0.42, which is not clear",
+        "0, confidence 0.50",
+        "since night 2026-11-17, against a more probable intent",
+        "0 (0.50), 7 (0.42)",
+        "[/red] (61%), old (20%)",
+    ):
+        assert said in written.getvalue()
+    text = printed(settings, everything=True)
+    assert "12 with a label, 1 (8.3%) not clear" in text
+    (line,) = (line.split() for line in text.splitlines() if line.startswith("user07 "))
+    assert line[1:6] == ["7", "0.42", "no", "0", "(0.50)"]
 
 
 def test_a_terminal_of_80_columns_breaks_no_word_and_a_pipe_no_row(settings: Settings) -> None:

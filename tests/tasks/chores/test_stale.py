@@ -143,6 +143,7 @@ def content(settings: Settings) -> dict[str, pl.DataFrame]:
         ),
         "models": table(settings, tables.MODELS).filter("promoted"),
         "labels": table(settings, tables.INTENT_LABELS),
+        "evidence": table(settings, tables.LABEL_EVIDENCE),
         "profiles": table(settings, tables.INTENT_PROFILES).drop("top_items", "came_from"),
     }
 

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from elcrec import Labels
 from tasks import steps
 from tasks.chores.upkeep import KEPT_BY, upkeep
 from tasks.errors import LakeError
@@ -324,10 +325,10 @@ def label_slowly(settings: Settings, night: dt.date, reading: Event, go_on: Even
 
     plain = label.label_batch
 
-    def slow(*given: Any) -> pa.RecordBatch:
+    def slow(*given: Any, **more: Any) -> Labels:
         reading.set()
         assert go_on.wait(60)
-        return plain(*given)
+        return plain(*given, **more)
 
     label.label_batch = slow
     steps.run_step("label", settings, night)

@@ -79,7 +79,13 @@ def test_the_order_of_nights_numbers_items_in_another_way(
 
 @pytest.mark.parametrize(
     "which",
-    [tables.MODELS, tables.METRICS, tables.INTENT_LABELS, tables.INTENT_PROFILES],
+    [
+        tables.MODELS,
+        tables.METRICS,
+        tables.INTENT_LABELS,
+        tables.LABEL_EVIDENCE,
+        tables.INTENT_PROFILES,
+    ],
     ids=lambda which: which.name,
 )
 def test_backfill_of_a_past_night_equals_the_nightly_run(
