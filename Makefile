@@ -108,15 +108,16 @@ run: $(STAMP) ## One night of the DAG through Airflow, then what came out   [EVE
 up: $(STAMP) ## Airflow with its web page on 127.0.0.1, until Ctrl-C        [EVENTS= ITEMS= LAKE= PORT=]
 	@$(RUN) local up
 
-# From Python 3.12 on, coverage can be told to use sys.monitoring, which costs next to nothing.
+# tests/conftest.py decides the order of the files. From Python 3.12 on, coverage can be told to use sys.monitoring,
+# which costs next to nothing.
 test: $(STAMP) servers ## All tests, and how much of the code they run
 	@export COVERAGE_CORE=$$($(VENV)/bin/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
-	$(RUN) pytest --numprocesses auto --dist loadfile --durations 15 --cov
+	$(RUN) pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 15 --cov
 
 # Two folders are not even read: their tests import Airflow.
 test-fast: $(STAMP) ## The tests that need no Airflow and no server, and two seconds each at most
-	@$(RUN) pytest --numprocesses auto --dist loadfile --durations 15 --ignore tests/dags --ignore tests/plugins \
-	  -m "not slow and not airflow and not servers"
+	@$(RUN) pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 15 \
+	  --ignore tests/dags --ignore tests/plugins -m "not slow and not airflow and not servers"
 
 lint: $(STAMP) ## ruff, mypy, directions of imports, dependencies, sqlfluff, hadolint, compose files
 	@$(RUN) ruff check $(RUFF_ROOMS)

@@ -48,6 +48,8 @@ MODEL = {
 }
 CHECKS = [name for name in STEPS if name.startswith("check-")]
 
+pytestmark = pytest.mark.slow  # four nights before the first test
+
 
 def nothing(settings: Settings, night: dt.date) -> dict[str, Any]:
     """Stand in for a check."""
@@ -187,7 +189,6 @@ def test_nights_in_order_are_up_to_date_and_a_refresh_runs_nothing(made: Made) -
     assert done == {"nights": {}, "left_as_they_are": {}, "not_known": []}
 
 
-@pytest.mark.slow
 def test_a_backfill_that_changes_nothing_makes_nothing_stale(made: Made) -> None:
     before = table(made.settings, tables.INTENT_LABELS)
     for night in (NIGHTS[2], NIGHTS[0]):
@@ -196,7 +197,6 @@ def test_a_backfill_that_changes_nothing_makes_nothing_stale(made: Made) -> None
     assert table(made.settings, tables.INTENT_LABELS).equals(before)
 
 
-@pytest.mark.slow
 def test_a_backfill_on_a_corrected_source_makes_later_nights_stale_until_they_are_refreshed(
     made: Made,
 ) -> None:
@@ -226,7 +226,6 @@ def test_a_backfill_on_a_corrected_source_makes_later_nights_stale_until_they_ar
     hold_equal(made.settings, made.in_another_lake().settings)
 
 
-@pytest.mark.slow
 def test_late_events_make_the_nights_they_belong_to_stale(made: Made) -> None:
     """The night that brings them knows them, those between do not."""
     add_event(made, NIGHTS[3], NIGHTS[1])
@@ -266,7 +265,6 @@ def test_the_report_of_a_night_says_which_nights_are_stale_and_the_revision(made
     assert refreshes in reported(NIGHTS[1])
 
 
-@pytest.mark.slow
 def test_a_refresh_up_to_a_night_leaves_those_after_it(
     made: Made, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -299,7 +297,6 @@ def test_a_rollback_makes_its_night_and_those_that_go_on_from_it_stale(made: Mad
     assert models["parent_version"].to_list() == [first[0]]
 
 
-@pytest.mark.slow
 def test_a_relabelled_night_is_up_to_date_and_keeps_its_model_when_it_is_refreshed(
     made: Made,
 ) -> None:
@@ -338,7 +335,6 @@ def test_other_labels_make_the_night_after_them_stale_which_is_held_against_them
     )
 
 
-@pytest.mark.slow
 def test_forgetting_people_makes_the_nights_stale_that_knew_them(made: Made) -> None:
     user = table(made.settings, tables.INTENT_LABELS, NIGHTS[0])["user_id"][0]
     forget(made.settings, [user])
@@ -359,7 +355,6 @@ def made_without(made: Made, user: str) -> Settings:
     return made.in_another_lake().settings
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("step", ["build-sequences", "train", "evaluate", "promote", "label"])
 def test_a_step_that_was_killed_leaves_its_night_stale(
     made: Made, step: str, monkeypatch: pytest.MonkeyPatch
@@ -408,7 +403,6 @@ def test_what_changes_while_a_step_reads_makes_it_stale(made: Made) -> None:
     assert of(made.settings, NIGHTS[1]).state == STALE
 
 
-@pytest.mark.slow
 def test_a_night_of_before_there_were_records_is_not_known_and_is_left_until_asked_for(
     made: Made,
 ) -> None:

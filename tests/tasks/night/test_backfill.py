@@ -1,6 +1,7 @@
 """A night that is run after later ones leaves what it leaves when it is run in its turn."""
 
 import datetime as dt
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -45,7 +46,7 @@ def write_source(folder: Path) -> Path:
     return folder
 
 
-def run_nights(root: Path, source: Path, order: list[int]) -> Settings:
+def run_nights(root: Path, source: Path, *order: int) -> Settings:
     settings = small_settings(
         root,
         model=MODEL,
@@ -64,8 +65,10 @@ def lakes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Settings]
     """Run the nights in their turn, and with the second one left for last."""
     folder = tmp_path_factory.mktemp("backfill")
     source = write_source(folder / "source")
-    in_turn = run_nights(folder / "in_turn", source, [1, 2, 3])
-    return in_turn, run_nights(folder / "backfilled", source, [1, 3, 2])
+    first = run_nights(folder / "in_turn", source, 1)
+    shutil.copytree(first.lake.root, folder / "backfilled")
+    in_turn = run_nights(folder / "in_turn", source, 2, 3)
+    return in_turn, run_nights(folder / "backfilled", source, 3, 2)
 
 
 def test_the_order_of_nights_numbers_items_in_another_way(
