@@ -96,8 +96,15 @@ def draw_catalogue(
                 "price": round(5 + 95 * float(chance[5]), 2),
             }
         )
-    schema = {"item_id": pl.String, "title": pl.String, "categories": pl.List(pl.String)}
-    return pl.DataFrame(rows, schema=schema | {"price": pl.Float64})
+    schema = pl.Schema(
+        {
+            "item_id": pl.String(),
+            "title": pl.String(),
+            "categories": pl.List(pl.String()),
+            "price": pl.Float64(),
+        }
+    )
+    return pl.DataFrame(rows, schema=schema)
 
 
 def _drawn(

@@ -251,10 +251,25 @@ def test_columns_that_are_nothing_else_are_attributes(tmp_path: Path) -> None:
     assert items_of(tmp_path) == [("a", "A", [], others)]
     # Of JSON each object has keys of its own, and a name that is not taken is one of the others.
     (tmp_path / "items.parquet").unlink()
-    lines = [{"item": "b", "title": "B", "name": "x", "a/b~": {"c": None}}, {"item_id": "c"}]
+    lines = [
+        {"item": "b", "title": "B", "name": "x", "a/b~": {"c": None}},
+        {"item_id": "c", "title": None},
+    ]
     (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, lines)))
     found = items_of(tmp_path)
     assert found == [("b", "B", [], {"name": "x", "a/b~": {"c": None}}), ("c", None, [], None)]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_no_column_may_be_asked_for_but_that_of_the_item(form: str, tmp_path: Path) -> None:
+    row = {"item_id": "a", "title": "A", "genre": "x"}
+    path = tmp_path / f"items.{form}"
+    if form == "jsonl":
+        path.write_text(json.dumps(row))
+    else:
+        pl.DataFrame([row]).write_parquet(path)
+    found = items_of(path, title_columns=[], category_columns=[])
+    assert found == [("a", None, [], {"title": "A", "genre": "x"})]
 
 
 def test_of_folders_of_days_the_newest_until_the_night_is_the_catalogue(tmp_path: Path) -> None:
