@@ -44,7 +44,7 @@ NEUTRAL = (
 )
 STAPLES = ("Gift card", "Shopping bag", "Batteries", "Cable", "Sticker", "Umbrella", "Notebook")
 
-NAMED = 0.75  # share of an intent's items whose title has the theme's word
+NAMED = 0.8  # share of an intent's items whose title has the theme's word
 MISTAKEN = 0.05  # share of items whose title or category is of another theme
 UNTITLED, UNSORTED, UNLISTED = 0.01, 0.05, 0.01  # share of items without title, category, row
 

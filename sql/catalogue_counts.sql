@@ -21,8 +21,8 @@ SELECT
     (SELECT count(*) FROM catalogue_rows) AS rows_read,
     kept.items,
     -- The row that counts is the same as itself.
-    count_if(compared.is_same) - kept.items AS rows_duplicate,
-    count_if(NOT compared.is_same) AS rows_replaced,
+    count(*) FILTER (WHERE compared.is_same) - kept.items AS rows_duplicate,
+    count(*) FILTER (WHERE NOT compared.is_same) AS rows_replaced,
     (SELECT count(*) FROM catalogue_rows WHERE reason IS NOT null) AS rows_rejected,
     min(compared.item_id) FILTER (WHERE NOT compared.is_same) AS replaced_item
 FROM kept

@@ -29,8 +29,8 @@ otherwise AS (
 
 SELECT
     count(*) AS night_items,
-    count_if(NOT has_row) AS items_without_row,
-    count_if(NOT has_title) AS items_without_title,
+    count(*) FILTER (WHERE NOT has_row) AS items_without_row,
+    count(*) FILTER (WHERE NOT has_title) AS items_without_title,
     (SELECT count(*) FROM otherwise) AS written_otherwise,
     (SELECT min(item_id) FROM otherwise) AS otherwise_item
 FROM known

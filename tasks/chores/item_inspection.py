@@ -122,7 +122,7 @@ def _rejects(read: ReadCatalogue) -> Table | None:
 
 
 def _categories(con: duckdb.DuckDBPyConnection) -> Table:
-    table = table_of("Frequent categories", "category", "items")
+    table = table_of("Categories", "category", "items")
     for name, items in con.execute(
         "SELECT one, count(*) FROM (SELECT unnest(categories) AS one FROM catalogue_items) "
         f"GROUP BY one ORDER BY count(*) DESC, one LIMIT {CATEGORIES}"

@@ -704,6 +704,13 @@ def _rows(lake: Lake, night: dt.date, summaries: Mapping[str, Mapping[str, Any]]
             f"min_item_events, or several of an item in a session; {built['users_left_out']:,} "
             "users have none left",
         )
+    for read in lake.scan(tables.CATALOGUE_READS, night, night).collect().iter_rows(named=True):
+        _add_row(
+            table,
+            f"{read['items']:,}",
+            f"items in the catalogue; {read['items_without_title']:,} of the night's "
+            f"{read['night_items']:,} items have no title",
+        )
     return table
 
 

@@ -330,6 +330,7 @@ SAID = {
     inputs.SEQUENCES: "histories",
     inputs.METRICS: "metrics",
     inputs.LABELS: "labels",
+    inputs.CATALOGUE: "items in the catalogue",
     inputs.MODEL_BEFORE: "the last promoted model before it",
     inputs.MODELS: "the models of the night",
     inputs.LABELS_WITH: "the model that labels it",

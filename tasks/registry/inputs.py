@@ -27,6 +27,7 @@ from tasks.registry.versions import promoted, registered
 from tasks.settings import Settings
 
 EVENTS, SEQUENCES, METRICS = "events", "sequences", "metrics"
+CATALOGUE = "catalogue"  # that of the night, whichever night wrote it
 LABELS = "intent_labels"  # with all columns, as readers get them
 LABELS_BEFORE = "labels before"  # what the next night reads of them
 MODEL_BEFORE = "model before"  # the last promoted one of an earlier night
@@ -45,6 +46,8 @@ ROWS: dict[str, tuple[Table, tuple[str, ...]]] = {
     ),
     SEQUENCES: (tables.SEQUENCES, tuple(tables.SEQUENCES.schema.names[1:])),
     METRICS: (tables.METRICS, tuple(tables.METRICS.schema.names[1:])),
+    # One row says what stands for all items.
+    CATALOGUE: (tables.CATALOGUE_READS, ("digest",)),
     LABELS: (tables.INTENT_LABELS, tuple(tables.INTENT_LABELS.schema.names[1:])),
     LABELS_BEFORE: (tables.INTENT_LABELS, ("user_id", "intent_id", "last_ts")),
 }
@@ -193,7 +196,7 @@ class Fingerprints:
 
 # What each step stands on, in the order in which reasons are given.
 READS: Mapping[str, tuple[str, ...]] = {
-    "check-events": (EVENTS,),
+    "check-events": (EVENTS, CATALOGUE),
     "build-sequences": (EVENTS, FORGOTTEN),
     "check-sequences": (SEQUENCES,),
     "train": (SEQUENCES, MODEL_BEFORE),

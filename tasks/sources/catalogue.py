@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import duckdb
 
-from tasks.errors import SourceError
+from tasks.errors import NightError, NotReadyError, SourceError
 from tasks.settings import CatalogueSettings, Settings
 from tasks.sources import Part, source_of
 
@@ -62,5 +62,5 @@ def _of_the_catalogue() -> Iterator[None]:
     """Have errors name the settings of the catalogue."""
     try:
         yield
-    except SourceError as error:
-        raise SourceError(in_its_words(str(error))) from error
+    except (SourceError, NightError, NotReadyError) as error:
+        raise type(error)(in_its_words(str(error))) from error

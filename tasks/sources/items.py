@@ -255,18 +255,21 @@ def _others(
 def _other_keys(record: Object, source: CatalogueSettings) -> str:
     """Write the keys of a JSON object that nothing is taken from, with their values as they are."""
     taken = [literal(name) for name in source.category_columns]
-    for names in (source.item_columns, source.title_columns):
+    for names in filter(None, (source.item_columns, source.title_columns)):
         whens = " ".join(
             f"WHEN nullif({record.field(name).sql}::VARCHAR, 'null') IS NOT NULL "
             f"THEN {literal(name)}"
             for name in names
         )
         taken.append(f"coalesce(CASE {whens} END, '')")
+    singles = ", ".join(map(literal, (*source.item_columns, *source.title_columns)))
     place = "'/' || replace(replace(one, '~', '~0'), '/', '~1')"
     pair = f"to_json(one)::VARCHAR || ':' || json_extract({record.sql}, {place})::VARCHAR"
     keys = (
         f"list_filter(json_keys({record.sql}), "
-        f"lambda one: NOT list_contains([{', '.join(taken)}], one))"
+        f"lambda one: NOT list_contains([{', '.join(taken)}], one) "
+        f"AND NOT (list_contains([{singles}], one) "
+        f"AND json_extract({record.sql}, {place})::VARCHAR = 'null'))"
     )
     return (
         f"nullif('{{' || array_to_string(list_transform({keys}, lambda one: {pair}), ',') || '}}', "

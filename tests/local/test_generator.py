@@ -211,8 +211,8 @@ def test_titles_tell_the_theme_of_the_intent_that_owns_the_item(
     for intent, theme in themes.iter_rows():
         titles = named.filter(intent=intent)["title"].drop_nulls().str.to_lowercase()
         shares = {word: titles.str.contains(word).mean() for word in themes["theme"]}
-        assert max(shares, key=lambda word: shares[word]) == theme
-        assert 0.5 < shares[theme] < 0.9
+        own = shares.pop(theme)
+        assert 0.4 < own < 0.95 and max(shares.values()) < own / 2
 
 
 def test_more_intents_than_there_are_themes_have_words_of_their_own() -> None:

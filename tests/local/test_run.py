@@ -67,6 +67,35 @@ def test_only_the_settings_own_source_is_published(
     assert own.postgres_connection == "warehouse"
 
 
+def test_items_are_read_with_the_events_that_they_are_named_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, items = str(_events(tmp_path)), tmp_path / "items.csv"
+    items.write_text("item_id,title\ni,One\n")
+    named = choose_source(events, None, NIGHT, str(items))
+    assert named.overrides["catalogue.path"] == str(items)
+    assert named.settings.catalogue.path == str(items)
+    assert form_of_up(named, NIGHT)["catalogue.path"] == str(items)
+    with pytest.raises(PipelineError, match=r"no file or folder nothing\.csv: correct ITEMS"):
+        choose_source(events, None, NIGHT, "nothing.csv")
+    # The catalogue of the settings is of the source of the settings, and of no other.
+    monkeypatch.setenv("ELCREC_CATALOGUE__PATH", str(tmp_path / "own.csv"))
+    assert choose_source(events, None, NIGHT).settings.catalogue.path == ""
+    monkeypatch.setenv("ELCREC_SOURCE__PATH", events)
+    own = choose_source(None, str(tmp_path / "own"), NIGHT).settings
+    assert own.catalogue.path == str(tmp_path / "own.csv")
+
+
+def test_generated_events_have_a_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = choose_source(None, None, NIGHT)
+    catalogue = Path(source.settings.catalogue.path)
+    assert catalogue.is_file()
+    # Events that were generated before there were catalogues get one.
+    catalogue.unlink()
+    choose_source(None, None, NIGHT)
+    assert catalogue.is_file()
+
+
 def _with_tables(source: Source) -> Path:
     root = source.settings.lake.root
     (root / "events").mkdir()

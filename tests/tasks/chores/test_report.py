@@ -187,12 +187,15 @@ def test_a_report_says_what_became_of_every_row_and_why(settings: Settings) -> N
     ]
     lake.replace(tables.QUARANTINE, pl.concat(rejects), nights=[NIGHT])
     summary_of(settings, "build-sequences", events_left_out=12, users_left_out=4)
+    read = {"items": 1682, "night_items": 40, "items_without_title": 3}
+    lake.replace(tables.CATALOGUE_READS, row(tables.CATALOGUE_READS, **read), nights=[NIGHT])
     lines = [" ".join(line.split()) for line in printed(settings).splitlines()]
     for said in (
         "100 read",
         "80 events of the night, on a first night of the days before it too",
         "3 unusable, in the table quarantine",
         "17 of a type that source.event_types leaves out",
+        "1,682 items in the catalogue; 3 of the night's 40 items have no title",
         "2 no item a.csv row 5",
         "1 no user a.csv row 9",
     ):

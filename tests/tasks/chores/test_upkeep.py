@@ -255,6 +255,23 @@ def test_what_the_next_night_or_a_backfill_goes_on_from_stays(lake: Lake, which:
     assert lake.nights(which) == [NIGHTS[2], NIGHTS[3], NIGHTS[-4]]
 
 
+def test_a_catalogue_stays_as_long_as_a_night_that_reads_it(lake: Lake) -> None:
+    for night in (*NIGHTS[1:4], *NIGHTS[5:]):
+        lake.replace(tables.CATALOGUE, tables.CATALOGUE.schema.empty_table(), nights=[night])
+    # Left are those of the nights 0 and 4. The labels of the nights from 5 on stay.
+    upkeep(settings_for(lake, labels_nights=5))
+    assert lake.nights(tables.CATALOGUE) == [NIGHTS[4]]
+
+
+def test_a_catalogue_stays_that_a_backfill_reads(lake: Lake) -> None:
+    for night in NIGHTS[1:4]:
+        lake.replace(tables.CATALOGUE, tables.CATALOGUE.schema.empty_table(), nights=[night])
+    write(lake, tables.STEPS, {"dt": NIGHTS[3], "started_at": dt.datetime.now(dt.UTC)})
+    upkeep(settings_for(lake, labels_nights=1, min_age_hours=1))
+    # Of the night before the backfilled one the labels stay, too: both read the first catalogue.
+    assert lake.nights(tables.CATALOGUE) == [NIGHTS[0], NIGHTS[-1]]
+
+
 def test_a_lake_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(LakeError, match="there is no lake at"):
         upkeep(load_settings(lake={"root": tmp_path / "none"}))

@@ -12,6 +12,7 @@ from tasks.errors import SourceError
 from tasks.lake import Lake, tables
 from tasks.night.ingest import ingest
 from tasks.registry.catalogue import catalogue_night
+from tasks.registry.inputs import inputs_of
 from tasks.settings import Settings, load_settings
 from tests.tasks.nights import table
 
@@ -264,3 +265,21 @@ def test_an_id_that_is_written_in_another_way_does_not_match_and_is_told(
     assert nights.read(SECOND)["items_without_row"] == 1
     assert "1 items of night 2026-11-03 have no row" in caplog.text
     assert "such as 12:" in caplog.text
+
+
+def test_a_check_stands_on_the_catalogue_that_its_night_has(nights: Nights) -> None:
+    def stood_on(night: dt.date) -> list[str]:
+        found = inputs_of(nights.settings(), "check-events", night)
+        return [one.digest for one in found if one.input == "catalogue"]
+
+    nights.run(FIRST, path="")
+    assert stood_on(FIRST) == []
+    nights.run(SECOND, TWO)
+    nights.run(THIRD)
+    before = stood_on(SECOND)
+    assert len(before) == 1 and before == stood_on(THIRD)
+    nights.run(THIRD, THREE)  # mended after the check
+    assert stood_on(THIRD) != before == stood_on(SECOND)
+    # A rerun that reads nothing leaves what the night has.
+    nights.run(SECOND, "item_id,title\na,of today\n")
+    assert stood_on(SECOND) == before

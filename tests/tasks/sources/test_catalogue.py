@@ -3,6 +3,8 @@
 import datetime as dt
 import gzip
 import json
+import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from deltalake import write_deltalake
 
 from tasks.errors import NightError, SourceError
 from tasks.lake import duck
-from tasks.settings import load_settings
+from tasks.settings import CATALOGUE_PROFILES, REPO, load_settings
 from tasks.sources.catalogue import Catalogue, opened
 
 NIGHT = dt.date(2026, 11, 2)
@@ -249,10 +251,25 @@ def test_columns_that_are_nothing_else_are_attributes(tmp_path: Path) -> None:
     assert items_of(tmp_path) == [("a", "A", [], others)]
     # Of JSON each object has keys of its own, and a name that is not taken is one of the others.
     (tmp_path / "items.parquet").unlink()
-    lines = [{"item": "b", "title": "B", "name": "x", "a/b~": {"c": None}}, {"item_id": "c"}]
+    lines = [
+        {"item": "b", "title": "B", "name": "x", "a/b~": {"c": None}},
+        {"item_id": "c", "title": None},
+    ]
     (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, lines)))
     found = items_of(tmp_path)
     assert found == [("b", "B", [], {"name": "x", "a/b~": {"c": None}}), ("c", None, [], None)]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_no_column_may_be_asked_for_but_that_of_the_item(form: str, tmp_path: Path) -> None:
+    row = {"item_id": "a", "title": "A", "genre": "x"}
+    path = tmp_path / f"items.{form}"
+    if form == "jsonl":
+        path.write_text(json.dumps(row))
+    else:
+        pl.DataFrame([row]).write_parquet(path)
+    found = items_of(path, title_columns=[], category_columns=[])
+    assert found == [("a", None, [], {"title": "A", "genre": "x"})]
 
 
 def test_of_folders_of_days_the_newest_until_the_night_is_the_catalogue(tmp_path: Path) -> None:
@@ -262,7 +279,7 @@ def test_of_folders_of_days_the_newest_until_the_night_is_the_catalogue(tmp_path
         (folder / "items.csv").write_text(f"item_id,title\na,day {day}\n")
     assert [row[1] for row in items_of(tmp_path)] == ["day 2"]
     assert len(items_of(tmp_path, day_folders="")) == 3
-    with pytest.raises(NightError, match="no folder up to dt=2026-10-31"):
+    with pytest.raises(NightError, match=r"no folder up to dt=2026-10-31.*catalogue\.day_folders"):
         items_of(tmp_path, night=dt.date(2026, 10, 31))
 
 
@@ -276,6 +293,16 @@ def test_a_profile_says_how_a_known_catalogue_is_read(tmp_path: Path) -> None:
     [(item, title, words, others)] = items_of(tmp_path / "news.tsv", profile="mind")
     assert (item, title, words) == ("N1", 'A "quoted" word', ["news", "world news"])
     assert others and others["abstract"] == "long"
+
+
+def test_every_profile_is_on_the_page_with_its_settings() -> None:
+    page = (REPO / "docs" / "howto" / "catalogue.md").read_text("utf-8")
+    for file in CATALOGUE_PROFILES.glob("*.toml"):
+        settings = tomllib.loads(file.read_text("utf-8"))
+        (row,) = re.findall(rf"^\| `{file.stem}` \| .*", page, re.MULTILINE)
+        assert re.findall(r"`(\w+) = (.*?)`", row.replace(r"\|", "|")) == [
+            (key, json.dumps(value)) for key, value in settings.items()
+        ]
 
 
 @pytest.mark.parametrize(
