@@ -202,7 +202,7 @@ READS: Mapping[str, tuple[str, ...]] = {
     "train": (SEQUENCES, MODEL_BEFORE),
     "evaluate": (SEQUENCES, EVENTS, MODELS, MODEL_BEFORE, LABELS_BEFORE),
     "promote": (METRICS, MODEL_BEFORE),
-    "label": (SEQUENCES, LABELS_WITH, LABELS_BEFORE, NAMES_BEFORE),
+    "label": (SEQUENCES, LABELS_WITH, LABELS_BEFORE, NAMES_BEFORE, CATALOGUE),
     "check-labels": (LABELS, SEQUENCES),
     "publish": (LABELS,),
 }
