@@ -145,7 +145,11 @@ with_prior AS (
     INNER JOIN overall ON every.kind = overall.kind AND every.value = overall.value
     INNER JOIN sizes ON every.intent_id = sizes.intent_id AND every.base = sizes.base
     INNER JOIN totals ON every.base = totals.base
-    WHERE overall.observed > 0 AND overall.observed < totals.size
+    WHERE
+        overall.observed > 0
+        AND overall.observed < totals.size
+        -- What one user of several has is most of what there is, and never comes first.
+        AND (every.kind != 'item' OR every.observed >= least(2_000_000_000, sizes.size))
 ),
 
 odds AS (
@@ -168,25 +172,29 @@ measured AS (
     FROM odds
 ),
 
-ranked AS (
+noted AS (
     SELECT
-        measured.*,
-        row_number() OVER (
-            PARTITION BY measured.intent_id, measured.kind, measured.is_over
-            ORDER BY
-                CASE measured.kind WHEN 'word' THEN 0 ELSE abs(measured.score) END DESC,
-                abs(measured.log_odds / measured.error) DESC,
-                measured.observed DESC,
-                measured.value ASC
-        ) AS place,
-        (measured.intent_id, measured.kind, measured.value) IN (
+        *,
+        (intent_id, kind, value) IN (
             SELECT (named_for.intent_id, named_for.kind, named_for.value) FROM named_for
         ) AS is_named_for
     FROM measured
-    WHERE measured.log_odds != 0
-    QUALIFY
-        is_named_for
-        OR (place <= $top AND (measured.is_over OR measured.kind IN ('category', 'event_type')))
+    WHERE log_odds > 0 OR (log_odds < 0 AND (kind IN ('category', 'event_type') OR is_named_for))
+),
+
+ranked AS (
+    SELECT
+        *,
+        row_number() OVER (
+            PARTITION BY intent_id, kind, is_over
+            ORDER BY
+                CASE kind WHEN 'word' THEN 0 ELSE abs(score) END DESC,
+                abs(log_odds / error) DESC,
+                observed DESC,
+                value ASC
+        ) AS place
+    FROM noted
+    QUALIFY is_named_for OR place <= $top
 )
 
 SELECT

@@ -1,9 +1,9 @@
 -- Makes:  the table item_features.
 -- From:   intent_holders, items (view: all), catalogue (view: the partition that the night reads).
 -- Grain:  one category or one word of the title of one item that a labelled user has.
--- A word that comes with one item or two is the name of a thing and no theme: of the draws d of
--- the items that have it, (sum d)^2 / sum d^2 must be three or more. That is the number of items
--- where all are drawn equally often.
+-- A word that comes with a few items is of their names and no theme: of the draws d of the items
+-- that have it, (sum d)^2 / sum d^2 must be five or more. That is the number of items where all are
+-- drawn equally often.
 -- Later nights' items do not count, so that a backfill finds the same words.
 CREATE OR REPLACE TEMP TABLE item_features AS
 WITH drawn AS (
@@ -63,4 +63,4 @@ WHERE
     )
 QUALIFY
     (sum(draws) OVER (PARTITION BY word))::DOUBLE ** 2
-    >= 3 * sum(draws::DOUBLE ** 2) OVER (PARTITION BY word)
+    >= 5 * sum(draws::DOUBLE ** 2) OVER (PARTITION BY word)

@@ -125,10 +125,12 @@ def show_intent(settings: Settings, night: dt.date, intent: int, *, console: Con
         facts["confidence"] = f"10 % have at most {low:.2f}, half {middle:.2f}, 90 % {high:.2f}"
     parts = [_facts(f"Intent {intent} of night {night}", facts)]
     parts += _feature_tables(_features(lake, night).filter(intent_id=intent))
-    lifts = _printed("Items that its users have more often than others", ["item", "lift"], ["lift"])
-    for top in found["top_items"] or []:
-        _add_row(lifts, top["item_id"], f"{top['lift']:.1f}")
-    parts.append(lifts)
+    if len(parts) == 1:  # a night from before there were features
+        title = "Items that its users have more often than others"
+        lifts = _printed(title, ["item", "lift"], ["lift"])
+        for top in found["top_items"] or []:
+            _add_row(lifts, top["item_id"], f"{top['lift']:.1f}")
+        parts.append(lifts)
     parts += _next_items(lake, night, intent)
     parts += _flows(lake, night, intent, called)
     closest = lake.scan(tables.INTENT_USERS, first=night, last=night).filter(intent_id=intent)

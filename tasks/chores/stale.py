@@ -312,6 +312,8 @@ class _Now:
                 yield f"the nights since which labels of {_nights(changed)} are held have changed"
             elif name in inputs.ROWS:
                 yield f"its {SAID[name]} have changed since {step} read them"
+            elif name == inputs.NAMES_BEFORE:
+                yield "names that nights before it gave to intents have changed"
             elif name != inputs.FORGOTTEN:
                 was, is_ = (" and ".join(i.digest for i in of.values()) for of in (one, other))
                 yield f"{SAID[name]} was {was or 'none'} and is {is_ or 'none'}"
@@ -344,7 +346,6 @@ SAID = {
     inputs.MODEL_BEFORE: "the last promoted model before it",
     inputs.MODELS: "the models of the night",
     inputs.LABELS_WITH: "the model that labels it",
-    inputs.NAMES_BEFORE: "what intents were called before it",
     inputs.RELABELLED_WITH: "the model it was relabelled with",
 }
 
