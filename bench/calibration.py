@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import json
 import os
 import sys
 import tempfile
@@ -36,6 +37,7 @@ from local.generator import generate
 
 GENERATED = {"users": 800, "items": 300, "intents": 8, "nights": 30, "seed": 42}  # as make run
 USERS_AN_INTENT, FEWEST_INTENTS = 80, 8  # as in a night
+FACTS = "model.json"  # of a model's folder
 LIMITS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -63,12 +65,11 @@ def histories_of(data: str) -> tuple[Histories, int]:
 
 def trained(folder: Path, histories: Histories, config: Config) -> ELCRec:
     """Train a model, or load the one that is in the folder; calibrate it."""
-    if (folder / "model.json").exists():
-        model = ELCRec.load(folder, device="cpu")
-    else:
+    if not (folder / FACTS).exists():
         model = ELCRec(config).fit(histories, on_epoch=say, checkpoint_dir=folder / "checkpoints")
+        model.save(folder)
+    model = ELCRec.load(folder, device="cpu")
     model.calibrate(histories)
-    model.save(folder)
     return model
 
 
@@ -92,7 +93,9 @@ def reliability(confidence: NDArray[np.floating], stayed: NDArray[np.bool_]) -> 
     }
 
 
-def measure(model: ELCRec, other: ELCRec | None, histories: Histories) -> dict[str, Any]:
+def measure(
+    model: ELCRec, other: ELCRec | None, histories: Histories, epochs: int
+) -> dict[str, Any]:
     """Measure a calibrated model on the users whom it was not calibrated on."""
     assert model.calibration is not None
     foreseen = model.foreseen(histories)
@@ -113,7 +116,7 @@ def measure(model: ELCRec, other: ELCRec | None, histories: Histories) -> dict[s
     return {
         "users": int(stayed.size),
         "stays": float(stayed.mean()),
-        "epochs": len(model.history) or None,
+        "epochs": epochs,
         "sharpness": model.calibration.sharpness,
         "inertia": model.calibration.inertia,
         "softmax": reliability(foreseen.softmax, stayed),
@@ -143,7 +146,9 @@ def main() -> None:
             trained(given.models / f"{data}-{seed}", usable, Config(**config, seed=seed))
             for seed in given.seeds
         ]
-        figures[data] = measure(models[0], models[1] if models[1:] else None, usable)
+        facts = json.loads((given.models / f"{data}-{given.seeds[0]}" / FACTS).read_text())
+        other = models[1] if models[1:] else None
+        figures[data] = measure(models[0], other, usable, facts["epoch"])
     record(given.record, figures)
     console = Console(width=None if sys.stdout.isatty() else 110)
     errors = Table("data", "users", "stay", "softmax: error", "calibrated: error", box=None)
