@@ -1,8 +1,8 @@
 """Whether the confidence of a label means what it says: a part of docs/results.md.
 
-    python bench/calibration.py --data generated ml-100k beauty --models build/calibration
+    python bench/calibration.py --data generated
 
-Trains the preset `default` for each data set and seed, calibrates each model on every second user
+Trains the preset `default` for each seed, calibrates each model on every second user
 (`elcrec.calibration`), and measures on the others: the label of a history without its newest event,
 how sure it is, and whether the label with the newest event is the same. Prints the expected
 calibration error of the softmax and of the calibrated confidence, and what a limit for clear labels
@@ -93,9 +93,7 @@ def reliability(confidence: NDArray[np.floating], stayed: NDArray[np.bool_]) -> 
     }
 
 
-def measure(
-    model: ELCRec, other: ELCRec | None, histories: Histories, epochs: int
-) -> dict[str, Any]:
+def measure(model: ELCRec, other: ELCRec | None, histories: Histories) -> dict[str, Any]:
     """Measure a calibrated model on the users whom it was not calibrated on."""
     assert model.calibration is not None
     foreseen = model.foreseen(histories)
@@ -116,7 +114,6 @@ def measure(
     return {
         "users": int(stayed.size),
         "stays": float(stayed.mean()),
-        "epochs": epochs,
         "sharpness": model.calibration.sharpness,
         "inertia": model.calibration.inertia,
         "softmax": reliability(foreseen.softmax, stayed),
@@ -126,42 +123,39 @@ def measure(
 
 
 def main() -> None:
-    """Measure each data set and print two tables."""
+    """Measure one data set and print two tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", nargs="+", choices=["generated", "ml-100k", *INTENTS])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 7])
+    parser.add_argument("--data", choices=["generated", "ml-100k", *INTENTS], default="generated")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 7], help="two, or one")
     parser.add_argument("--epochs", type=int, default=10, help="at most")
     parser.add_argument("--models", type=Path, default=Path("build/calibration"))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     add_option(parser)
     given = parser.parse_args()
-    figures = {}
-    for data in given.data:
-        histories, intents = histories_of(data)
-        usable = histories.take(np.flatnonzero(histories.lengths >= 3))
-        config = {"n_intents": intents, "max_epochs": given.epochs, "threads": given.threads}
-        models = [
-            trained(given.models / f"{data}-{seed}", usable, Config(**config, seed=seed))
-            for seed in given.seeds
-        ]
-        facts = json.loads((given.models / f"{data}-{given.seeds[0]}" / FACTS).read_text())
-        other = models[1] if models[1:] else None
-        figures[data] = measure(models[0], other, usable, facts["epoch"])
-    record(given.record, figures)
+    data = given.data
+    histories, intents = histories_of(data)
+    usable = histories.take(np.flatnonzero(histories.lengths >= 3))
+    config = {"n_intents": intents, "max_epochs": given.epochs, "threads": given.threads}
+    folders = [given.models / f"{data}-{seed}" for seed in given.seeds]
+    models = [
+        trained(folder, usable, Config(**config, seed=seed))
+        for folder, seed in zip(folders, given.seeds, strict=True)
+    ]
+    epochs = json.loads((folders[0] / FACTS).read_text())["epoch"]
+    other = models[1] if models[1:] else None
+    found = {"data": data, "epochs": epochs} | measure(models[0], other, usable)
+    record(given.record, found)
     console = Console(width=None if sys.stdout.isatty() else 110)
-    errors = Table("data", "users", "stay", "softmax: error", "calibrated: error", box=None)
-    for data, found in figures.items():
-        rest = [found["stays"], found["softmax"]["error"], found["calibrated"]["error"]]
-        errors.add_row(data, str(found["users"]), *(f"{value:.3f}" for value in rest))
+    errors = Table("users", "stay", "softmax: error", "calibrated: error", box=None)
+    rest = [found["stays"], found["softmax"]["error"], found["calibrated"]["error"]]
+    errors.add_row(str(found["users"]), *(f"{value:.3f}" for value in rest))
     console.print(errors)
     columns = ("limit", "share", "stays_clear", "stays_other", "agrees_clear", "agrees_other")
-    clear = Table("data", *columns, box=None)
-    for data, found in figures.items():
-        for row in found["limits"]:
-            values = ["" if row[name] is None else f"{row[name]:.3f}" for name in columns]
-            clear.add_row(data, *values)
+    clear = Table(*columns, box=None)
+    for row in found["limits"]:
+        clear.add_row(*("" if row[name] is None else f"{row[name]:.3f}" for name in columns))
     console.print(clear)
 
 
