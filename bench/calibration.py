@@ -1,8 +1,8 @@
 """Whether the confidence of a label means what it says: a part of docs/results.md.
 
-    python bench/calibration.py --data generated ml-100k beauty --models build/calibration
+    python bench/calibration.py --data generated
 
-Trains the preset `default` for each data set and seed, calibrates each model on every second user
+Trains the preset `default` for each seed, calibrates each model on every second user
 (`elcrec.calibration`), and measures on the others: the label of a history without its newest event,
 how sure it is, and whether the label with the newest event is the same. Prints the expected
 calibration error of the softmax and of the calibrated confidence, and what a limit for clear labels
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import json
 import os
 import sys
 import tempfile
@@ -36,6 +37,7 @@ from local.generator import generate
 
 GENERATED = {"users": 800, "items": 300, "intents": 8, "nights": 30, "seed": 42}  # as make run
 USERS_AN_INTENT, FEWEST_INTENTS = 80, 8  # as in a night
+FACTS = "model.json"  # of a model's folder
 LIMITS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -63,12 +65,11 @@ def histories_of(data: str) -> tuple[Histories, int]:
 
 def trained(folder: Path, histories: Histories, config: Config) -> ELCRec:
     """Train a model, or load the one that is in the folder; calibrate it."""
-    if (folder / "model.json").exists():
-        model = ELCRec.load(folder, device="cpu")
-    else:
+    if not (folder / FACTS).exists():
         model = ELCRec(config).fit(histories, on_epoch=say, checkpoint_dir=folder / "checkpoints")
+        model.save(folder)
+    model = ELCRec.load(folder, device="cpu")
     model.calibrate(histories)
-    model.save(folder)
     return model
 
 
@@ -113,7 +114,6 @@ def measure(model: ELCRec, other: ELCRec | None, histories: Histories) -> dict[s
     return {
         "users": int(stayed.size),
         "stays": float(stayed.mean()),
-        "epochs": len(model.history) or None,
         "sharpness": model.calibration.sharpness,
         "inertia": model.calibration.inertia,
         "softmax": reliability(foreseen.softmax, stayed),
@@ -123,40 +123,39 @@ def measure(model: ELCRec, other: ELCRec | None, histories: Histories) -> dict[s
 
 
 def main() -> None:
-    """Measure each data set and print two tables."""
+    """Measure one data set and print two tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", nargs="+", choices=["generated", "ml-100k", *INTENTS])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 7])
+    parser.add_argument("--data", choices=["generated", "ml-100k", *INTENTS], default="generated")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 7], help="two, or one")
     parser.add_argument("--epochs", type=int, default=10, help="at most")
     parser.add_argument("--models", type=Path, default=Path("build/calibration"))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     add_option(parser)
     given = parser.parse_args()
-    figures = {}
-    for data in given.data:
-        histories, intents = histories_of(data)
-        usable = histories.take(np.flatnonzero(histories.lengths >= 3))
-        config = {"n_intents": intents, "max_epochs": given.epochs, "threads": given.threads}
-        models = [
-            trained(given.models / f"{data}-{seed}", usable, Config(**config, seed=seed))
-            for seed in given.seeds
-        ]
-        figures[data] = measure(models[0], models[1] if models[1:] else None, usable)
-    record(given.record, figures)
+    data = given.data
+    histories, intents = histories_of(data)
+    usable = histories.take(np.flatnonzero(histories.lengths >= 3))
+    config = {"n_intents": intents, "max_epochs": given.epochs, "threads": given.threads}
+    folders = [given.models / f"{data}-{seed}" for seed in given.seeds]
+    models = [
+        trained(folder, usable, Config(**config, seed=seed))
+        for folder, seed in zip(folders, given.seeds, strict=True)
+    ]
+    epochs = json.loads((folders[0] / FACTS).read_text())["epoch"]
+    other = models[1] if models[1:] else None
+    found = {"data": data, "epochs": epochs} | measure(models[0], other, usable)
+    record(given.record, found)
     console = Console(width=None if sys.stdout.isatty() else 110)
-    errors = Table("data", "users", "stay", "softmax: error", "calibrated: error", box=None)
-    for data, found in figures.items():
-        rest = [found["stays"], found["softmax"]["error"], found["calibrated"]["error"]]
-        errors.add_row(data, str(found["users"]), *(f"{value:.3f}" for value in rest))
+    errors = Table("users", "stay", "softmax: error", "calibrated: error", box=None)
+    rest = [found["stays"], found["softmax"]["error"], found["calibrated"]["error"]]
+    errors.add_row(str(found["users"]), *(f"{value:.3f}" for value in rest))
     console.print(errors)
     columns = ("limit", "share", "stays_clear", "stays_other", "agrees_clear", "agrees_other")
-    clear = Table("data", *columns, box=None)
-    for data, found in figures.items():
-        for row in found["limits"]:
-            values = ["" if row[name] is None else f"{row[name]:.3f}" for name in columns]
-            clear.add_row(data, *values)
+    clear = Table(*columns, box=None)
+    for row in found["limits"]:
+        clear.add_row(*("" if row[name] is None else f"{row[name]:.3f}" for name in columns))
     console.print(clear)
 
 

@@ -13,6 +13,7 @@ is more likely to be so next than its p says.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from elcrec.errors import ELCRecError
 
+LEAST_LOG = math.log(torch.finfo(torch.float32).tiny)
 AS_IT_IS = np.array([1.0, 0.0])  # the two numbers that leave the softmax as it is
 BINS = 15  # of users, in the order of their confidence
 
@@ -43,11 +45,10 @@ class Calibration:
         probabilities: `[b, k]`, the softmax. The same shape comes out, rows summing to 1.
         """
         # A probability of 0 is below what float32 can tell, not impossible.
-        logits = self.sharpness * probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()
+        logits = probabilities.log().clamp_(min=LEAST_LOG).mul_(self.sharpness)
         now = probabilities.argmax(1, keepdim=True)
-        return logits.scatter_add(
-            1, now, torch.full_like(now, self.inertia, dtype=logits.dtype)
-        ).softmax(1)
+        ahead = torch.full_like(now, self.inertia, dtype=logits.dtype)
+        return logits.scatter_add_(1, now, ahead).softmax(1)
 
     @classmethod
     def fit(cls, probabilities: NDArray[np.floating], after: NDArray[np.integer]) -> Calibration:
@@ -57,7 +58,8 @@ class Calibration:
         intent after it. Both numbers are drawn to (1, 0), the softmax itself, by as much as one
         user weighs: few users, or users who never change, leave them finite.
         """
-        log_p = np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float32).tiny))
+        with np.errstate(divide="ignore"):
+            log_p = np.maximum(np.log(probabilities.astype(np.float64)), LEAST_LOG)
         users, now = np.arange(len(log_p)), log_p.argmax(1)
 
         def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:

@@ -79,7 +79,7 @@ def strongest_items(
     pairs, sums = pairs[speaks_for], sums[speaks_for]
     users = pairs // width
     shares = sums / np.bincount(users, sums, minlength=n)[users]
-    order = np.lexsort((-shares, users))
+    order = np.argsort(users - shares, kind="stable")  # by user; a share is at most 1
     users = users[order]
     place = np.arange(users.size) - np.searchsorted(users, users)
     first = place < MOST

@@ -309,7 +309,8 @@ class Network(nn.Module):
         """
         directions = F.normalize(self.centers, dim=-1)
         apart = directions - directions.mean(0)  # [k, d]
-        return (rows * apart[intents][batch.owners]).sum(1)
+        of_events = intents.index_select(0, batch.owners)  # [N]
+        return apart.index_select(0, of_events).mul_(rows).sum(1)
 
     def _had(self, batch: Packed, rows: Tensor | None) -> Tensor:
         """The item of each event, newer ones weighing more: `[N, d]`."""

@@ -239,8 +239,7 @@ def show_user(settings: Settings, night: dt.date, user: str, *, console: Console
         else f"{_with_name(called, found['intent_id'])}, {_sure(found)}",
         "runner-up": "none"
         if found["runner_up_id"] is None
-        else f"{_with_name(called, found['runner_up_id'])}, "
-        f"confidence {_of_runner_up(found):.2f}",
+        else f"{_with_name(called, found['runner_up_id'])}, confidence {_of_runner_up(found):.2f}",
         "events": f"{found['n_events']:,}, the last one {found['last_ts']:%Y-%m-%d %H:%M} UTC",
         "model": found["model_version"],
     }

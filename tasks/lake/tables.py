@@ -507,7 +507,8 @@ LABEL_EVIDENCE = Table(
         "user_id": "The user, as in intent_labels; once in each night.",
         "intent_id": "The label, as in intent_labels.",
         "calibrated_confidence": (
-            "Probability that this is the most probable intent after the user's next event. Null "
+            "Probability that this is the most probable intent after the user's next event, in "
+            "thousandths. Null "
             "where intent_id is, and if the model is from before models were calibrated."
         ),
         "clear": (

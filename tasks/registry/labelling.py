@@ -19,6 +19,7 @@ from tasks.registry.weights import Loaded
 from tasks.settings import LabelSettings
 
 USERS_A_BATCH = 65_536  # bounds the memory, whatever the number of users
+DIGITS = 3  # of shares and confidences in `label_evidence`: more are noise, and files half as large
 
 
 def last_labelled(lake: Lake, *, before: dt.date) -> dt.date | None:
@@ -128,22 +129,23 @@ def evidence_rows(
     known, sure = labels.intent >= 0, np.isfinite(why.confidence)
     held = known & (labels.intent != why.intents[:, 0])
     since = histories.column("held_since").fill_null(night)
+    confidence = why.confidence.round(DIGITS)
     named, likely = why.items > 0, why.intents >= 0
     item_ids = model.item_ids.gather(why.items[named] - 1).to_arrow().cast(pa.string())
-    probabilities = why.probabilities[likely]
+    shares, probabilities = why.shares[named], why.probabilities[likely]
     columns = {
         "dt": pa.repeat(pa.scalar(night), rows),
         "user_id": histories.column("user_id"),
         "intent_id": _nullable(ids[labels.intent], known),
-        "calibrated_confidence": _nullable(why.confidence, sure),
-        "clear": _nullable(why.confidence >= rules.clear_above, sure),
+        "calibrated_confidence": _nullable(confidence, sure),
+        "clear": _nullable(confidence >= rules.clear_above, sure),
         "held_since": pc.if_else(pa.array(held), since, pa.scalar(None, since.type)),
-        "items": _lists(named, {"item_id": item_ids, "share": pa.array(why.shares[named])}),
+        "items": _lists(named, {"item_id": item_ids, "share": pa.array(shares.round(DIGITS))}),
         "intents": _lists(
             likely,
             {
                 "intent_id": pa.array(ids[why.intents[likely]]),
-                "probability": _nullable(probabilities, np.isfinite(probabilities)),
+                "probability": _nullable(probabilities.round(DIGITS), np.isfinite(probabilities)),
             },
         ),
         "model_version": pa.repeat(pa.scalar(version), rows),
