@@ -20,9 +20,7 @@ passed AS (
 )
 
 SELECT
-    any_value(tonight.items / nullif(passed.items, 0)) AS catalogue_size,
+    any_value(tonight.items / nullif((SELECT passed.items FROM passed), 0)) AS catalogue_size,
     any_value(tonight.items_without_title / nullif(tonight.night_items, 0)) AS untitled_share,
     any_value(tonight.rows_rejected / nullif(tonight.rows_read, 0)) AS rejected_share
-FROM (SELECT 1) AS one_row
-LEFT JOIN tonight ON true
-LEFT JOIN passed ON true
+FROM tonight
