@@ -22,7 +22,8 @@ otherwise AS (
     INNER JOIN catalogue
         ON
             CASE
-                WHEN known.item_id LIKE '%.0' THEN regexp_replace(known.item_id, '\.0$', '') ELSE known.item_id || '.0'
+                WHEN known.item_id LIKE '%.0' THEN regexp_replace(known.item_id, '\.0$', '')
+                ELSE known.item_id || '.0'
             END = catalogue.item_id
     WHERE NOT known.has_row
 )
