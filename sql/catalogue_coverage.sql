@@ -22,7 +22,8 @@ otherwise AS (
     INNER JOIN catalogue
         ON
             CASE
-                WHEN known.item_id LIKE '%.0' THEN known.item_id[: -3] ELSE known.item_id || '.0'
+                WHEN known.item_id LIKE '%.0' THEN regexp_replace(known.item_id, '\.0$', '')
+                ELSE known.item_id || '.0'
             END = catalogue.item_id
     WHERE NOT known.has_row
 )
@@ -32,5 +33,5 @@ SELECT
     count(*) FILTER (WHERE NOT has_row) AS items_without_row,
     count(*) FILTER (WHERE NOT has_title) AS items_without_title,
     (SELECT count(*) FROM otherwise) AS written_otherwise,
-    (SELECT min(item_id) FROM otherwise) AS otherwise_item
+    (SELECT min(otherwise.item_id) FROM otherwise) AS otherwise_item
 FROM known

@@ -14,6 +14,6 @@ WHERE reason IS null
 QUALIFY
     row_number() OVER (
         PARTITION BY item_id
-        ORDER BY part DESC, row_number DESC, title, categories, attributes
+        ORDER BY part DESC, row_number DESC, title ASC, categories ASC, attributes ASC
     ) = 1
 ORDER BY item_id

@@ -9,4 +9,4 @@ SELECT
 FROM catalogue_rows
 WHERE reason IS NOT null
 GROUP BY part, reason
-ORDER BY part, rows_rejected DESC, reason
+ORDER BY part ASC, rows_rejected DESC, reason ASC

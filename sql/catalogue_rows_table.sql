@@ -7,7 +7,7 @@ CREATE OR REPLACE TEMP TABLE catalogue_rows (
     row_number BIGINT,
     item_id VARCHAR,
     title VARCHAR,
-    categories VARCHAR [],
+    categories VARCHAR[],
     attributes VARCHAR,
     reason VARCHAR
 )
