@@ -177,6 +177,8 @@ def _feature_tables(features: pl.DataFrame) -> list[Printed]:
     found = []
     for kind, (title, column) in FEATURES.items():
         rows = features.filter(pl.col("rank") <= TOP_FEATURES, kind=kind)
+        if kind == "word":  # of many words some come more often by chance
+            rows = rows.filter(pl.col("score") > 0)
         if rows.is_empty():
             continue
         table = _printed(

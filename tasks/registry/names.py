@@ -269,13 +269,13 @@ def compose(intent: int, features: list[Feature], taken: set[str]) -> tuple[str,
     of those that are taken; in the end the id of the intent.
     """
     pool = list(_parts(features))
-    # The two best first, and what is of one part, however many words it has, last.
+    # The two best first, then these with one or two more, and what is of one part last.
     combined = [
         (0, *rest)
         for size in range(MOST_WORDS)
         for rest in itertools.combinations(range(1, len(pool)), size)
     ]
-    combined.sort(key=lambda chosen: (len(chosen) == 1, sum(chosen), chosen))
+    combined.sort(key=lambda chosen: (len(chosen) == 1, chosen))
     parts = [[pool[place] for place in chosen] for chosen in combined] if pool else []
     candidates = [
         ([word for words, _ in some for word in words], [value for _, value in some])
