@@ -81,6 +81,20 @@ def run_nights(settings: Settings, nights: list[dt.date] = DAYS) -> None:
             model_version=pl.lit("made by hand"),
         )
         lake.replace(tables.INTENT_LABELS, labels.collect(), nights=[night])
+        evidence = labels.select(
+            "dt",
+            "user_id",
+            "intent_id",
+            "model_version",
+            calibrated_confidence=pl.lit(0.9, pl.Float32),
+            clear=True,
+            held_since=pl.lit(None, pl.Date),
+            items=pl.lit([], pl.List(pl.Struct({"item_id": pl.String, "share": pl.Float32}))),
+            intents=pl.lit(
+                [], pl.List(pl.Struct({"intent_id": pl.Int32, "probability": pl.Float32}))
+            ),
+        )
+        lake.replace(tables.LABEL_EVIDENCE, evidence.collect(), nights=[night])
 
 
 def files_naming(root: Path, users: list[str]) -> list[str]:
