@@ -17,7 +17,7 @@ SELECT
     sequences.n_events,
     sequences.last_ts,
     previous_labels.intent_id AS previous_id,
-    coalesce(sequences.last_ts = previous_labels.last_ts, false) AS idle,
+    coalesce(sequences.last_ts = previous_labels.last_ts, FALSE) AS idle,
     held.held_since
 FROM sequences
 LEFT JOIN previous_labels
