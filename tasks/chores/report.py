@@ -38,8 +38,8 @@ from tasks.settings import Settings
 from tasks.steps import STEPS
 
 LARGEST = 10  # intents shown
-TOP_ITEMS = 3  # items shown of each
-TOP_CATEGORIES = 3
+TOP_ITEMS = 2  # items shown of each
+TOP_CATEGORIES = 2  # shown of each
 TOP_FEATURES = 5  # of each kind and direction, of one intent
 LONGEST_TITLE = 24  # characters shown of a title in a table of intents
 SAMPLE = 5  # labels shown

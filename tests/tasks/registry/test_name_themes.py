@@ -72,12 +72,15 @@ def test_a_name_begins_with_the_genre_that_its_users_surely_have_more_than_other
     profile_by_hand(settings, night, users)
     names = names_of(settings, night)
     of_user = dict(intents.select("user", "intent").iter_rows())
-    found = {intent: (name or "").split()[0] for intent, name in names.items()}
-    assert found == {intent: most_over(seen, of_user, intent) for intent in range(len(GENRES))}
+    for intent in range(len(GENRES)):
+        over = surely_over(seen, of_user, intent)
+        first = (names[intent] or "").split()[0]
+        # Without the prior two genres that are all but equal may change places.
+        assert over[first] > max(over.values()) - 0.02, (names[intent], over)
 
 
-def most_over(seen: pl.DataFrame, of_user: dict[str, int], intent: int) -> str:
-    """Return the genre whose odds are surely highest among the intent's users, without a prior."""
+def surely_over(seen: pl.DataFrame, of_user: dict[str, int], intent: int) -> dict[str, float]:
+    """Return how many times the odds of each genre surely are, as a logarithm, without a prior."""
     draws = seen.with_columns(
         draw=1 / pl.len().over("user").sqrt(),
         own=pl.col("user").replace_strict(of_user) == intent,
@@ -92,4 +95,4 @@ def most_over(seen: pl.DataFrame, of_user: dict[str, int], intent: int) -> str:
         odds = {own: y[own] / (sizes[own] - y[own]) for own in (True, False)}
         error = sum(1 / y[own] + 1 / (sizes[own] - y[own]) for own in (True, False)) ** 0.5
         surely[genre] = math.log(odds[True] / odds[False]) - 1.96 * error
-    return max(surely, key=lambda genre: surely[genre])
+    return surely
