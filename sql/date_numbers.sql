@@ -25,4 +25,4 @@ WHERE
     AND digits // 1000000 % 100 BETWEEN 1 AND 31
     AND digits // 10000 % 100 < 24
     AND digits // 100 % 100 < 60
-    AND digits % 100 < 60
+    AND digits % 100 <= 60  -- as a float 59.999 may have become 60

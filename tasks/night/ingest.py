@@ -30,7 +30,14 @@ from tasks.lake.duck import literal
 from tasks.lake.forgotten import leave_out
 from tasks.settings import IngestSettings, Settings, SourceSettings
 from tasks.sources import Part, Source, source_of
-from tasks.sources.units import SYNTHETIC_EPOCH, US_PER_UNIT, limits_of, refuse_dates, unit_of
+from tasks.sources.units import (
+    SYNTHETIC_EPOCH,
+    US_PER_UNIT,
+    limits_of,
+    plain_times,
+    refuse_dates,
+    unit_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -273,11 +280,12 @@ def classify(
         dates = one_row(con, duck.sql("date_numbers"))
         if dates["date_numbers"] * 2 > profile["numeric_times"]:
             refuse_dates(part, dates["date_number"])
-    unit = unit_of(part, source.time_unit, profile["middle_time"]) if numbers else "iso"
+    middle = profile["middle_time"] or 0.0
+    unit = unit_of(part, source.time_unit, middle) if numbers else "iso"
     con.execute("SET VARIABLE unit = $unit", {"unit": unit})
     con.execute("SET VARIABLE us_per_unit = $us", {"us": US_PER_UNIT[unit]})
-    for name, limit in limits_of(unit, profile["middle_time"] or 0.0)._asdict().items():
-        con.execute(f"SET VARIABLE {name} = $limit", {"limit": limit})
+    duck.set_variables(con, limits_of(unit, middle))
+    duck.set_variables(con, plain_times(unit, middle))
     con.execute(duck.sql("classified_rows"))
     classes = one_row(con, duck.sql("class_counts"))
     named = source.time_format or unit
@@ -299,7 +307,7 @@ def _refuse_wrong_unit(
         raise SourceError(
             f"{classes['unusable_times']} of {profile['timed']} times of {part} are no dates "
             f"between 1970 and 2199 when read as {unit}, the first in row "
-            f"{classes['first_unusable_time']}: {_shortened(raw[0] if raw else '')}; "
+            f"{classes['first_unusable_time']}: {_shortened(raw[0] or '' if raw else '')}; "
             "correct source.time_unit or source.time_columns"
         )
 

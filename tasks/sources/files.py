@@ -16,13 +16,15 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tasks.errors import NightError, NotReadyError, SourceError
-from tasks.lake.duck import identifier, literal
+from tasks.lake.duck import literal
 from tasks.settings import Settings, SourceSettings
 from tasks.sources.lines import NOT_UTF8, SUFFIXES
 from tasks.sources.places import START, Place, place_of
-from tasks.sources.rows import as_json, source_rows
+from tasks.sources.rows import as_json, by_position, refuse_names_twice, source_rows
 from tasks.sources.text import IDS, READERS, SourceFile, separator_of
 
 log = logging.getLogger(__name__)
@@ -258,43 +260,36 @@ def _parquet(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSet
     path = literal(glob.escape(str(file.path)))
     reader = f"read_parquet({path}, hive_partitioning = false"
     described = con.execute(f"DESCRIBE SELECT * FROM {reader})").fetchall()
-    types = {name: kind for name, kind, *_ in described}
-    if "FLOAT" in types.values():
-        types |= dict.fromkeys(_two_bytes(con, path, list(types)), "FLOAT16")
-    columns = {name: identifier(name) for name in types}
-    numbered, number = f"{reader}, file_row_number = true)", "file_row_number + 1"
-    if "file_row_number" in map(str.lower, columns):
+    schema = pq.read_schema(file.path)
+    names = schema.names  # DuckDB gives another to one that differs from another in capitals only
+    refuse_names_twice(file, names)
+    types = {name: kind for name, (_, kind, *_) in zip(names, described, strict=True)}
+    types |= {name: "FLOAT16" for column in schema for name in _two_bytes(column.name, column.type)}
+    numbered = f"{reader}, file_row_number = true)"
+    if "file_row_number" in map(str.lower, names):
         # DuckDB refuses to number the rows of a file with a column of that name. Its way is the
         # faster one: a window goes through the file in order, in one thread.
-        numbered = f'(SELECT *, row_number() OVER () AS "its place" FROM {reader}))'
-        number = '"its place"'
+        numbered = f"(SELECT *, row_number() OVER () - 1 FROM {reader}))"
+    rows, columns = by_position(numbered, names, "place")
     return source_rows(
         file,
         source,
         columns,
-        reader=numbered,
-        row_number=number,
+        reader=rows,
+        row_number="place + 1",
         raw=as_json(columns),
         types=types,
         folders=file.folders,
     )
 
 
-def _two_bytes(con: duckdb.DuckDBPyConnection, path: str, columns: list[str]) -> list[str]:
-    """Return which columns of a Parquet file are floats of two bytes: DuckDB names them FLOAT."""
-    schema = con.execute(
-        "SELECT num_children, logical_type = 'Float16Type()' "
-        f"FROM parquet_schema({path}) ORDER BY column_id"
-    ).fetchall()
-    # A column stands before those that are in it, the root before all.
-    own, inner = [], 0
-    for children, is_half in schema[1:]:
-        if inner:
-            inner -= 1
-        else:
-            own.append(is_half)
-        inner += children or 0
-    return [name for name, is_half in zip(columns, own, strict=True) if is_half]
+def _two_bytes(name: str, kind: pa.DataType) -> Iterator[str]:
+    """Yield the paths that lead to floats of two bytes in a column: DuckDB names them FLOAT."""
+    if pa.types.is_float16(kind):
+        yield name
+    elif pa.types.is_struct(kind):
+        for inner in kind:
+            yield from _two_bytes(f"{name}.{inner.name}", inner.type)
 
 
 def _explained(file: SourceFile, message: str) -> SourceError | None:

@@ -45,7 +45,10 @@ OTHERS = {
     b"Obj\x01": "Avro, which is not read: convert it to Parquet",
     b"SQLite format 3": "a SQLite database: export the table",
 }
-BETWEEN_VALUES = re.compile(r"[\s,\x1e]*")  # RFC 7464 has a record separator before each
+BOM = "\ufeff"
+# A file that others were appended to has more of them.
+LINE_BOMS = re.compile(rb"^(?:%b)+" % codecs.BOM_UTF8, re.MULTILINE)
+BETWEEN_VALUES = re.compile(rf"[\s,\x1e{BOM}]*")  # RFC 7464 has a record separator before each
 NOT_UTF8 = 'not UTF-8 (if it is in another encoding, set it, such as source.encoding = "latin-1")'
 STRAY_QUOTE = "a line with a quote that opens a value and never closes"
 ROWS_IN_QUOTES = (
@@ -96,7 +99,7 @@ class Records:
 
         Raises SourceError when there is none, or it is not UTF-8.
         """
-        for batch in self._records():
+        for batch in self._json_values() if self.values else self._records():
             for number, line, broken in zip(*map(pa.Array.to_pylist, batch.columns), strict=True):
                 if broken == NOT_UTF8:
                     raise SourceError(f"{self.shown} line {number} is {broken}")
@@ -107,17 +110,22 @@ class Records:
                         f"{self.shown} is empty in its first line: remove it, or leave it out with "
                         "source.skip_rows"
                     )
+        if self.skipped:
+            raise SourceError(
+                f"{self.shown} has nothing behind its first {self.skipped} lines, which are left out "
+                "by source.skip_rows: lower it, or remove the file"
+            )
         raise SourceError(f"{self.shown} is empty: remove it, or deliver it again")
 
     def start(self, size: int = 64 * 1024) -> str:
         """Return the first characters."""
         with opened(self.path, self.shown, self.encoding) as stream:
-            return stream.read(size).decode("utf-8", "replace").lstrip("\ufeff")
+            return stream.read(size).decode("utf-8", "replace").lstrip(BOM)
 
     def _records(self) -> Iterator[pa.RecordBatch]:
         number = 1
         with opened(self.path, self.shown, self.encoding) as stream:
-            rest, mac = stream.read(BLOCK).removeprefix(codecs.BOM_UTF8), None
+            rest, mac = stream.read(BLOCK), None
             ended = False
             while not ended:
                 more = stream.read(BLOCK)
@@ -132,14 +140,17 @@ class Records:
                     data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
                 if ended and data and not data.endswith(b"\n"):
                     data += b"\n"
-                whole = data.rfind(b"\n") + 1
-                block = self._cut(data[:whole], number, ended)
-                whole, lines, batch = block
+                end = data.rfind(b"\n") + 1
+                text, last = data[:end], data[end:]
+                if codecs.BOM_UTF8 in text:
+                    text = LINE_BOMS.sub(b"", text)
+                used, lines, batch = self._cut(text, number, ended)
                 if batch is not None:
                     yield batch
                 number += lines
-                rest = data[whole:] + more
-                if len(data) - whole > LONGEST_LINE:
+                left = text[used:] + last
+                rest = left + more
+                if len(left) > LONGEST_LINE:
                     raise SourceError(
                         f"{self.shown} line {number} is longer than {LONGEST_LINE >> 20} MB: "
                         "correct it, or set source.format to what the file is"
@@ -290,7 +301,7 @@ class Records:
         number, text, at, ended = 1, "", 0, False
         found: list[str] = []
         decoder, in_array = json.JSONDecoder(), False
-        unpacked = codecs.getincrementaldecoder("utf-8-sig")()
+        unpacked = codecs.getincrementaldecoder("utf-8")()
         with opened(self.path, self.shown, self.encoding) as stream:
             while True:
                 at = _skipped(text, at)
@@ -315,8 +326,8 @@ class Records:
                     whole = False
                     if ended or len(text) - at > LONGEST_LINE:
                         raise SourceError(
-                            f"{self.shown} value {number + len(found)} is no valid JSON ({error}): "
-                            "correct it, or deliver it again"
+                            f"{self.shown} value {number + len(found)} is no valid JSON, "
+                            f"{text[at : at + 100]!r}: correct it, or deliver it again"
                         ) from None
                 if whole:
                     found.append(text[at:end])

@@ -10,18 +10,18 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
 
 from tasks.errors import SourceError
-from tasks.lake.duck import literal
+from tasks.lake.duck import literal, set_variables
 from tasks.settings import SourceSettings
 from tasks.sources.lines import Records
-from tasks.sources.rows import Object, as_json, filled, needed, source_rows
-from tasks.sources.units import SYNTHETIC_EPOCH
+from tasks.sources.rows import Object, filled, has_plain_time, needed, refuse_names_twice, source_rows
+from tasks.sources.units import ANY_TIMES, SYNTHETIC_EPOCH, PlainTimes, plain_times, unit_like
 
 log = logging.getLogger(__name__)
 
@@ -65,15 +65,39 @@ def _text_lines(con: duckdb.DuckDBPyConnection, records: Records) -> Iterator[No
 
 @contextmanager
 def _held(con: duckdb.DuckDBPyConnection, records: Records, rows: str) -> Iterator[None]:
-    """Read text once: the view `source_rows` is over what `rows` makes of `text_lines`."""
-    with _text_lines(con, records):
-        con.execute(f"CREATE OR REPLACE TEMP TABLE text_rows AS {rows}")
+    """Read text once: the view `source_rows` is over what `rows` makes of `text_lines`.
+
+    Which times are of another unit than most is known then. If there are some, it is read once
+    more, to keep also their lines as they are.
+    """
+    _hold(con, records, rows, ANY_TIMES)
     con.execute("CREATE OR REPLACE TEMP VIEW source_rows AS FROM text_rows")
+    ((numbers, middle),) = con.execute(
+        "SELECT count_if(isfinite(time_number)) * 2 > count_if(has_time), "
+        "approx_quantile(time_number, 0.5) FILTER (isfinite(time_number) AND time_number <> 0) "
+        "FROM text_rows"
+    ).fetchall()
+    plain = plain_times(unit_like(middle or 0.0) if numbers else "iso", middle or 0.0)
+    set_variables(con, plain)
+    ((unlike,),) = con.execute(
+        "SELECT count(*) FROM text_rows "
+        f"WHERE raw IS NULL AND NOT coalesce({has_plain_time('time_number', 'time_stamp')}, false)"
+    ).fetchall()
+    if unlike:
+        _hold(con, records, rows, plain)
     try:
         yield
     finally:
         con.execute("DROP VIEW source_rows")
         con.execute("DROP TABLE text_rows")
+
+
+def _hold(
+    con: duckdb.DuckDBPyConnection, records: Records, rows: str, plain: PlainTimes
+) -> None:
+    set_variables(con, plain)
+    with _text_lines(con, records):
+        con.execute(f"CREATE OR REPLACE TEMP TABLE text_rows AS {rows}")
 
 
 class Dialect(NamedTuple):
@@ -159,6 +183,11 @@ def _table(
 ) -> Iterator[None]:
     """Read a text file whose lines have columns."""
     number, line = _records(file, source).first()
+    if said := re.fullmatch(r'"?sep=([^"]+)"?', line.strip("\ufeff\r ")):
+        # How Excel is told the separator. The names are in the next line.
+        number, line = replace(_records(file, source), skipped=number).first()
+        if source.separator == "auto":
+            source = source.model_copy(update={"separator": said[1]})
     dialect = _dialect(file, source, line)
     if source.columns:
         number, names = number - 1, list(source.columns)
@@ -186,10 +215,9 @@ def _table(
         columns,
         reader=reader,
         row_number="line_number",
-        raw=f"CASE WHEN fields IS NULL THEN line ELSE {as_json(columns)} END",
+        raw="line",
         broken="broken",
         folders=file.folders,
-        unit_known=False,
     )
     records = _records(
         file,
@@ -222,13 +250,12 @@ def separator_of(line: str) -> str:
 def _names(file: SourceFile, dialect: Dialect, line: str) -> list[str]:
     """Return the columns that the first line names."""
     if file.format == "recbole":
-        return [name.partition(":")[0] for name in line.split("\t")]
-    if len(dialect.separator) > 1 or not dialect.quote:
+        names = [name.partition(":")[0] for name in line.split("\t")]
+    elif len(dialect.separator) > 1 or not dialect.quote:
         names = line.split(dialect.separator)
     else:
         names = next(csv.reader([line], delimiter=dialect.separator, quotechar=dialect.quote))
-    if twice := next((name for name in names if name and names.count(name) > 1), None):
-        raise SourceError(f"{file} has two columns named {twice}: rename one in its first line")
+    refuse_names_twice(file, names)
     return names
 
 
@@ -310,7 +337,6 @@ def _json(
         raw="line",
         broken="broken",
         folders=file.folders,
-        unit_known=False,
     )
     with _held(con, records, rows):
         _refuse_missing_keys(con, file, source, records)
@@ -347,6 +373,12 @@ def _refuse_missing_keys(
             f"FROM (SELECT line FROM text_lines LIMIT {SAMPLED_RECORDS}) "
             "WHERE CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' END"
         ).fetchall()
+    if not keys:
+        line = _records(file, source, values=records.values).first()[1]
+        raise SourceError(
+            f"{file} has no JSON objects, its first value is {line[:100]}: have an event be an object, "
+            'such as {"user_id": 1, "item_id": 2, "ts": "2026-11-02T12:00:00Z"}'
+        )
     for role, count in zip(("user", "item", "time"), found, strict=True):
         wanted = getattr(source, f"{role}_columns")
         if role == "user":

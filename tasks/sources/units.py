@@ -80,6 +80,39 @@ def _is_of(unit: str, number: float) -> bool:
     return SMALLEST_TIME[unit] <= number < LARGEST_SECONDS * 1e6 / US_PER_UNIT[unit]
 
 
+class PlainTimes(NamedTuple):
+    """Which times of a source are taken; the texts of their rows are not kept.
+
+    Numbers from `plain_from` to before `plain_to`, but for those from `first_date` to before
+    `last_date`; and dates and clocks, if `plain_stamps`.
+    """
+
+    plain_from: float
+    plain_to: float
+    plain_stamps: bool
+    first_date: float | None = None
+    last_date: float | None = None
+
+
+# Of some unit: for as long as it is not known which.
+ANY_TIMES = PlainTimes(SMALLEST_TIME["s"], LARGEST_SECONDS * 1e9, plain_stamps=True)
+
+
+def plain_times(unit: str | None, middle: float) -> PlainTimes:
+    """Return which times are taken where most, around `middle`, are in this unit; None: in none."""
+    if unit in ("iso", None):
+        return PlainTimes(0.0, 0.0, plain_stamps=unit == "iso")
+    limits = limits_of(unit, middle)
+    first = max(limits.smallest_time, 1.0 / US_PER_UNIT[unit])
+    last = LARGEST_SECONDS * 1e6 / US_PER_UNIT[unit]
+    return PlainTimes(first, last, False, limits.first_date, limits.last_date)
+
+
+def unit_like(middle: float) -> str | None:
+    """Return the unit in which a number is a time between 1973 and 2199."""
+    return next((unit for unit in SMALLEST_TIME if _is_of(unit, middle)), None)
+
+
 def unit_of(source: object, wanted: str, middle: float) -> str:
     """Decide in which unit times around `middle` are written: by size, or as the setting says.
 
@@ -95,7 +128,7 @@ def unit_of(source: object, wanted: str, middle: float) -> str:
     SourceError
         The size fits no unit, or contradicts the setting.
     """
-    looks = next((unit for unit in SMALLEST_TIME if _is_of(unit, middle)), None)
+    looks = unit_like(middle)
     if wanted == "auto":
         if looks is None:
             raise SourceError(
