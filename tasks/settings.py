@@ -78,6 +78,12 @@ class LakeSettings(Section):
         return root
 
 
+COLUMNS_OF_ROLES = (
+    *("user_columns", "item_columns", "time_columns"),
+    *("type_columns", "weight_columns", "session_columns"),
+)
+
+
 class SourceSettings(Section):
     """Where events come from and how their columns are named."""
 
@@ -116,6 +122,22 @@ class SourceSettings(Section):
     def time_format(self) -> str:
         """The format of times that `time_unit` gives; empty when it is a unit."""
         return self.time_unit if "%" in self.time_unit else ""
+
+    @field_validator(*COLUMNS_OF_ROLES)
+    @classmethod
+    def _have_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in names:
+            raise ValueError(
+                "leave the empty name out: a column without a name is named by position"
+            )
+        return names
+
+    @field_validator("columns")
+    @classmethod
+    def _differ(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := next((name for name in names if name and names.count(name) > 1), None):
+            raise ValueError(f"two columns are named {twice}: rename one of them")
+        return names
 
     @field_validator("separator")
     @classmethod
@@ -171,7 +193,7 @@ class SourceSettings(Section):
 # What a profile may say: how files are read, not where they are.
 PROFILE_KEYS = frozenset(
     {
-        *(name for name in SourceSettings.model_fields if name.endswith("_columns")),
+        *COLUMNS_OF_ROLES,
         *("format", "encoding", "columns", "skip_rows", "time_unit", "time_zone", "null_values"),
         *("event_types", "event_weights", "separator", "quote", "escape"),
     }
@@ -502,9 +524,13 @@ def _with_profile(settings: Settings) -> Settings:
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(map(str, fault["loc"]))
+        if fault["type"] == "extra_forbidden":
+            known = _nearest(key, [*SourceSettings.model_fields])
+            raise SettingsError(
+                f"unknown setting source.{key} in the profile {file}{known}"
+            ) from None
         raise SettingsError(
-            f"source.{key} in the profile {file} is {fault['input']!r}: "
-            f"{fault['msg'].removeprefix('Value error, ')}"
+            f"source.{key} in the profile {file} is {fault['input']!r}: {_what_to_write(fault)}"
         ) from None
     if foreign := sorted(set(said) - PROFILE_KEYS):
         raise SettingsError(

@@ -10,8 +10,8 @@ time it is queried it must give the same rows. Its columns:
                              line of a text file (with its header) where the row begins, row of a
                              Parquet file, of a file whose rows are lists the event in it, or of a
                              table 40 bits of a hash of its values
-`raw`          VARCHAR       the line as read; of Parquet and tables the columns as JSON; may be null
-                             where the row is an event
+`raw`          VARCHAR       the line as read; of Parquet and tables the columns as JSON; may be
+                             null where the row is an event
 `user_id`      VARCHAR       null when blank or a null marker, unless `source.session_columns` has a
                              session for it
 `item_id`      VARCHAR       null when blank or a null marker

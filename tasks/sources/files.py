@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 from tasks.errors import NightError, NotReadyError, SourceError
 from tasks.lake.duck import literal
 from tasks.settings import Settings, SourceSettings
-from tasks.sources.lines import NOT_UTF8, SUFFIXES
+from tasks.sources.lines import COMPRESS, SUFFIXES, TO_PARQUET, refuse_no_parquet
 from tasks.sources.places import START, Place, place_of
-from tasks.sources.rows import as_json, by_position, refuse_names_twice, source_rows
+from tasks.sources.rows import ROLES, as_json, by_position, refuse_names_twice, source_rows
 from tasks.sources.text import IDS, READERS, SourceFile, separator_of
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,18 @@ FORMATS = {
     ".inter": "recbole",
     ".txt": "text",  # a sequence file or a table: its content tells
 }
+# Names of files that are no event files, and what to do with them.
+KINDS = {
+    **dict.fromkeys([".xlsx", ".xls", ".xlsm", ".ods"], "a spreadsheet: save it as CSV"),
+    **dict.fromkeys([".zip", ".7z", ".rar", ".tar", ".tgz"], "an archive: unpack it"),
+    **dict.fromkeys([".xz", ".lz4", ".lzo", ".br", ".sz", ".z"], f"compressed: {COMPRESS}"),
+    **dict.fromkeys([".avro", ".orc", ".arrow", ".feather", ".h5"], f"not read: {TO_PARQUET}"),
+    **dict.fromkeys([".db", ".sqlite", ".sqlite3", ".duckdb"], "a database: export the table"),
+    ".json": 'read as JSON only with source.format = "json"',
+}
+# What a word looks like that is a time and not an id: seconds to nanoseconds of 1973 to 2199, or a
+# date of these years.
+TIME = r"[1-6]\d{8,9}(\d{3}){0,3}|(19[7-9]|20\d|21\d)\d-?(0[1-9]|1[0-2])-?([0-2]\d|3[01])"
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 NAMED = 20  # files that are left out, in messages
 
@@ -73,10 +85,13 @@ class Files:
             for name, modified in found
             if (kind := kinds[name])
         ]
-        self.left_out = sorted(
-            [*(name for name, kind in kinds.items() if kind is None), *self.place.passed]
-        )
-        named = ", ".join(self.left_out[:NAMED]) + ", ..." * (len(self.left_out) > NAMED)
+        passed = self.place.passed
+        self.left_out = sorted([*(name for name, kind in kinds.items() if kind is None), *passed])
+        told = [
+            f"{name}, {what}" if (what := passed.get(name) or _what_is(name)) else name
+            for name in self.left_out[:NAMED]
+        ]
+        named = "; ".join(told) + "; ..." * (len(self.left_out) > NAMED)
         if not parts:
             self._refuse_unknown_ending([name for name, _ in found])
             raise SourceError(
@@ -86,8 +101,8 @@ class Files:
             )
         if self.left_out:
             log.warning(
-                "%d files in %s are left out, for their names or contents are not those of event "
-                "files: %s; to read files of any name set source.format",
+                "%d files in %s are left out, for by name or content they are no event files: %s; "
+                "to read files of any name set source.format",
                 len(self.left_out),
                 self,
                 named,
@@ -103,6 +118,8 @@ class Files:
         packed = suffixes.pop() if suffixes and suffixes[-1].lower() in SUFFIXES else ""
         if suffixes and suffixes[-1].lower() in FORMATS:
             return  # its content is the fault
+        if what := _what_is(names[0]):
+            raise SourceError(f"{self} is {what}")
         known = suffixes[-1] + packed if suffixes else packed
         ending = f"the ending {known}, which is unknown" if known else "no ending"
         raise SourceError(
@@ -125,17 +142,32 @@ class Files:
         if self.settings.columns or self.settings.separator != "auto":
             return "csv"
         start = self.place.start(name)
-        text = start.decode("utf-8", "replace").lstrip("\ufeff").splitlines()
+        text = start.decode("utf-8", "replace").replace("\ufeff", "").splitlines()
         # The last line may go on.
         lines = [line for line in text[: -1 if len(start) >= START and text[1:] else None] if line]
         if not lines:
             return "sequences"  # which then says that it is empty
         if all(re.fullmatch(IDS, line) for line in lines):
+            self._refuse_times_as_items(name, [line.split() for line in lines])
             return "sequences"
         names = set(next(csv.reader([lines[0]], delimiter=separator_of(lines[0]))))
         if names & {*self.settings.item_columns, *self.settings.time_columns}:
             return "csv"
         return "csv" if all("\t" in line for line in lines) else None
+
+    def _refuse_times_as_items(self, name: str, lines: list[list[str]]) -> None:
+        """Raise SourceError for a table of users, items and times, which looks like one of ids."""
+        width = len(lines[0])
+        if width < 3 or any(len(line) != width for line in lines):
+            return
+        for n in range(1, width):
+            if all(re.fullmatch(TIME, line[n]) for line in lines):
+                raise SourceError(
+                    f"{self.place.shown(name)} may be a table whose column {n + 1} is the time, "
+                    f'such as {lines[0][n]}: if it is, set source.format = "csv", '
+                    'source.separator = " " and source.columns to the names of its columns; if it '
+                    'has ids only, set source.format = "sequences"'
+                )
 
     def _of_days(
         self, parts: list["FilePart"], first: dt.date | None, last: dt.date
@@ -226,6 +258,8 @@ class FilePart:
             file = SourceFile(path, str(self), self.format, self._folders(), self.columns)
             if path.stat().st_size == 0:
                 raise SourceError(f"{file} is empty: remove it, or deliver it again")
+            if self.format == "parquet":
+                refuse_no_parquet(path, str(file))
             with _explaining(file):
                 if self.format == "parquet":
                     rows = _parquet(con, file, self.settings)
@@ -237,12 +271,30 @@ class FilePart:
 
     def _folders(self) -> dict[str, str | None]:
         """Return the columns that stand in its path, as in event_type=view/part-0.parquet."""
-        pairs = (folder.partition("=") for folder in PurePosixPath(self.path).parts[:-1])
-        return {
-            unquote(name): None if value == NO_VALUE else unquote(value)
-            for name, equals, value in pairs
-            if equals
-        }
+        found: dict[str, str | None] = {}
+        wanted = {name for role in ROLES for name in getattr(self.settings, f"{role}_columns")}
+        for folder in PurePosixPath(self.path).parts[:-1]:
+            name, equals, value = folder.partition("=")
+            if not equals or (name := unquote(name)) not in wanted:
+                continue
+            try:
+                read = None if value == NO_VALUE else unquote(value, errors="strict")
+            except UnicodeDecodeError:
+                raise SourceError(
+                    f"{self} lies in the folder {folder}, whose value is no text in UTF-8: rename "
+                    "the folder"
+                ) from None
+            if found.setdefault(name, read) != read:
+                raise SourceError(
+                    f"{self} lies in two folders of {name}=: rename one of them, or leave the name "
+                    "out of the columns in the settings"
+                )
+        return found
+
+
+def _what_is(name: str) -> str:
+    """Say what a file of a known other kind is, by its name; empty: it is not known."""
+    return KINDS.get(PurePosixPath(name).suffix.lower(), "")
 
 
 @contextmanager
@@ -250,8 +302,6 @@ def _explaining(file: SourceFile) -> Iterator[None]:
     """Turn what Arrow and DuckDB say about a bad file into a sentence for the person on call."""
     try:
         yield
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{file} is {NOT_UTF8}") from error
     except (duckdb.InvalidInputException, duckdb.IOException, OSError) as error:
         raise _explained(file, str(error)) or error from error
 

@@ -119,9 +119,10 @@ class Object:
         cases = []
         for parent, among in wanted.items():
             listed = ", ".join(map(literal, sorted(among)))
-            keys = f"json_keys({self.sql}{f', {literal(parent)}' if parent else ''})"
-            found = f"list_filter({keys}, lambda key: key IN ({listed}))"
-            twice = f"list_filter({found}, lambda key: len(list_filter({found}, lambda one: one = key)) > 1)"
+            there = f"json_keys({self.sql}{f', {literal(parent)}' if parent else ''})"
+            found = f"list_filter({there}, lambda key: key IN ({listed}))"
+            count = f"len(list_filter({found}, lambda one: one = key))"
+            twice = f"list_filter({found}, lambda key: {count} > 1)"
             cases.append(f"'the object has two keys ' || ({twice})[1]")
         return (
             f"CASE WHEN regexp_matches({self.sql}::VARCHAR, {literal(f'(?s){maybe}')}) "
@@ -383,10 +384,9 @@ def needed(part: object, columns: Iterable[str], wanted: tuple[str, ...], settin
     """Return the first wanted column that is there; SourceError without one."""
     name = next((name for name in wanted if name in columns), None)
     if name is None:
-        raise SourceError(
-            f"{part} has no column {' or '.join(wanted)}; it has {', '.join(columns)}: "
-            f"name the right one in {setting}"
-        )
+        there = ", ".join(name or '""' for name in columns)
+        missing = f"no column {' or '.join(wanted)}; it has" if wanted else "the columns"
+        raise SourceError(f"{part} has {missing} {there}: name the right one in {setting}")
     return name
 
 
@@ -468,7 +468,7 @@ def _weight(field: Field | None, source: SourceSettings) -> tuple[str, str]:
         given = f"({filled(number, source)}) IS NOT NULL"
     return (
         f"TRY_CAST({number} AS FLOAT)",
-        f"CASE WHEN isfinite(\"its weight\") THEN NULL WHEN {given} THEN {literal(NO_WEIGHT)} END",
+        f'CASE WHEN isfinite("its weight") THEN NULL WHEN {given} THEN {literal(NO_WEIGHT)} END',
     )
 
 
@@ -613,9 +613,9 @@ def refuse_names_twice(part: object, names: Sequence[str]) -> None:
 def refuse_short_floats(part: object) -> None:
     """Raise SourceError for times that are floats of 32 bits or fewer."""
     raise SourceError(
-        f"the times of {part} are floats of 32 bits or fewer, which hold seconds since 1970 only to "
-        "some two minutes: deliver them as whole numbers, floats of 64 bits or timestamps, or name "
-        "another column in source.time_columns"
+        f"the times of {part} are floats of 32 bits or fewer, which hold seconds since 1970 only "
+        "to some two minutes: deliver them as whole numbers, floats of 64 bits or timestamps, or "
+        "name another column in source.time_columns"
     )
 
 

@@ -20,13 +20,21 @@ from tasks.errors import SourceError
 from tasks.lake.duck import literal, set_variables
 from tasks.settings import SourceSettings
 from tasks.sources.lines import Records
-from tasks.sources.rows import Object, filled, has_plain_time, needed, refuse_names_twice, source_rows
+from tasks.sources.rows import (
+    ROLES,
+    Object,
+    filled,
+    has_plain_time,
+    needed,
+    refuse_names_twice,
+    source_rows,
+)
 from tasks.sources.units import ANY_TIMES, SYNTHETIC_EPOCH, PlainTimes, plain_times, unit_like
 
 log = logging.getLogger(__name__)
 
 SEPARATORS = (",", "\t", ";", "|")
-SAMPLED_RECORDS = 1000  # of a JSON file without a needed key, to name those that it has
+SAMPLED_RECORDS = 1000  # of a JSON file, to name the keys that it has
 # A line of a sequence file, where the settings do not say that it is one: ids, the user's not a
 # word. Anything else may be a table or prose.
 IDS = r"\s*[\w-]*[0-9][\w-]*( +[\w-]+)* *"
@@ -92,9 +100,7 @@ def _held(con: duckdb.DuckDBPyConnection, records: Records, rows: str) -> Iterat
         con.execute("DROP TABLE text_rows")
 
 
-def _hold(
-    con: duckdb.DuckDBPyConnection, records: Records, rows: str, plain: PlainTimes
-) -> None:
+def _hold(con: duckdb.DuckDBPyConnection, records: Records, rows: str, plain: PlainTimes) -> None:
     set_variables(con, plain)
     with _text_lines(con, records):
         con.execute(f"CREATE OR REPLACE TEMP TABLE text_rows AS {rows}")
@@ -237,6 +243,17 @@ def _dialect(file: SourceFile, source: SourceSettings, line: str) -> Dialect:
         return Dialect("\t", "", "", loose=False)
     separator = separator_of(line) if source.separator == "auto" else source.separator
     quote = '"' if source.quote == "auto" else source.quote
+    if source.escape and source.escape == quote:
+        raise SourceError(
+            f"source.escape is {quote}, which is the quote: leave source.escape empty, for a quote "
+            "that is written twice within quotes is read as one anyway"
+        )
+    for name, sign in {"source.quote": quote, "source.escape": source.escape}.items():
+        if sign and sign in separator:
+            raise SourceError(
+                f"{name} is {sign!r}, which is in the separator {separator!r} of {file}: set it, "
+                "or source.separator, to another sign"
+            )
     # In a file with tabs a quote is mostly a letter, as in a title.
     loose = source.quote == "auto" and (separator == "\t" or len(separator) > 1)
     return Dialect(separator, quote, source.escape, loose and not source.escape)
@@ -340,18 +357,29 @@ def _json(
     )
     with _held(con, records, rows):
         _refuse_missing_keys(con, file, source, records)
+        counts = counted_names(con, file, source, SAMPLED_RECORDS)
+        for role, names in list(file.columns.items()):  # to be told: those that it has
+            file.columns[role] = " or ".join(name for name in names.split(" or ") if counts[name])
         yield
 
 
 def counted_names(
-    con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings, names: list[str]
+    con: duckdb.DuckDBPyConnection,
+    file: SourceFile,
+    source: SourceSettings,
+    sampled: int | None = None,
 ) -> dict[str, int]:
-    """Return how many objects of a JSON file have a value by each name; [] counts as its list."""
+    """Return how many objects of a JSON file have a value by each name; [] counts as its list.
+
+    sampled: how many objects are looked at, from the first on; None: all.
+    """
+    names = list(dict.fromkeys(n for role in ROLES for n in getattr(source, f"{role}_columns")))
     fields = [Object("line").field(name.partition("[")[0]).sql for name in names]
     counts = ", ".join(f"count(nullif({field}::VARCHAR, 'null'))" for field in fields)
     with _text_lines(con, _json_records(file, source)):
         (found,) = con.execute(
-            f"SELECT {counts} FROM (SELECT line FROM text_lines WHERE json_valid(line))"
+            f"SELECT {counts} FROM (FROM text_lines LIMIT {sampled or 2**62}) "
+            "WHERE json_valid(line)"
         ).fetchall()
     return dict(zip(names, found, strict=True))
 
@@ -376,8 +404,8 @@ def _refuse_missing_keys(
     if not keys:
         line = _records(file, source, values=records.values).first()[1]
         raise SourceError(
-            f"{file} has no JSON objects, its first value is {line[:100]}: have an event be an object, "
-            'such as {"user_id": 1, "item_id": 2, "ts": "2026-11-02T12:00:00Z"}'
+            f"{file} has no JSON objects, its first value is {line[:100]}: have an event be an "
+            'object, such as {"user_id": 1, "item_id": 2, "ts": "2026-11-02T12:00:00Z"}'
         )
     for role, count in zip(("user", "item", "time"), found, strict=True):
         wanted = getattr(source, f"{role}_columns")
