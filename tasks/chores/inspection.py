@@ -83,7 +83,7 @@ def inspect(settings: Settings, console: Console) -> None:
 def _read(con: duckdb.DuckDBPyConnection, part: Part, source: SourceSettings) -> Inspected:
     with part.open(con):
         rows, unit, classes = classify(con, part, source)
-        whole = "bool_and(regexp_full_match({}, '%s')) FILTER (WHERE reason IS NULL)" % FLOAT
+        whole = f"bool_and(regexp_full_match({{}}, '{FLOAT}')) FILTER (WHERE reason IS NULL)"
         counts = one_row(
             con,
             "SELECT count(*) FILTER (WHERE reason IS NOT NULL AND class <> 'filtered') "

@@ -582,6 +582,9 @@ def _time(field: Field, source: SourceSettings) -> _Time:
             f"ELSE timezone({literal(zone)}, TRY_CAST({text} AS TIMESTAMP)) END"
         )
     ends = f"({text} < ':' AND {text}[-1] BETWEEN '0' AND '9')"
+    # DuckDB takes any hours for an offset. A text without one is shorter.
+    far = rf"(strlen({text}) > 19 AND regexp_matches({text}, '[+-](1[5-9]|[2-9]\d)(:?\d\d)*$'))"
+    ends = f"({ends} AND NOT {far})"
     known = f"regexp_full_match({text}, {literal('.*[0-9]' + KNOWN_ZONE)})"
     stamp = f"CASE WHEN {ends} OR {known} THEN {stamp} END"
     guess = rf"regexp_extract({text}, '\d\d:\d\d.*\d ?\(?([A-Za-z]{{2,5}})\)?$', 1)"
