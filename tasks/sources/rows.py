@@ -115,7 +115,7 @@ class Object:
             wanted[""].add(name)
         # To look at the keys takes longer than to find that none is there twice at all.
         signs = sorted(re.escape(json.dumps(key)) for keys in wanted.values() for key in keys)
-        maybe = "|".join(f"{sign}.*{sign}" for sign in signs)
+        maybe = "|".join([*(f"{sign}.*{sign}" for sign in signs), r"\\u"])  # or an escape is one
         cases = []
         for parent, among in wanted.items():
             listed = ", ".join(map(literal, sorted(among)))
@@ -226,7 +226,7 @@ def source_rows(
             "its row_number" AS row_number,
             -- To write it for each row takes as long as to read them.
             CASE
-                WHEN "its broken" IS NULL AND "its user_id" IS NOT NULL
+                WHEN "its broken" IS NULL AND "its has_time" AND "its user_id" IS NOT NULL
                     AND "its item_id" IS NOT NULL AND {no_value} IS NULL
                     AND ({plain}) THEN NULL
                 ELSE {raw}
@@ -275,6 +275,11 @@ class _Exploded:
             return
         if not (field := self.record.field(found["list"])):
             return
+        if found["signs"].isdigit() or "[" in (found["rest"] or ""):
+            raise SourceError(
+                f"a column in the settings is {name}, which cannot be read of {self.part}: one "
+                "list is taken apart, and each element of it, as in events[].item_id, is a row"
+            )
         named = f"{found['list']}[{found['signs']}]"
         if self.list and named != self.list:
             raise SourceError(
@@ -460,9 +465,7 @@ def _weight(field: Field | None, source: SourceSettings) -> tuple[str, str]:
         return "NULL::FLOAT", "NULL"
     sql, kind = field
     if _is_number(kind):
-        number, given = sql, f"{sql} IS NOT NULL"
-        if kind in EXACT_BITS:
-            given += f" AND NOT isnan({sql})"  # how many write that there is none
+        number, given = sql, _given(sql, kind)
     else:
         number = _text(field)
         given = f"({filled(number, source)}) IS NOT NULL"
@@ -470,6 +473,11 @@ def _weight(field: Field | None, source: SourceSettings) -> tuple[str, str]:
         f"TRY_CAST({number} AS FLOAT)",
         f'CASE WHEN isfinite("its weight") THEN NULL WHEN {given} THEN {literal(NO_WEIGHT)} END',
     )
+
+
+def _given(number: str, kind: str) -> str:
+    """Write whether there is a number. NaN is how many write that there is none."""
+    return f"{number} IS NOT NULL" + f" AND NOT isnan({number})" * (kind in EXACT_BITS)
 
 
 def _is_number(kind: str) -> bool:
@@ -555,11 +563,12 @@ def _time(field: Field, source: SourceSettings) -> _Time:
         # A cast would ask the calendar of the time zone, which takes longer than to read the file.
         if kind == "DATE":
             sql = f"{sql}::TIMESTAMP"
-        us = f"epoch_ns({sql}) // 1000" if kind == "TIMESTAMPTZ_NS" else f"epoch_us({sql})"
+        # epoch_us would round nanoseconds, and the last ones of a day into the next.
+        us = f"epoch_ns({sql}) // 1000" if kind.endswith("_NS") else f"epoch_us({sql})"
         stamp = f"make_timestamptz({us})"
         zoned = kind.startswith(("TIMESTAMP WITH", "TIMESTAMPTZ"))
         if zone != "UTC" and not zoned:
-            stamp = f"timezone({literal(zone)}, make_timestamp(epoch_us({sql})))"
+            stamp = f"timezone({literal(zone)}, make_timestamp({us}))"
         return _Time(f"{sql} IS NOT NULL", none, stamp, not_unread, False)
     text = _text(field)
     given = f"({filled(text, source)}) IS NOT NULL"
@@ -570,6 +579,9 @@ def _time(field: Field, source: SourceSettings) -> _Time:
         return _Time(given, none, stamp, not_unread, False)
     if _is_number(kind) and not kind.startswith("DECIMAL"):
         number, whole = f"{sql}::DOUBLE", "" if kind in EXACT_BITS else sql
+        given = _given(sql, kind)
+        if markers := [value for value in source.null_values if re.fullmatch(r"-?[\d.]+", value)]:
+            given += f" AND {sql}::VARCHAR NOT IN ({', '.join(map(literal, markers))})"
         return _Time(given, number, "NULL::TIMESTAMPTZ", not_unread, True, whole)
     number = f"TRY_CAST({text} AS DOUBLE)"
     digits = rf"regexp_extract({text}, '^\s*\+?(\d{{18,20}})(\.\d*)?\s*$', 1)"

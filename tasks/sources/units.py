@@ -16,6 +16,8 @@ SYNTHETIC_EPOCH = "2000-01-01 00:00:00+00"
 
 # A number of this size, up to 1000 times 7.26e9, is a time between 1973 and 2199 in one unit only.
 SMALLEST_TIME = {"s": 1e8, "ms": 1e11, "us": 1e14, "ns": 1e17}
+# Ticks of 100 ns since the year 1 or 1601 are smaller: these two are nanoseconds of before 2001.
+FIRST_SURE_NS = 1e18
 LARGEST_SECONDS = 7_258_118_400  # 2200-01-01
 
 # How a date is written in so many digits, as a format of DuckDB.
@@ -135,6 +137,12 @@ def unit_of(source: object, wanted: str, middle: float) -> str:
                 f"the times of {source} are around {middle:.0f}, which is a date after 1973 in no "
                 'unit: set source.time_unit to "s", "ms", "us" or "ns", or name another column '
                 "in source.time_columns"
+            )
+        if looks == "ns" and middle < FIRST_SURE_NS:
+            raise SourceError(
+                f"the times of {source} are around {middle:.0f}, which may be nanoseconds of "
+                "before 2001 or ticks of .NET or Windows: convert them, or, if they are nanoseconds, set "
+                'source.time_unit to "ns"'
             )
         return looks
     if looks is not None and looks != wanted:
