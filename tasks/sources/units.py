@@ -141,8 +141,8 @@ def unit_of(source: object, wanted: str, middle: float) -> str:
         if looks == "ns" and middle < FIRST_SURE_NS:
             raise SourceError(
                 f"the times of {source} are around {middle:.0f}, which may be nanoseconds of "
-                "before 2001 or ticks of .NET or Windows: convert them, or, if they are nanoseconds, set "
-                'source.time_unit to "ns"'
+                "before 2001 or ticks of .NET or Windows: convert them, or, if they are "
+                'nanoseconds, set source.time_unit to "ns"'
             )
         return looks
     if looks is not None and looks != wanted:
