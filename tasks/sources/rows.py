@@ -580,6 +580,9 @@ def _time(field: Field, source: SourceSettings) -> _Time:
     if _is_number(kind) and not kind.startswith("DECIMAL"):
         number, whole = f"{sql}::DOUBLE", "" if kind in EXACT_BITS else sql
         given = _given(sql, kind)
+        if kind in EXACT_BITS:
+            # The statistics of a Parquet file say nothing of NaN, and DuckDB compares by them.
+            number = f"CASE WHEN NOT isnan({sql}) THEN {number} END"
         if markers := [value for value in source.null_values if re.fullmatch(r"-?[\d.]+", value)]:
             given += f" AND {sql}::VARCHAR NOT IN ({', '.join(map(literal, markers))})"
         return _Time(given, number, "NULL::TIMESTAMPTZ", not_unread, True, whole)
