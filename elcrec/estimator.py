@@ -378,7 +378,7 @@ class ELCRec:
         block = max(1, 16_000_000 // self.n_items)
         parts = [
             (centers @ network.items.weight[1:].T).topk(k, dim=1)
-            for centers in network.centers.split(block)
+            for centers in torch.split(network.centers, block)
         ]
         items = torch.cat([part.indices for part in parts]) + 1
         scores = torch.cat([part.values for part in parts])

@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from zoneinfo import available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -109,6 +117,22 @@ class ReadSettings(Section):
     quote: str = "auto"
     escape: str = ""
     broken_rows: Literal["stop", "quarantine"] = "stop"
+
+    @field_validator("*")
+    @classmethod
+    def _have_names(cls, names: object, about: ValidationInfo) -> object:
+        if str(about.field_name).endswith("_columns") and isinstance(names, tuple) and "" in names:
+            raise ValueError(
+                "leave the empty name out: a column without a name is named by position"
+            )
+        return names
+
+    @field_validator("columns")
+    @classmethod
+    def _differ(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := next((name for name in names if name and names.count(name) > 1), None):
+            raise ValueError(f"two columns are named {twice}: rename one of them")
+        return names
 
     @field_validator("separator")
     @classmethod
@@ -216,7 +240,7 @@ class CatalogueSettings(ReadSettings):
 # What a profile may say: how files are read, not where they are.
 PROFILE_KEYS = frozenset(
     {
-        *(name for name in SourceSettings.model_fields if name.endswith("_columns")),
+        *(f"{role}_columns" for role in SourceSettings.roles),
         *("format", "encoding", "columns", "skip_rows", "time_unit", "time_zone", "null_values"),
         *("event_types", "event_weights", "separator", "quote", "escape"),
     }
@@ -572,9 +596,13 @@ def _with_profile(section: Read, named: str, folder: Path, allowed: frozenset[st
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(map(str, fault["loc"]))
+        if fault["type"] == "extra_forbidden":
+            known = _nearest(key, [*kind.model_fields])
+            raise SettingsError(
+                f"unknown setting {named}.{key} in the profile {file}{known}"
+            ) from None
         raise SettingsError(
-            f"{named}.{key} in the profile {file} is {fault['input']!r}: "
-            f"{fault['msg'].removeprefix('Value error, ')}"
+            f"{named}.{key} in the profile {file} is {fault['input']!r}: {_what_to_write(fault)}"
         ) from None
     if foreign := sorted(set(said) - allowed):
         raise SettingsError(

@@ -71,8 +71,7 @@ def _columns(
         }
     with part.place.fetched(part.path) as path:
         file = SourceFile(path, str(part), part.format, {}, {})
-        asked = [name for names in wanted.values() for name in names]
-        counts = counted_names(con, file, catalogue, asked)
+        counts = counted_names(con, file, catalogue)
     return {role: [name for name in names if counts[name]] for role, names in wanted.items()}
 
 

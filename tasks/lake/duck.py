@@ -4,7 +4,7 @@ import os
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import duckdb
 
@@ -47,6 +47,12 @@ def spill_file(settings: Settings) -> IO[bytes]:
 def sql(name: str) -> str:
     """Return the statement `sql/<name>.sql`; its parameters are bound ($night), never formatted."""
     return (SQL / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def set_variables(con: duckdb.DuckDBPyConnection, values: Any) -> None:
+    """Give variables the values of a named tuple: statements read them with getvariable."""
+    for name, value in values._asdict().items():
+        con.execute(f"SET VARIABLE {identifier(name)} = $value", {"value": value})
 
 
 def literal(text: str) -> str:

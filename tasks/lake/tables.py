@@ -82,7 +82,7 @@ QUARANTINE = Table(
         "dt": "The night that read the row, a UTC date.",
         "source": "The part of the source, as in events.",
         "row_number": "The row in that part, as in events.",
-        "raw": "The line as it was read; for Parquet, CSV and tables its columns as JSON.",
+        "raw": "The line as it was read; for Parquet and tables its columns as JSON.",
         "reason": "Why it cannot be used.",
     },
 )

@@ -172,13 +172,13 @@ def give(
     # Of two that have the same name the one that had it first keeps it. Two that were never there
     # on the same night may have it, and a person may bring one of them back.
     for intent in sorted(set(ids) - set(why), key=lambda one: (before.automatic[one].night, one)):
-        name = before.automatic[intent]
-        if reason := _outlived(name, of_intent.get(intent), settings.label.rename_below):
+        given = before.automatic[intent]
+        if reason := _outlived(given, of_intent.get(intent), settings.label.rename_below):
             why[intent] = reason
-        elif same(name.name) in taken:
+        elif same(given.name) in taken:
             why[intent] = TAKEN
         else:
-            taken.add(same(name.name))
+            taken.add(same(given.name))
     rows = []
     automatic = dict(before.automatic)
     for intent in sorted(why):
@@ -190,8 +190,8 @@ def give(
             continue
         meaning = meaning_of(of_intent[intent])
         automatic[intent] = Name(name, night, tuple(meaning), rests_on=tuple(rests_on))
-        told = {"name": name, "why": why[intent], "rests_on": rests_on, "meaning": meaning}
-        rows.append({"dt": night, "intent_id": intent, **told})
+        row = {"name": name, "why": why[intent], "rests_on": rests_on, "meaning": meaning}
+        rows.append({"dt": night, "intent_id": intent, **row})
     table = pa.Table.from_pylist(rows, schema=tables.INTENT_NAMES.schema)
     Lake(settings.lake.root).replace(tables.INTENT_NAMES, table, nights=[night])
     if rows:

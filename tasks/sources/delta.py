@@ -51,12 +51,12 @@ from pyarrow.fs import FileType
 
 from tasks.errors import SourceError
 from tasks.lake import Lake, tables
-from tasks.lake.duck import identifier
 from tasks.settings import ReadSettings, Settings, SourceSettings
 from tasks.sources import Versions
 from tasks.sources.places import Address
 from tasks.sources.rows import (
     as_json,
+    by_position,
     chosen,
     column_of,
     numbered_by_content,
@@ -314,7 +314,7 @@ class Snapshot:
         con.register("delta_rows", self.files)
         described = con.execute("DESCRIBE SELECT * FROM delta_rows").fetchall()
         types = {name: kind for name, kind, *_ in described}
-        columns = {name: identifier(name) for name in types}
+        reader, columns = by_position("delta_rows", list(types))
         used = list(columns)
         if isinstance(self.settings, SourceSettings):
             wanted = chosen(self, columns, self.settings).values()
@@ -323,7 +323,7 @@ class Snapshot:
             self,
             self.settings,
             columns,
-            reader="delta_rows",
+            reader=reader,
             row_number=numbered_by_content([f"{columns[name]}::VARCHAR" for name in used]),
             raw=as_json(columns),
             types=types,

@@ -31,11 +31,15 @@ if TYPE_CHECKING:
 PIECE = 8 * 1024 * 1024  # bytes of an object that are in memory at a time, about
 START = 64 * 1024  # bytes of a file that tell its kind
 
-# Tables by a folder of theirs.
+# Tables by a folder of theirs, and what has to be in it.
 TABLES = {
-    "_delta_log": ("Delta", 'set source.kind = "delta" and source.path to this folder'),
-    ".hoodie": ("Hudi", "export its rows to Parquet files"),
+    "_delta_log": ("a Delta", "", 'set source.kind = "delta" and source.path to this folder'),
+    ".hoodie": ("a Hudi", "", "export its rows to Parquet files"),
+    "metadata": ("an Iceberg", ".metadata.json", "export its rows to Parquet files"),
 }
+NO_FILE = "no file, but a pipe, a socket or a device"
+A_FOLDER = "a folder that source.path fits: let it fit the files within"
+A_LINK = "a link to a folder, which is not followed: name the folder in source.path"
 RETRIES = 4  # of a request, within a minute
 
 # What a store says that a person has to mend, by its error codes.
@@ -62,7 +66,7 @@ class Found(NamedTuple):
 class Place(Protocol):
     """Files below a common root."""
 
-    passed: list[str]  # what `find` did not look into: links to folders that it lists anyway
+    passed: dict[str, str]  # what `find` met that is no file, and what it is
 
     def find(self) -> list[Found]:
         """List the files in the order of their folders and names.
@@ -114,9 +118,13 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.only, self.root, self.pattern = None, path, "**"
-        self.passed: list[str] = []
+        self.passed: dict[str, str] = {}
         if path.is_file():
             self.only, self.root = path, path.parent
+        elif path.exists() and not path.is_dir():
+            raise SourceError(
+                f"source.path is {path}, which is {NO_FILE}: write the events to a file"
+            )
         elif not path.is_dir():
             self.root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
             self.pattern = str(path.relative_to(self.root))
@@ -127,7 +135,7 @@ class Folder:
 
     def find(self) -> list[Found]:
         """List the files; SourceError for a file or a folder that lies outside of the folder."""
-        self.passed = []
+        self.passed = {}
         files = {self.only.name: self.only} if self.only else self._listed()
         root = self.root.resolve()
         names = list(files) if self.only else _visible(files)
@@ -135,12 +143,11 @@ class Folder:
         logs = {
             (parent / log).relative_to(self.root).as_posix()
             for parent in parents
-            for log in TABLES
-            if (parent / log).is_dir()
+            for log in _logs_in(parent)
         }
         _refuse_tables(self.root, names, logs)
         for folder in self.root.parents:  # a folder of one of its partitions
-            _refuse_tables(folder, ["."], {log for log in TABLES if (folder / log).is_dir()})
+            _refuse_tables(folder, ["."], _logs_in(folder))
         for name in names:
             try:
                 name.encode()
@@ -159,13 +166,13 @@ class Folder:
     def _listed(self) -> dict[str, Path]:
         """Return every file that the pattern names, by its path below the root."""
         pattern, root = self.pattern.split("/"), self.root.resolve()
-        if "**" not in pattern:  # which names a depth: to look at all below would take longer
-            below_root = {
-                path.relative_to(self.root).as_posix(): path
-                for path in self.root.glob(self.pattern)
-            }
-            return {name: path for name, path in below_root.items() if _is_file(name, path)}
         files: dict[str, Path] = {}
+        if "**" not in pattern:  # which names a depth: to look at all below would take longer
+            for path in self.root.glob(self.pattern):
+                name = path.relative_to(self.root).as_posix()
+                if self._is_file(name, path):
+                    files[name] = path
+            return files
         for folder, folders, names in os.walk(self.root):
             here = Path(folder)
             below = "" if here == self.root else f"{here.relative_to(self.root).as_posix()}/"
@@ -176,12 +183,32 @@ class Folder:
                 # A link is not followed: it may lead to a folder that it lies in.
                 if not (real := link.resolve()).is_relative_to(root):
                     raise _leads_out(link, real, self.root)
-                self.passed.append(f"{below}{name}")
+                self.passed[f"{below}{name}"] = A_LINK
             for name in names:
                 path, name = here / name, f"{below}{name}"
-                if _matches(name.split("/"), pattern) and _is_file(name, path):
+                if _matches(name.split("/"), pattern) and self._is_file(name, path):
                     files[name] = path
         return files
+
+    def _is_file(self, name: str, path: Path) -> bool:
+        """Whether it is a file; what else it is is told in `passed`.
+
+        Raises SourceError for a link to nothing, whose rows would be missing.
+        """
+        if path.is_file() or not _visible([name]):
+            return path.is_file()
+        if not path.exists():
+            raise SourceError(
+                f"{path} is a link to {path.readlink()}, where nothing is: deliver the file "
+                "itself, or remove the link"
+            )
+        if not path.is_dir():
+            self.passed[name] = NO_FILE
+        elif path.is_symlink():
+            self.passed[name] = A_LINK
+        elif any(path.iterdir()):
+            self.passed[name] = A_FOLDER
+        return False
 
     def shown(self, name: str) -> str:
         """Return the path."""
@@ -300,7 +327,7 @@ class Bucket:
 
     def __init__(self, source: ReadSettings, scratch: Path) -> None:
         self.address, self.scratch = Address(source), scratch
-        self.passed: list[str] = []
+        self.passed: dict[str, str] = {}
         parts = self.address.parts
         self.root = list(takewhile(lambda part: not glob.has_magic(part), parts))
         self.pattern = parts[len(self.root) :]
@@ -335,7 +362,20 @@ class Bucket:
             for name in _visible(found)
             if not self.pattern or _matches(name.split("/"), self.pattern)
         ]
-        _refuse_tables(self.address.url, names, {folder[start:] for folder in folders})
+        logs = {
+            folder[start:]
+            for folder in folders
+            if not (ending := TABLES.get(folder.rpartition("/")[2], ("", "", ""))[1])
+            or any(
+                one["path"].startswith(f"{folder}/") and one["path"].endswith(ending)
+                for one in objects
+            )
+        }
+        _refuse_tables(self.address.url, names, logs)
+        for name in _visible(found):
+            for parent in PurePosixPath(name).parents[:-1] if name not in names else ():
+                if _matches(list(parent.parts), self.pattern):
+                    self.passed[str(parent)] = A_FOLDER
         return [Found(name, found[name]) for name in names]
 
     def shown(self, name: str) -> str:
@@ -381,14 +421,13 @@ def _unpacked(start: bytes) -> bytes:
     return found
 
 
-def _is_file(name: str, path: Path) -> bool:
-    """Whether there is a file; SourceError for a link to nothing, whose rows would be missing."""
-    if path.is_symlink() and not path.exists() and _visible([name]):
-        raise SourceError(
-            f"{path} is a link to {path.readlink()}, where nothing is: deliver the file itself, "
-            "or remove the link"
-        )
-    return path.is_file()
+def _logs_in(folder: Path) -> set[str]:
+    """Return which folders of a table's log are in a folder."""
+    return {
+        log
+        for log, (_, ending, _) in TABLES.items()
+        if (folder / log).is_dir() and (not ending or any((folder / log).glob(f"*{ending}")))
+    }
 
 
 def _leads_out(link: Path, real: Path, root: Path) -> SourceError:
@@ -403,11 +442,11 @@ def _refuse_tables(root: object, names: Iterable[str], folders: AbstractSet[str]
     """
     above = {parent for name in names for parent in (PurePosixPath(), *PurePosixPath(name).parents)}
     for parent in sorted(above):
-        for log, (kind, mend) in TABLES.items():
+        for log, (kind, _, mend) in TABLES.items():
             if (parent / log).as_posix() in folders:
                 where = root if parent == PurePosixPath() else f"{parent} in {root}"
                 raise SourceError(
-                    f"{where} is a {kind} table, whose files also hold rows that it no longer has: "
+                    f"{where} is {kind} table, whose files also hold rows that it no longer has: "
                     f"{mend}"
                 )
 

@@ -18,7 +18,6 @@ def view_rows(
     broken: str = "NULL::VARCHAR",
     types: Mapping[str, str] | None = None,
     folders: Mapping[str, str | None] | None = None,
-    unit_known: bool = True,
     ordered: bool = True,
     blanks_between: Iterable[str] = (),
 ) -> str:
@@ -53,6 +52,5 @@ def view_rows(
         broken=broken,
         types=types,
         folders=folders,
-        unit_known=unit_known,
         ordered=ordered,
     )

@@ -16,7 +16,7 @@ import pytest
 from local.__main__ import form_of_up, main, run, settings_of_up
 from local.client import Airflow
 from local.keys import password
-from local.logs import TaskLogs
+from local.logs import UNDERSTOOD, TaskLogs
 from local.night import _follow, run_night
 from local.services import airflow, environment
 from local.source import Source, choose_night, choose_source
@@ -224,6 +224,15 @@ def _logged(folder: Path, attempt: int, *records: dict[str, Any]) -> None:
     log = folder / "task_id=ingest" / f"attempt={attempt}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_make_run_prints_how_ingest_understood_the_source(tmp_path: Path) -> None:
+    told = {"logger": UNDERSTOOD, "level": "info", "event": "[a].csv is read as csv, 2 rows"}
+    other = {"logger": "tasks.night.ingest", "level": "info", "event": "[a].csv: csv, 2 rows"}
+    _logged(tmp_path, 1, other, told)
+    assert list(TaskLogs(tmp_path).new_lines()) == [
+        r"ingest  \[a].csv is read as csv, 2 rows",
+    ]
 
 
 def test_why_a_task_failed_is_the_sentence_that_its_last_try_ended_with(tmp_path: Path) -> None:
