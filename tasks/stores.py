@@ -60,6 +60,10 @@ class Said:
     error: type[PipelineError] = PipelineError
 
 
+class StoreAwayError(NotReadyError, ConnectionError):
+    """A store does not answer, or not as it should; trying again later may help."""
+
+
 class Address:
     """What a setting names in an object store, by a URL such as s3://bucket/events.
 
@@ -156,13 +160,11 @@ class Address:
         return {"aws_region": region or "us-east-1"} | self.options
 
     @contextmanager
-    def explaining(
-        self, *kinds: type[Exception], passing: type[Exception] = ConnectionError
-    ) -> Iterator[None]:
+    def explaining(self, *kinds: type[Exception]) -> Iterator[None]:
         """Turn what the store says into a sentence; what may pass by itself is tried again.
 
         kinds: errors of obstore's callers that may hold the store's words; without these words
-        they come as they are. passing: what is raised where trying again may help.
+        they come as they are.
         """
         from obstore.exceptions import BaseError, InvalidPathError
 
@@ -181,9 +183,9 @@ class Address:
                 if not re.search(OF_A_STORE, text):
                     raise
                 text = re.sub(r"(\x1b\[\d+m|↳|\s)+", " ", text)  # drawn as a tree for a terminal
-            raise self._sentence(error, text, passing) from None
+            raise self._sentence(error, text) from None
 
-    def _sentence(self, error: Exception, text: str, passing: type[Exception]) -> Exception:
+    def _sentence(self, error: Exception, text: str) -> Exception:
         from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
         said = self.said
@@ -217,7 +219,7 @@ class Address:
                 f"there are no keys for {self.url}: set {self._keys()}, or name a connection in "
                 f"{said.connection}"
             )
-        return passing(f"{self.url} cannot be {doing}: {without_query(first_line(text))}")
+        return StoreAwayError(f"{self.url} cannot be {doing}: {without_query(first_line(text))}")
 
     def _keys(self) -> str:
         if self.scheme == "s3":

@@ -84,6 +84,7 @@ def upkeep(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
             log.info("%s removed", lake.storage.at(folder))
         for table in removals.old_files:
             lake.vacuum(table, settings.retention.min_age_hours)
+        lake.turns.tidy()
     return summary
 
 

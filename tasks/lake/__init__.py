@@ -11,9 +11,11 @@ from tasks.lake.delta import (
     column_types,
     model_folder,
 )
+from tasks.lake.leases import PREFIX as LEASES
 from tasks.lake.storage import LOCK, LOCKS, hold_lock, storage_at, storage_of
 
 __all__ = [
+    "LEASES",
     "LOCK",
     "LOCKS",
     "LOG",

@@ -28,6 +28,7 @@ from deltalake import (
     DeltaTable,
     Field,
     Schema,
+    Transaction,
     WriterProperties,
     write_deltalake,
 )
@@ -36,7 +37,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from tasks.errors import LakeError
 from tasks.lake.duck import identifier, literal
 from tasks.lake.storage import File, Storage, parquet, storage_at, storage_of
-from tasks.lake.tables import Table
+from tasks.lake.tables import TABLES, Table
 from tasks.settings import Settings
 from tasks.stores import OF_A_STORE
 
@@ -67,6 +68,7 @@ class Lake:
         """Take the lake of a folder, or of a URL whose keys the environment has."""
         self.storage = storage or storage_at(root)
         self.root = self.storage.at()  # for messages
+        self.turns = self.storage.turns(self._fence)
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -100,19 +102,19 @@ class Lake:
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
         """Hold the lake together with other steps; wait while someone has it alone."""
-        with self.storage.explaining(), self.storage.turns.in_use():
+        with self.storage.explaining(), self.turns.in_use():
             yield
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Hold the lake alone; wait until the steps that run now have ended."""
-        with self.storage.explaining(), self.storage.turns.alone():
+        with self.storage.explaining(), self.turns.alone():
             yield
 
     @contextlib.contextmanager
     def turn(self, of: str) -> Iterator[None]:
         """Be the only one who does what `of` names; wait until another who does it has ended."""
-        with self.storage.turns.turn(of):
+        with self.turns.turn(of):
             yield
 
     def replace(
@@ -164,7 +166,7 @@ class Lake:
                 version=after,
                 mode="append",
                 # Tried again, Delta would put the rows after those of the other run.
-                commit_properties=CommitProperties(max_commit_retries=0),
+                retries=0,
             )
         except CommitFailedError:
             if self.version(table) == after:
@@ -305,15 +307,11 @@ class Lake:
         with self.storage.explaining():
             # It names files that have gone before, too.
             stale = delta.vacuum(retention_hours=hours, enforce_retention_duration=False, full=True)
-            gone = {f"{table.name}/{unquote(name)}" for name in stale}
-            found = [file for file in self.storage.files(table.name) if file.path in gone]
-            if found and not dry_run:
-                delta.vacuum(
-                    retention_hours=hours,
-                    dry_run=False,
-                    enforce_retention_duration=False,
-                    full=True,
-                )
+        gone = {f"{table.name}/{unquote(name)}" for name in stale}
+        found = [file for file in self.storage.files(table.name) if file.path in gone]
+        if not dry_run:
+            # These very files: a list that is made anew may have those of another run.
+            self.storage.delete(file.path for file in found)
         return found
 
     def purge(self, table: Table) -> int:
@@ -354,7 +352,47 @@ class Lake:
                     "its folder from a backup, or move it away and backfill"
                 ) from error
 
-    def _write(self, table: Table, data: Any, version: int | None = None, **how: Any) -> None:
+    def _commit_properties(
+        self, delta: DeltaTable, retries: int | None = None
+    ) -> CommitProperties | None:
+        """Return what a commit upon this snapshot carries: the token of the turns it is made in.
+
+        Raises TurnLostError when another run has taken the turns over (`tasks.lake.leases`).
+        """
+        holder = self.turns.held()
+        if holder is None:
+            return None if retries is None else CommitProperties(max_commit_retries=retries)
+        holder.refuse(delta.transaction_version(holder.app_id))
+        return CommitProperties(
+            max_commit_retries=retries,
+            app_transactions=[Transaction(holder.app_id, holder.token)],
+        )
+
+    def _fence(self, app_id: str, token: int) -> None:
+        """Make sure that no commit with a lower token of an app_id can follow, in any table."""
+        for table in TABLES.values():
+            delta = self._open(table) or self._create(table)
+            while (delta.transaction_version(app_id) or 0) < token:
+                with contextlib.suppress(CommitFailedError):  # by another who does the same
+                    delta.create_write_transaction(
+                        [],
+                        "append",
+                        delta.schema(),
+                        list(table.partition_by),
+                        commit_properties=CommitProperties(
+                            app_transactions=[Transaction(app_id, token)]
+                        ),
+                    )
+                delta.update_incremental()
+
+    def _write(
+        self,
+        table: Table,
+        data: Any,
+        version: int | None = None,
+        retries: int | None = None,
+        **how: Any,
+    ) -> None:
         delta = self._widened(table) or self._create(table)
         if version is not None:
             delta.load_as_version(version)
@@ -365,8 +403,14 @@ class Lake:
                     delta,
                     _conform(data, table.schema, failures),
                     writer_properties=_writer_properties(table),
+                    commit_properties=self._commit_properties(delta, retries),
                     **how,
                 )
+        except CommitFailedError:
+            # By a fence that came between, perhaps: then this run has lost its turn.
+            if now := self._open(table):
+                self._commit_properties(now)
+            raise
         except Exception:
             # Delta reports that its input failed, but not how; who computes the rows does.
             if failures:
@@ -400,7 +444,7 @@ class Lake:
             names = ", ".join(field.name for field in added)
             log.info("table %s at %s gets its new columns: %s", table.name, self.path(table), names)
             with self.storage.explaining():
-                delta.alter.add_columns(added)
+                delta.alter.add_columns(added, commit_properties=self._commit_properties(delta))
         return delta
 
     def _create(self, table: Table) -> DeltaTable:

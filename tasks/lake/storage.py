@@ -24,7 +24,8 @@ import obstore
 import polars as pl
 from deltalake.exceptions import DeltaError
 
-from tasks.errors import LakeError, NotReadyError
+from tasks.errors import LakeError
+from tasks.lake.leases import Fence, Holder, Leases, holder_of
 from tasks.settings import Settings
 from tasks.stores import Address, Said
 
@@ -50,16 +51,24 @@ class File(NamedTuple):
 class Turns(Protocol):
     """Who may do what with a lake at the same time. Each is waited for, and says so in the log."""
 
-    def in_use(self) -> AbstractContextManager[None]:
+    def in_use(self) -> AbstractContextManager[object]:
         """Hold the lake together with other steps; wait while someone has it alone."""
         ...
 
-    def alone(self) -> AbstractContextManager[None]:
+    def alone(self) -> AbstractContextManager[object]:
         """Hold the lake alone; wait until the steps that run now have ended."""
         ...
 
-    def turn(self, of: str) -> AbstractContextManager[None]:
+    def turn(self, of: str) -> AbstractContextManager[object]:
         """Be the only one who does what `of` names; wait until another who does it has ended."""
+        ...
+
+    def held(self) -> Holder | None:
+        """Return what holds turns here by leases: each commit is to carry its token."""
+        ...
+
+    def tidy(self) -> None:
+        """Delete what machines left behind when they died. To be called by who is alone."""
         ...
 
 
@@ -83,15 +92,18 @@ class Storage(Protocol):
     """Files and tables below a root.
 
     What a person has to mend is a LakeError; what may pass by itself comes as it is from a folder,
-    and as NotReadyError from a store, which was asked several times then.
+    and as StoreAwayError from a store, which was asked several times then.
     """
 
-    turns: Turns
     delta_options: dict[str, str] | None  # what deltalake is to be told; it may hold a secret
     polars_options: dict[str, Any] | None  # the same for polars
 
     def at(self, path: str = "") -> Path | str:
         """Return where something is, for messages and for deltalake: a path or a URL."""
+        ...
+
+    def turns(self, fence: Fence) -> Turns:
+        """Return who may do what here. fence: of `Leases`."""
         ...
 
     def is_there(self) -> bool:
@@ -158,11 +170,14 @@ class Folder:
         self.root = root
         self.delta_options: dict[str, str] | None = None
         self.polars_options: dict[str, Any] | None = None
-        self.turns: Turns = Locks(root)
 
     def at(self, path: str = "") -> Path:
         """Return the path of something."""
         return self.root / path
+
+    def turns(self, fence: Fence) -> Turns:
+        """Return locks of the operating system, which need no fence."""
+        return Locks(self.root)
 
     def is_there(self) -> bool:
         """Tell whether there is a folder."""
@@ -254,11 +269,22 @@ class Bucket:
         self.delta_options: dict[str, str] | None = address.delta_options()
         self.polars_options: dict[str, Any] | None = address.polars_options()
         self.store = address.store(address.key or None)
-        self.turns: Turns = _NoTurns()
 
     def at(self, path: str = "") -> str:
         """Return the URL of something."""
         return "/".join([self.address.url.rstrip("/"), *([path] if path else [])])
+
+    def turns(self, fence: Fence) -> Turns:
+        """Return leases."""
+        return Leased(Leases(self.store, str(self.at()), fence=fence))
+
+    def check(self) -> None:
+        """Make sure that the turns of this run are its own still; TurnLostError when they are not.
+
+        To be called before each request that takes or replaces something.
+        """
+        if holder := holder_of(str(self.at())):
+            holder.check()
 
     def is_there(self) -> bool:
         """Tell whether an object is below the root."""
@@ -279,6 +305,7 @@ class Bucket:
     def write(self, path: str, content: bytes) -> None:
         """Write an object."""
         with self.explaining():
+            self.check()
             obstore.put(self.store, path, content)
 
     def files(self, folder: str = "") -> list[File]:
@@ -312,6 +339,7 @@ class Bucket:
     def send(self, file: Path, path: str, facts: dict[str, str]) -> None:
         """Put a file of this machine in the place of an object, with these metadata."""
         with self.explaining():
+            self.check()
             obstore.put(self.store, path, file, attributes=facts)
 
     def written(self, folder: str) -> dt.datetime:
@@ -323,6 +351,7 @@ class Bucket:
         going = sorted(paths, key=lambda path: (not path.endswith(VOUCHES), path))
         with self.explaining():
             for start in range(0, len(going), AT_ONCE):
+                self.check()
                 obstore.delete(self.store, going[start : start + AT_ONCE])
 
     def remove(self, folder: str) -> None:
@@ -346,6 +375,7 @@ class Bucket:
         )
         with self.explaining():
             for file in files:
+                self.check()
                 obstore.put(self.store, f"{folder}/{file.relative_to(made).as_posix()}", file)
         return {f"{folder}/{file.relative_to(made).as_posix()}" for file in files}
 
@@ -381,7 +411,7 @@ class Bucket:
     def explaining(self) -> AbstractContextManager[None]:
         """Turn what the store says within the block into a sentence."""
         kinds = (OSError, DeltaError, pl.exceptions.PolarsError, duckdb.Error)
-        return self.address.explaining(*kinds, passing=NotReadyError)
+        return self.address.explaining(*kinds)
 
 
 def _name(path: str) -> str:
@@ -423,6 +453,12 @@ class Locks:
         """Be the only one who does what `of` names; wait until another who does it has ended."""
         return self._locked(f"{LOCKS}/{of}", fcntl.LOCK_EX, f"another run has ended its {of}")
 
+    def held(self) -> None:
+        """Return nothing: a process that is stopped keeps its locks."""
+
+    def tidy(self) -> None:
+        """Do nothing: the system does."""
+
     @contextlib.contextmanager
     def _locked(self, name: str, kind: int, until: str) -> Iterator[None]:
         path = self.root / name
@@ -442,17 +478,31 @@ class Locks:
             yield
 
 
-class _NoTurns:
-    """To be replaced by leases."""
+@dataclass(frozen=True)
+class Leased:
+    """Turns in a store, by leases."""
 
-    def in_use(self) -> AbstractContextManager[None]:
-        return contextlib.nullcontext()
+    leases: Leases
 
-    def alone(self) -> AbstractContextManager[None]:
-        return contextlib.nullcontext()
+    def in_use(self) -> AbstractContextManager[object]:
+        """Hold the lake together with other steps; wait while someone has it alone."""
+        return self.leases.shared()
 
-    def turn(self, of: str) -> AbstractContextManager[None]:
-        return contextlib.nullcontext()
+    def alone(self) -> AbstractContextManager[object]:
+        """Hold the lake alone; wait until the steps that run now have ended."""
+        return self.leases.exclusive()
+
+    def turn(self, of: str) -> AbstractContextManager[object]:
+        """Be the only one who does what `of` names; wait until another who does it has ended."""
+        return self.leases.exclusive(of)
+
+    def held(self) -> Holder | None:
+        """Return what holds turns here in this run."""
+        return self.leases.held()
+
+    def tidy(self) -> None:
+        """Delete the leases of machines that died."""
+        self.leases.tidy()
 
 
 def hold_lock(handle: int, kind: int, where: Path, until: str) -> None:
