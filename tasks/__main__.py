@@ -59,7 +59,10 @@ Events = Annotated[
     str | None,
     typer.Option(help="File, folder, glob or s3:// URL, instead of source.path."),
 ]
-LakeRoot = Annotated[Path | None, typer.Option(help="Write to another lake than lake.root.")]
+LakeRoot = Annotated[
+    str | None,
+    typer.Option(help="Folder or URL of another lake than lake.root.", metavar="FOLDER"),
+]
 Changes = Annotated[
     list[str],
     typer.Option(
@@ -72,7 +75,7 @@ Changes = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="Log warnings and errors only.")]
 
 
-def settings_from(events: str | None, lake: Path | None, changes: list[str]) -> Settings:
+def settings_from(events: str | None, lake: str | None, changes: list[str]) -> Settings:
     """Load the settings with what the command line changes."""
     overrides: dict[str, Any] = {}
     for change in changes:
@@ -81,11 +84,14 @@ def settings_from(events: str | None, lake: Path | None, changes: list[str]) -> 
             raise SettingsError(f"--set {change} is no setting: write --set section.key=value")
         overrides[key.strip()] = _value(key, value)
     if events is not None:
-        url = "://" in events
-        overrides["source.path"] = events if url else str(Path(events).expanduser().absolute())
+        overrides["source.path"] = _absolute(events)
     if lake is not None:
-        overrides["lake.root"] = str(lake.expanduser().absolute())
+        overrides["lake.root"] = _absolute(lake)
     return load_settings(**overrides)
+
+
+def _absolute(place: str) -> str:
+    return place if "://" in place else str(Path(place).expanduser().absolute())
 
 
 def _value(key: str, text: str) -> Any:
@@ -113,7 +119,7 @@ def night_of_lake(text: str, settings: Settings) -> dt.date:
     """Read a night as a person writes it; the newest one that was ingested when it is empty."""
     if text:
         return date_from("--night", text)
-    nights = Lake(settings.lake.root).nights(tables.INGESTS)
+    nights = Lake.of(settings).nights(tables.INGESTS)
     if not nights:
         raise NightError(
             f"{settings.lake.root} has no night yet: run ingest first, or name a night with "
@@ -371,7 +377,7 @@ def rollback(
     settings = settings_from(None, lake, changes)
     date = night_of_lake(night, settings)
     check_night(date)
-    place = Lake.there(settings.lake.root)
+    place = Lake.there(settings)
     with place.in_use(), place.turn(f"steps of night {date}"):
         typer.echo(json.dumps(roll_back(settings, date, to), indent=2))
 

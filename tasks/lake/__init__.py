@@ -1,21 +1,31 @@
-"""The lake: Delta tables below one folder (`delta`), what they hold (`tables`), DuckDB (`duck`)."""
+"""The lake: where it lies (`storage`), Delta tables (`delta`, `tables`), DuckDB (`duck`)."""
 
 from tasks.lake.delta import (
-    LOCK,
     LOG,
+    MODELS,
+    PAGES,
+    TRAINING,
     ConcurrentWriteError,
     Lake,
     Nights,
     column_types,
-    hold_lock,
+    model_folder,
 )
+from tasks.lake.storage import LOCK, LOCKS, hold_lock, storage_at, storage_of
 
 __all__ = [
     "LOCK",
+    "LOCKS",
     "LOG",
+    "MODELS",
+    "PAGES",
+    "TRAINING",
     "ConcurrentWriteError",
     "Lake",
     "Nights",
     "column_types",
     "hold_lock",
+    "model_folder",
+    "storage_at",
+    "storage_of",
 ]

@@ -38,7 +38,7 @@ def label(settings: Settings, night: dt.date) -> dict[str, Any]:
     Raises ModelError when no model is promoted or its files are damaged, LakeError without
     histories for the night.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     if not lake.files(tables.SEQUENCES, night, night):
         raise LakeError(
             f"table sequences has no rows for night {night}: run build-sequences for it first"
@@ -64,7 +64,7 @@ def label_with(
     previous
         The night whose labels this one's are held against; None: the model's own are taken.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     model = load(settings, version)
     numbers = model_numbers(lake, model.item_ids)
     with connect(settings) as con:
