@@ -178,8 +178,18 @@ def _program(name: str) -> str:
 @contextmanager
 def s3() -> Iterator[str]:
     """Run an S3-compatible server, empty, that takes any keys; yields its address."""
+    from moto.s3.responses import S3Response
     from moto.server import ThreadedMotoServer
 
+    # moto looks at the condition of a write and writes in two steps, and serves each request in a
+    # thread: without this, two writes on one condition may both succeed.
+    one_at_a_time, put = threading.Lock(), S3Response.put_object
+
+    def put_object(self: S3Response) -> Any:
+        with one_at_a_time:
+            return put(self)
+
+    S3Response.put_object = put_object
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -187,3 +197,4 @@ def s3() -> Iterator[str]:
         yield f"http://{host}:{port}"
     finally:
         server.stop()
+        S3Response.put_object = put

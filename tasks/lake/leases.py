@@ -253,7 +253,7 @@ class Leases:
 
     def held(self) -> "Holder | None":
         """Return what holds turns here, of this thread's run."""
-        return _holders.get().get(self.where)
+        return holder_of(self.where)
 
     def tidy(self) -> list[str]:
         """Delete leases that machines left behind when they died; return their names.
@@ -593,6 +593,11 @@ class Holder:
                 error,
                 self._leases.expiry,
             )
+
+
+def holder_of(where: str) -> Holder | None:
+    """Return what holds turns of a lake, of this thread's run."""
+    return _holders.get().get(where)
 
 
 def who() -> str:
