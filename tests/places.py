@@ -47,7 +47,7 @@ def keys(address: str) -> dict[str, str]:
 
 
 # Of a test that uses `root`: the store is asked for by the test that has the mark alone.
-PLACES = ["folder", pytest.param("store", marks=pytest.mark.servers)]
+PLACES = ["folder", pytest.param("store", marks=[pytest.mark.servers, pytest.mark.slow])]
 
 
 @pytest.fixture(params=PLACES)

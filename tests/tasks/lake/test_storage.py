@@ -252,10 +252,10 @@ SAID = stores.Said(url="lake.root", connection="lake.connection", error=LakeErro
 
 def test_a_signature_in_an_address_is_not_told() -> None:
     text = "Error performing PUT https://a.blob.core.windows.net/c/k?sv=1&sig=hidden in 3 ms"
-    address = stores.Address("az://c/lake", SAID)
+    address = stores.Address("az://lakes/shop", SAID)
     with pytest.raises(NotReadyError) as raised, address.explaining(OSError):
         raise OSError(text)
-    assert "hidden" not in str(raised.value) and "az://c/lake cannot be written" in str(
+    assert "hidden" not in str(raised.value) and "az://lakes/shop cannot be written" in str(
         raised.value
     )
 
@@ -268,9 +268,9 @@ def test_keys_of_azure_come_from_a_connection(monkeypatch: pytest.MonkeyPatch) -
             "account_key": "a/key=",
             "endpoint": "http://127.0.0.1:10000/account",
         }
-        settings = load_settings(lake={"root": "az://c/lake", "connection": "blobs"})
+        settings = load_settings(lake={"root": "az://lakes/shop", "connection": "blobs"})
         storage = storage_of(settings)
-    assert str(storage.at("events")) == "az://c/lake/events"
+    assert str(storage.at("events")) == "az://lakes/shop/events"
     assert storage.delta_options and storage.delta_options["allow_http"] == "true"
     for wrong, says in {
         "aws://key:hidden@/": "of type aws, not wasb",
