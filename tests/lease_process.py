@@ -1,4 +1,4 @@
-"""One process that takes turns of a store, told by lines what to do: for tests and races.
+"""One process that takes turns of a lake in a store, told by lines what to do: for tests and races.
 
     python -m tests.lease_process URL EXPIRY
 
@@ -6,59 +6,51 @@ The keys of the store are in the environment. It answers each line with one line
 
     exclusive TURN, shared TURN    "has it", when it has the turn
     leave                          "left", when it has given back the turn that it took last
-    count OBJECT                   add 1 to an object in two steps, as only one at a time can do
-    write VALUE [slowly]           make VALUE the content of the table; "written", or why not.
-                                   Slowly: it says "in the middle" when it has looked at the table
-                                   and its data is being read, and goes on at the next line
+    inside OBJECT                  "once", when nobody else has been inside meanwhile
+    promote MODEL [slowly]         commit a choice of a model; "done", or why not. Slowly: it says
+                                   "in the middle" when it has looked at the table and its rows are
+                                   being read, and goes on at the next line
+    delete OBJECT                  "done", or why not
 """
 
 import contextlib
+import datetime as dt
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from typing import IO
 
 import obstore
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import DeltaError
-from obstore.store import ObjectStore, from_url
+from obstore.exceptions import AlreadyExistsError, PreconditionError
 
+from tasks.lake import Lake, leases, tables
 from tasks.lake.leases import Holder, Leases, TurnLostError
+from tasks.lake.storage import Bucket, Leased
 
-SCHEMA = pa.schema([("value", pa.string())])
-
-
-def store_of(url: str) -> ObjectStore:
-    """Open a store by its URL, with the keys that its own tools read from the environment."""
-    return from_url(url, client_options={"allow_http": True})
+NIGHT = dt.date(2026, 11, 25)
 
 
-def turns_of(url: str, expiry: float) -> Leases:
-    """Return the turns of a store that may have one table, `table`."""
-
-    def fence(app_id: str, version: int) -> None:
-        with contextlib.suppress(DeltaError):  # there is no table
-            table = table_of(url)
-            if (table.transaction_version(app_id) or 0) < version:
-                commit = CommitProperties(app_transactions=[Transaction(app_id, version)])
-                table.create_write_transaction(
-                    [], "append", table.schema(), commit_properties=commit
-                )
-
-    return Leases(store_of(url), url, fence=fence, expiry=expiry)
+def lake_of(url: str, expiry: float) -> tuple[Lake, Leases]:
+    """Open a lake whose leases end after so many seconds."""
+    leases.EXPIRY = expiry
+    lake = Lake(url)
+    assert isinstance(lake.turns, Leased)
+    return lake, lake.turns.leases
 
 
-def table_of(url: str) -> DeltaTable:
-    """Open the table."""
-    return DeltaTable(f"{url}/table", storage_options={"allow_http": "true"})
+def choice(model: str) -> pa.RecordBatch:
+    """Return the row that says that a model was chosen for a night."""
+    row = {"dt": NIGHT, "model_version": model, "next_intent_id": 1}
+    return pa.RecordBatch.from_pylist([row], schema=tables.CHOICES.schema)
 
 
 class Process:
-    """What a process does by lines."""
+    """What a process does, line by line."""
 
     def __init__(self, url: str, expiry: float, lines: Iterator[str], answers: IO[str]) -> None:
-        self.store, self.turns, self.url = store_of(url), turns_of(url, expiry), url
+        self.lake, self.turns = lake_of(url, expiry)
         self.lines, self.answers = lines, answers
         self.taken: list[contextlib.ExitStack] = []
 
@@ -70,7 +62,10 @@ class Process:
         self.say("ready")
         for line in self.lines:
             what, _, of = line.strip().partition(" ")
-            self.say(getattr(self, what)(of))
+            try:
+                self.say(getattr(self, what)(of))
+            except TurnLostError as error:
+                self.say(f"refused: {error}")
 
     def exclusive(self, turn: str) -> str:
         return self._take(self.turns.exclusive(turn))
@@ -88,38 +83,33 @@ class Process:
         self.taken.pop().close()
         return "left"
 
-    def count(self, name: str) -> str:
-        content = 0
-        with contextlib.suppress(FileNotFoundError):
-            content = int(bytes(obstore.get(self.store, name).bytes()))
-        obstore.put(self.store, name, str(content + 1).encode())
-        return str(content + 1)
+    def inside(self, name: str) -> str:
+        assert isinstance(self.lake.storage, Bucket)
+        store = self.lake.storage.store
+        try:
+            obstore.put(store, name, b"inside", mode="create")
+        except (AlreadyExistsError, PreconditionError):
+            return "two at once"
+        time.sleep(0.02)
+        obstore.delete(store, name)
+        return "once"
 
-    def write(self, value: str) -> str:
-        value, _, slowly = value.partition(" ")
-        holder = self.turns.held()
-        assert holder
-        table = table_of(self.url)
+    def promote(self, model: str) -> str:
+        model, _, slowly = model.partition(" ")
 
         def rows() -> Iterator[pa.RecordBatch]:
             if slowly:
                 self.say("in the middle")
                 next(self.lines)
-            yield pa.RecordBatch.from_pylist([{"value": value}], schema=SCHEMA)
+            yield choice(model)
 
-        try:
-            holder.refuse(table.transaction_version(holder.app_id))
-            write_deltalake(
-                table,
-                pa.RecordBatchReader.from_batches(SCHEMA, rows()),
-                mode="overwrite",
-                commit_properties=CommitProperties(
-                    app_transactions=[Transaction(holder.app_id, holder.token)]
-                ),
-            )
-        except (TurnLostError, DeltaError) as error:
-            return f"{type(error).__name__}: {error}".replace("\n", " ")
-        return "written"
+        data = pa.RecordBatchReader.from_batches(tables.CHOICES.schema, rows())
+        self.lake.replace(tables.CHOICES, data, nights=[NIGHT])
+        return "done"
+
+    def delete(self, name: str) -> str:
+        self.lake.storage.delete([name])
+        return "done"
 
 
 if __name__ == "__main__":

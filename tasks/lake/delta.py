@@ -403,7 +403,8 @@ class Lake:
         for table in TABLES.values():
             delta = self._open(table) or self._create(table)
             while (delta.transaction_version(app_id) or 0) < token:
-                with contextlib.suppress(CommitFailedError):  # by another who does the same
+                before, failure = delta.version(), None
+                try:
                     delta.create_write_transaction(
                         [],
                         "append",
@@ -413,7 +414,12 @@ class Lake:
                             app_transactions=[Transaction(app_id, token)]
                         ),
                     )
+                except CommitFailedError as error:
+                    failure = error
                 delta.update_incremental()
+                # Another may do the same, or the run itself was just in time: then once more.
+                if failure and delta.version() == before:
+                    raise failure
 
     def _write(
         self,
@@ -436,15 +442,13 @@ class Lake:
                     commit_properties=self._commit_properties(delta, retries),
                     **how,
                 )
-        except CommitFailedError:
-            # By a fence that came between, perhaps: then this run has lost its turn.
-            if now := self._open(table):
-                self._commit_properties(now)
-            raise
-        except Exception:
+        except Exception as error:
             # Delta reports that its input failed, but not how; who computes the rows does.
             if failures:
                 raise failures[0] from None
+            # By a fence that came between, perhaps: then this run has lost its turn.
+            if isinstance(error, DeltaError) and (now := self._open(table)):
+                self._commit_properties(now)
             raise
 
     def _widened(self, table: Table) -> DeltaTable | None:

@@ -210,7 +210,8 @@ class Leases:
         How messages name what the turns are of. Within a run it also tells the holder of one
         lake from that of another.
     expiry
-        Seconds of silence after which a holder loses its turns; the same on all machines.
+        Seconds of silence after which a holder loses its turns; the same on all machines, EXPIRY
+        if not given.
     fence
         Makes commits of lower versions of an app_id impossible in all tables, and returns when
         it has; it may be called again with what it was called with before.
@@ -225,7 +226,7 @@ class Leases:
         *,
         fence: Fence,
         prefix: str = PREFIX,
-        expiry: float = EXPIRY,
+        expiry: float | None = None,
         clock: Callable[[], float] = time.monotonic,
         own_clock: Callable[[], float] | None = None,
     ) -> None:
@@ -233,9 +234,9 @@ class Leases:
         self.where = where
         self.fence = fence
         self.prefix = prefix
-        self.expiry = expiry
-        self.beat_every = expiry / 9
-        self.belief = expiry * 2 / 3
+        self.expiry = EXPIRY if expiry is None else expiry
+        self.beat_every = self.expiry / 9
+        self.belief = self.expiry * 2 / 3
         self.clock = clock
         self.own_clock = own_clock or _since_boot
 
