@@ -19,7 +19,7 @@ from tasks.errors import NotReadyError, PipelineError
 if TYPE_CHECKING:
     from obstore.store import AzureStore, S3Store
 
-RETRIES = 4  # of a request, within a minute
+RETRIES = 6  # of a request: some seconds in all, for each one waits about twice as long
 PATIENCE = dt.timedelta(minutes=1)
 
 # What a store says that a person has to mend, by its error codes.
