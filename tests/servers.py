@@ -182,8 +182,8 @@ def _program(name: str) -> str:
 
 @needs("servers")
 @contextmanager
-def s3() -> Iterator[str]:
-    """Run an S3-compatible server, empty, that takes any keys; yields its address."""
+def s3(host: str = "127.0.0.1") -> Iterator[str]:
+    """Run an S3-compatible server, empty, that takes any keys; yields its address here."""
     from moto.s3.responses import S3Response
     from moto.server import ThreadedMotoServer
 
@@ -196,11 +196,10 @@ def s3() -> Iterator[str]:
             return put(self)
 
     S3Response.put_object = put_object
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address=host, port=0, verbose=False)
     server.start()
-    host, port = server.get_host_and_port()
     try:
-        yield f"http://{host}:{port}"
+        yield f"http://127.0.0.1:{server.get_host_and_port()[1]}"
     finally:
         server.stop()
         S3Response.put_object = put
