@@ -11,7 +11,7 @@ from typing import Any
 from local.console import out
 from local.generator import generate
 from tasks.errors import PipelineError
-from tasks.lake import LEASES, LOCK, LOCKS, storage_of
+from tasks.lake import NOT_OF_THE_LAKE, storage_of
 from tasks.night.ingest import latest_night
 from tasks.settings import REPO, ModelSettings, Settings, load_settings
 from tasks.sources import source_of
@@ -116,7 +116,7 @@ def _claimed(root: Path | str, source: str) -> Path | str:
     """
     storage = storage_of(load_settings(**{"lake.root": root}))
     owner = storage.at(OWNER)
-    if set(storage.names()) - {OWNER, LOCK, LOCKS, LEASES}:
+    if set(storage.names()) - NOT_OF_THE_LAKE - {OWNER}:
         try:
             other = storage.read(OWNER).decode().strip()
         except FileNotFoundError:

@@ -434,6 +434,24 @@ def upkeep(
     typer.echo(json.dumps(went, indent=2))
 
 
+@app.command("move-lake", rich_help_panel=OTHER_PANEL)
+def move_lake(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="Folder or URL of the lake.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="An empty folder or URL.")],
+    changes: Changes = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Copy a lake to another place, verify the copy, and let steps use that one alone."""
+    from tasks.chores.move import move
+
+    _log(quiet)
+    # Each by the rules of lake.root.
+    old, new = (settings_from(None, place, changes) for place in (source, target))
+    with _stoppable("moving the lake", "what is copied stays, and the lake is where it was"):
+        moved = move(old, old.lake.root, new.lake.root)
+    typer.echo(json.dumps(moved, indent=2))
+
+
 @app.command("settings", rich_help_panel=OTHER_PANEL)
 def show_settings(changes: Changes = []) -> None:  # noqa: B006
     """Print the value in effect of every setting: --set, else environment, else file."""

@@ -66,7 +66,7 @@ TIME_SPECIFIERS = re.compile("%([aAbBcdfgGhHIjmMnpSTuUVwWxXyYz%]|-[dHIjmMSy])")
 
 
 # What the URL of a place that is written to may be: letters that mean the same to every library.
-URL = re.compile(r"(s3|az)://[a-z0-9][a-z0-9.-]+(/(?!\.\.?(/|$))[A-Za-z0-9_.=-]+)*/?")
+URL = re.compile(r"(s3|az)://[a-z0-9][a-z0-9.-]+(/(?!\.\.?(/|$))[A-Za-z0-9_.-]+)*/?")
 
 
 def _place(value: object) -> Path | str:
@@ -78,7 +78,7 @@ def _place(value: object) -> Path | str:
     if not URL.fullmatch(str(value)):
         raise ValueError(
             "write a URL as s3://bucket/folder or az://container/folder, in letters, digits and "
-            "- _ . ="
+            "- _ ."
         )
     return str(value).rstrip("/")
 

@@ -3,6 +3,7 @@
 import base64
 import hmac
 import json
+import logging
 import os
 import pwd
 import secrets
@@ -189,6 +190,7 @@ def s3(host: str = "127.0.0.1") -> Iterator[str]:
 
     # moto looks at the condition of a write and writes in two steps, and serves each request in a
     # thread: without this, two writes on one condition may both succeed.
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # not a line a request
     one_at_a_time, put = threading.Lock(), S3Response.put_object
 
     def put_object(self: S3Response) -> Any:

@@ -3,6 +3,7 @@
 from tasks.lake.delta import (
     LOG,
     MODELS,
+    NOT_OF_THE_LAKE,
     PAGES,
     TRAINING,
     ConcurrentWriteError,
@@ -11,15 +12,14 @@ from tasks.lake.delta import (
     column_types,
     model_folder,
 )
-from tasks.lake.leases import PREFIX as LEASES
-from tasks.lake.storage import LOCK, LOCKS, hold_lock, storage_at, storage_of
+from tasks.lake.storage import MOVED, MOVING, hold_lock, storage_at, storage_of
 
 __all__ = [
-    "LEASES",
-    "LOCK",
-    "LOCKS",
     "LOG",
     "MODELS",
+    "MOVED",
+    "MOVING",
+    "NOT_OF_THE_LAKE",
     "PAGES",
     "TRAINING",
     "ConcurrentWriteError",

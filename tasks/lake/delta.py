@@ -36,7 +36,18 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from tasks.errors import LakeError
 from tasks.lake.duck import identifier, literal
-from tasks.lake.storage import File, Storage, parquet, storage_at, storage_of
+from tasks.lake.leases import PREFIX as LEASES
+from tasks.lake.storage import (
+    LOCK,
+    LOCKS,
+    MOVED,
+    MOVING,
+    File,
+    Storage,
+    parquet,
+    storage_at,
+    storage_of,
+)
 from tasks.lake.tables import TABLES, Table
 from tasks.settings import Settings
 from tasks.stores import OF_A_STORE
@@ -55,6 +66,10 @@ Nights = list[dt.date] | tuple[dt.date, dt.date]
 def model_folder(version: str) -> str:
     """Return the folder of a model's weights and settings, below the root."""
     return f"{MODELS}/{version}"
+
+
+# What is in a lake's place and says who works on it.
+NOT_OF_THE_LAKE = {LOCK, LOCKS, LEASES}
 
 
 class ConcurrentWriteError(Exception):
@@ -103,12 +118,14 @@ class Lake:
     def in_use(self) -> Iterator[None]:
         """Hold the lake together with other steps; wait while someone has it alone."""
         with self.storage.explaining(), self.turns.in_use():
+            self._refuse_another_place()
             yield
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Hold the lake alone; wait until the steps that run now have ended."""
         with self.storage.explaining(), self.turns.alone():
+            self._refuse_another_place()
             yield
 
     @contextlib.contextmanager
@@ -116,6 +133,19 @@ class Lake:
         """Be the only one who does what `of` names; wait until another who does it has ended."""
         with self.turns.turn(of):
             yield
+
+    def _refuse_another_place(self) -> None:
+        """Raise LakeError for a lake that is somewhere else now, or not all here yet."""
+        names = self.storage.names()
+        if MOVED in names:
+            place = self.storage.read(MOVED).decode().strip()
+            raise LakeError(f"the lake at {self.root} was moved: set lake.root to {place}")
+        if MOVING in names:
+            place = self.storage.read(MOVING).decode().strip()
+            raise LakeError(
+                f"the lake at {self.root} is a copy that is not whole yet: let move-lake {place} "
+                f"{self.root} end, or start it again; until then, the lake is at {place}"
+            )
 
     def replace(
         self,

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 LOCKS = ".locks"  # a file for each of what only one run does at a time
+MOVED = "moved_to.txt"  # in a lake that was moved: where it is now
+MOVING = "moving_from.txt"  # in a lake that is being copied: where it is still
 VOUCHES = ".json"  # a file that says that others are whole: it comes last and goes first
 AT_ONCE = 1000  # objects that a store is asked to delete in one request
 
@@ -142,6 +144,14 @@ class Storage(Protocol):
         """Delete a folder with all that is in it; it may not be there."""
         ...
 
+    def copied(self, path: str) -> AbstractContextManager[Path]:
+        """Have a file on this machine within the block, to be read."""
+        ...
+
+    def send(self, file: Path, path: str) -> None:
+        """Copy a file of this machine to a place of the lake, whole or not at all."""
+        ...
+
     def put(self, made: Path, folder: str) -> None:
         """Put a folder of this machine in the place of one of the lake; it may be moved."""
         ...
@@ -234,6 +244,18 @@ class Folder:
         """Delete a folder with all that is in it; it may not be there."""
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.root / folder)
+
+    def copied(self, path: str) -> AbstractContextManager[Path]:
+        """Return the file: it is here."""
+        return contextlib.nullcontext(self.root / path)
+
+    def send(self, file: Path, path: str) -> None:
+        """Copy a file beside its place and move it there."""
+        place = self.root / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        new = place.with_name(f"{place.name}.new")
+        shutil.copyfile(file, new)
+        new.replace(place)
 
     def put(self, made: Path, folder: str) -> None:
         """Move a folder into the place of one of the lake."""
@@ -336,7 +358,7 @@ class Bucket:
                 return None
         return attributes.get(name)
 
-    def send(self, file: Path, path: str, facts: dict[str, str]) -> None:
+    def send(self, file: Path, path: str, facts: dict[str, str] | None = None) -> None:
         """Put a file of this machine in the place of an object, with these metadata."""
         with self.explaining():
             self.check()
@@ -357,6 +379,14 @@ class Bucket:
     def remove(self, folder: str) -> None:
         """Delete all objects below a folder."""
         self.delete(file.path for file in self.files(folder))
+
+    @contextlib.contextmanager
+    def copied(self, path: str) -> Iterator[Path]:
+        """Copy an object to this machine; the copy goes at the end of the block."""
+        with self._temporary() as here:
+            copy = here / "copy"
+            self._copy(path, copy)
+            yield copy
 
     def put(self, made: Path, folder: str) -> None:
         """Delete what is there and copy a folder of this machine there."""
@@ -401,9 +431,12 @@ class Bucket:
         for file in self.files(folder):
             path = place / file.path.removeprefix(f"{folder}/")
             path.parent.mkdir(parents=True, exist_ok=True)
-            with self.explaining(), path.open("wb") as copy:
-                for piece in obstore.get(self.store, file.path).stream():
-                    copy.write(piece)
+            self._copy(file.path, path)
+
+    def _copy(self, path: str, to: Path) -> None:
+        with self.explaining(), to.open("wb") as copy:
+            for piece in obstore.get(self.store, path).stream():
+                copy.write(piece)
 
     def _temporary(self) -> AbstractContextManager[Path]:
         return _temporary_folder(self.scratch)
