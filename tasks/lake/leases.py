@@ -56,7 +56,8 @@ What is guaranteed
 * Once a turn has passed to another holder, no Delta commit of the one before can succeed, in any
   table that `fence` covers, however long it was stopped and wherever. It must carry the
   application transaction and be checked as above: `Lake` does both.
-* A holder that dies keeps others waiting for `expiry` seconds and no longer than twice that.
+* A holder that dies keeps others waiting for `expiry` seconds; for as long again if the machine
+  that clears it dies, too.
 * A request that the store carries out although its answer is lost does no harm: each change of the
   queue can be repeated, and a lease that only its holder can have written is taken as its own.
 
@@ -66,17 +67,21 @@ What is not guaranteed
   sent when it was stopped can still arrive after it has lost its turn. So:
 
   - **Writing**: under a name that nobody else ever writes (with the token in it, or derived from
-    the content, so that another writer writes the same bytes), with `mode="create"` where the
-    store should say that it is there. What makes it count is the Delta commit that names it.
+    the content, so that another writer writes the same bytes). What makes it count is the Delta
+    commit that names it.
+  - **Replacing** an object whose name stays: read its e_tag, then `check`, then write on the
+    condition of that e_tag. Whoever has the turn later changes the e_tag first. An unconditional
+    write after a `check` may be late by that one request.
   - **Deleting**: list first, then `check`, then delete exactly the names of that list, and `check`
     again before each further thousand. What is listed before a check that succeeded was written
     before anyone else could begin, so a late delete takes nothing of theirs. It must not list
     anew, and the names must not be used again. The same holds for `vacuum`: its dry run is the
     list.
 * Readers hold no turn. What they may have open is kept by age (`retention.min_age_hours`).
-* Someone who deletes `turns.json` while runs are going on takes their turns away from them; they
-  notice with their next heartbeat. A new one has a new id, and so other app_ids: its tokens need
-  not be above those that the tables have.
+* Threads that a run starts know nothing of its turns, unless they run in a copy of its context
+  (`contextvars.copy_context().run`): their commits carry no token.
+* Someone who deletes `turns.json` while runs are going on lets others begin beside them, and they
+  do not notice. The new one has a new id, and so other app_ids: its tokens begin at 1 again.
 * The store must carry out conditional writes. Whether it does is tried when `turns.json` is made.
 """
 

@@ -1,6 +1,7 @@
 """Turns of a store: what real processes, tables and faults do to them."""
 
 import contextlib
+import datetime as dt
 import logging
 import os
 import signal
@@ -302,7 +303,7 @@ def test_upkeep_takes_away_what_dead_machines_left(monkeypatch: pytest.MonkeyPat
     living = gone(leases(store), "a night")
     with leases(store).exclusive() as holder:
         assert holder._leases.tidy() == []
-        monkeypatch.setattr(module, "ORPHAN_AGE", module.timedelta(seconds=-1))
+        monkeypatch.setattr(module, "ORPHAN_AGE", dt.timedelta(seconds=-1))
         assert holder._leases.tidy() == [f".leases/holders/{dead.id}.json"]
         living.check()
         holder.check()

@@ -165,6 +165,7 @@ event = st.integers(0, 19).flatmap(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(event, st.integers(1, 9)), min_size=25, max_size=50))
 def test_no_run_commits_after_its_turn_has_passed_on(events: list[Any]) -> None:
