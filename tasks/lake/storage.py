@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -26,7 +27,7 @@ from deltalake.exceptions import DeltaError
 
 from tasks.errors import LakeError
 from tasks.lake.leases import Fence, Holder, Leases, holder_of
-from tasks.settings import Settings
+from tasks.settings import LakeSettings, Settings
 from tasks.stores import Address, Said
 
 log = logging.getLogger(__name__)
@@ -569,10 +570,19 @@ def storage_at(root: Path | str) -> Storage:
 
 def storage_of(settings: Settings) -> Storage:
     """Return the storage of the lake that the settings name."""
-    lake = settings.lake
-    if not isinstance(lake.root, str):
-        return Folder(lake.root)
+    if isinstance(settings.lake.root, str):
+        return _bucket(settings.lake, settings.duckdb.temp_directory or tempfile.gettempdir())
+    return Folder(settings.lake.root)
+
+
+@lru_cache
+def _bucket(lake: LakeSettings, scratch: str) -> Bucket:
+    # Kept for the process: its keys are looked up once, and its connections to the store stay open.
     address = Address(
-        lake.root, SAID, connection=lake.connection, endpoint=lake.endpoint, region=lake.region
+        str(lake.root),
+        SAID,
+        connection=lake.connection,
+        endpoint=lake.endpoint,
+        region=lake.region,
     )
-    return Bucket(address, Path(settings.duckdb.temp_directory or tempfile.gettempdir()))
+    return Bucket(address, Path(scratch))

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ from tasks.lake import Lake, storage_of
 from tasks.lake.duck import connect
 from tasks.lake.storage import Bucket, storage_at
 from tasks.lake.tables import METRICS
-from tasks.settings import load_settings
+from tasks.settings import REPO, load_settings
 from tests.places import Place, bucket
 
 NIGHT = dt.date(2026, 11, 1)
@@ -27,6 +28,17 @@ NIGHT = dt.date(2026, 11, 1)
 def metrics(value: float) -> pa.Table:
     row = {"dt": NIGHT, "metric": "HR@5", "value": value}
     return pa.Table.from_pylist([row], schema=METRICS.schema)
+
+
+def test_every_module_takes_the_lake_that_the_settings_name() -> None:
+    """A lake by its root alone has no keys but those of the environment."""
+    rooms = ("tasks/night", "tasks/chores", "tasks/registry", "tasks/sources", "local", "dags")
+    files = [*(file for room in rooms for file in (REPO / room).rglob("*.py"))]
+    files += [*(REPO / "tasks").glob("*.py"), *(REPO / "docs" / "examples").glob("*.py")]
+    by_root = [
+        str(file) for file in files if re.search(r"\bLake(\.there)?\([^)]*root", file.read_text())
+    ]
+    assert len(files) > 50 and by_root == []
 
 
 def test_files_are_written_listed_read_and_deleted(root: Place) -> None:
