@@ -123,18 +123,28 @@ class Address:
         return "/".join(self.parts)
 
     def store(self, prefix: str | None = None) -> "S3Store | AzureStore":
-        """Return the bucket as obstore reaches it, or what is below a prefix of it."""
+        """Return the bucket as obstore reaches it, or what is below a prefix of it.
+
+        Raises PipelineError, of the class that `said` names, for keys that can be none.
+        """
+        from obstore.exceptions import BaseError
         from obstore.store import AzureStore, S3Store
 
         options: dict[str, Any] = dict(self.options)
         kind = S3Store if self.scheme == "s3" else AzureStore
-        return kind(
-            self.bucket,
-            prefix=prefix,
-            client_options={"allow_http": self.allow_http},
-            retry_config={"max_retries": RETRIES, "retry_timeout": PATIENCE},
-            **options,
-        )
+        try:
+            return kind(
+                self.bucket,
+                prefix=prefix,
+                client_options={"allow_http": self.allow_http},
+                retry_config={"max_retries": RETRIES, "retry_timeout": PATIENCE},
+                **options,
+            )
+        except BaseError as error:
+            raise self.said.error(
+                f"{self.url} cannot be reached ({first_line(str(error))}): correct "
+                f"{self._keys()}, or the connection that {self.said.connection} names"
+            ) from None
 
     def delta_options(self) -> dict[str, str]:
         """Return what the deltalake package is to be told of the store; it holds the secret."""

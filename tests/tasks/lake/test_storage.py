@@ -272,18 +272,23 @@ def test_a_signature_in_an_address_is_not_told() -> None:
     )
 
 
-def test_keys_of_azure_come_from_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    uri = "wasb://account:a%2Fkey%3D@/?account_url=http%3A%2F%2F127.0.0.1%3A10000%2Faccount"
+def test_keys_of_azure_come_from_a_connection() -> None:
+    uri = "wasb://account:a%2F8%3D@/?account_url=http%3A%2F%2F127.0.0.1%3A10000%2Faccount"
     with looked_up_by(lambda _: uri):
         assert azure_options("blobs") == {
             "account_name": "account",
-            "account_key": "a/key=",
+            "account_key": "a/8=",
             "endpoint": "http://127.0.0.1:10000/account",
         }
         settings = load_settings(lake={"root": "az://lakes/shop", "connection": "blobs"})
         storage = storage_of(settings)
     assert str(storage.at("events")) == "az://lakes/shop/events"
     assert storage.delta_options and storage.delta_options["allow_http"] == "true"
+    with looked_up_by(lambda _: "wasb://account:not-a-key@"):
+        settings = load_settings(lake={"root": "az://lakes/other", "connection": "blobs"})
+        with pytest.raises(LakeError, match="az://lakes/other cannot be reached") as refused:
+            storage_of(settings)
+    assert "not-a-key" not in str(refused.value) and "\n" not in str(refused.value)
     for wrong, says in {
         "aws://key:hidden@/": "of type aws, not wasb",
         "wasb://account:hid/den@/": "no valid account and key",

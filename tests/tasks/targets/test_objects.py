@@ -19,7 +19,7 @@ from tasks.settings import Settings, load_settings
 from tests.places import bucket
 from tests.tasks.labels import labels_of, write_labels
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 NIGHT = dt.date(2026, 11, 20)
 NEXT = NIGHT + dt.timedelta(days=1)
