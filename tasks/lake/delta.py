@@ -488,6 +488,7 @@ class Lake:
                 schema=table.schema,
                 mode="ignore",
                 partition_by=list(table.partition_by) or None,
+                configuration=self.storage.table_properties,
                 storage_options=self.storage.delta_options,
             )
 

@@ -100,6 +100,7 @@ class Storage(Protocol):
 
     delta_options: dict[str, str] | None  # what deltalake is to be told; it may hold a secret
     polars_options: dict[str, Any] | None  # the same for polars
+    table_properties: dict[str, str | None] | None  # of Delta tables that are made here
 
     def at(self, path: str = "") -> Path | str:
         """Return where something is, for messages and for deltalake: a path or a URL."""
@@ -181,6 +182,7 @@ class Folder:
         self.root = root
         self.delta_options: dict[str, str] | None = None
         self.polars_options: dict[str, Any] | None = None
+        self.table_properties: dict[str, str | None] | None = None
 
     def at(self, path: str = "") -> Path:
         """Return the path of something."""
@@ -291,6 +293,8 @@ class Bucket:
         self.address, self.scratch = address, scratch
         self.delta_options: dict[str, str] | None = address.delta_options()
         self.polars_options: dict[str, Any] | None = address.polars_options()
+        # Who opens a table reads its log from the last checkpoint on, by two requests a version.
+        self.table_properties: dict[str, str | None] | None = {"delta.checkpointInterval": "10"}
         self.store = address.store(address.key or None)
 
     def at(self, path: str = "") -> str:

@@ -155,6 +155,7 @@ def always(said: str, *methods: str) -> Faulty:
     return lambda environ: said if environ["REQUEST_METHOD"] in methods else None
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 @pytest.mark.parametrize(
     "fault",
@@ -299,6 +300,21 @@ def test_keys_of_azure_come_from_a_connection() -> None:
         assert says in str(raised.value) and "hid" not in str(raised.value).replace("which", "")
 
 
+@pytest.mark.slow
+@pytest.mark.servers
+def test_a_table_is_opened_with_few_requests_however_many_versions_it_has(
+    faulty: tuple[str, list[Faulty]],
+) -> None:
+    url, faults = faulty
+    lake, asked = Lake(url), []
+    for value in range(24):
+        lake.replace(METRICS, metrics(float(value)), nights=[NIGHT])
+    faults.append(lambda environ: asked.append(environ["PATH_INFO"]))
+    assert lake.scan(METRICS).collect()["value"].to_list() == [23.0]
+    assert len(asked) < 40  # without a checkpoint, two for each version
+
+
+@pytest.mark.slow
 @pytest.mark.servers
 def test_a_commit_of_a_run_that_has_lost_its_turn_is_refused(store: str) -> None:
     with bucket(store) as url:
