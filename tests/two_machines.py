@@ -200,8 +200,9 @@ def main() -> int:
         waited = whole(other, "stopped").read_text()
         process.send_signal(signal.SIGCONT)
         process.wait(PATIENCE)
-        said = log.read_text().strip().splitlines()[-1]
-        refused = process.returncode != 0 and "has lost its turn" in log.read_text()
+        lost = re.findall(".*has lost its turn.*", log.read_text())
+        refused = process.returncode != 0 and bool(lost)
+        said = lost[-1] if lost else log.read_text()
         print(f"stopped, then went on: ended with {process.returncode}: {said}", flush=True)
         print(*re.findall(r".*(?:waiting for|loses its turns).*", waited), sep="\n", flush=True)
 
