@@ -70,9 +70,11 @@ def report_command(source: Source, night: date) -> str:
     return shlex.join([*python, *where, *truth])
 
 
-def _shown(path: Path) -> str:
+def _shown(place: Path | str) -> str:
     here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    if isinstance(place, Path) and place.is_relative_to(here):
+        place = place.relative_to(here)
+    return str(place)
 
 
 def settings_of_up(source: Source) -> dict[str, Any]:
@@ -155,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--items", default=os.environ.get("ITEMS"), help="catalogue of items, read like events"
     )
     parser.add_argument("--night", default=os.environ.get("NIGHT"), help="YYYY-MM-DD, a UTC date")
-    parser.add_argument("--lake", default=os.environ.get("LAKE"), help="folder of the tables")
+    parser.add_argument("--lake", default=os.environ.get("LAKE"), help="folder or URL")
     parser.add_argument(
         "--port", default=os.environ.get("PORT") or "8080", help="of the web page of up"
     )

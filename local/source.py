@@ -11,7 +11,7 @@ from typing import Any
 from local.console import out
 from local.generator import generate
 from tasks.errors import PipelineError
-from tasks.lake import LOCK
+from tasks.lake import NOT_OF_THE_LAKE, storage_of
 from tasks.night.ingest import latest_night
 from tasks.settings import REPO, ModelSettings, Settings, load_settings
 from tasks.sources import source_of
@@ -40,7 +40,7 @@ def choose_source(
     Events that the settings do not name have the catalogue that is named with them, or none.
     """
     settings = load_settings()
-    own = Path(lake).expanduser().absolute() if lake else None
+    own = _place(lake) if lake else None
     overrides: dict[str, Any] = {}
     truth = None
     if events:
@@ -115,24 +115,30 @@ def _lake_name(source: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "events"
 
 
-def _claimed(root: Path, source: str) -> Path:
+def _place(lake: str) -> Path | str:
+    return lake.rstrip("/") if "://" in lake else Path(lake).expanduser().absolute()
+
+
+def _claimed(root: Path | str, source: str) -> Path | str:
     """Return a lake that is the source's own: events of two must not become one history.
 
     Its file `source.txt` says whose it is. A lake without tables is anybody's.
     """
-    owner = root / OWNER
-    if root.is_dir() and any(path.name not in (OWNER, LOCK) for path in root.iterdir()):
-        if not owner.exists():
+    storage = storage_of(load_settings(**{"lake.root": root}))
+    owner = storage.at(OWNER)
+    if set(storage.names()) - NOT_OF_THE_LAKE - {OWNER}:
+        try:
+            other = storage.read(OWNER).decode().strip()
+        except FileNotFoundError:
             raise PipelineError(
                 f"{root} holds files, but no {OWNER} that names their source: if it is {source}, "
                 f"write that path into {owner}; else name another folder with LAKE=folder"
-            )
-        if (other := owner.read_text().strip()) != source:
+            ) from None
+        if other != source:
             raise PipelineError(
                 f"{root} holds the tables of another source ({other}): give this one a lake of "
                 f"its own with LAKE=folder, or delete {root}; if that source has only moved to "
                 f"{source}, write its new path into {owner}"
             )
-    root.mkdir(parents=True, exist_ok=True)
-    owner.write_text(f"{source}\n")
+    storage.write(OWNER, f"{source}\n".encode())
     return root

@@ -1,8 +1,8 @@
--- Makes: the view checked_label_totals, what the suite of that name looks at.
+-- Makes: the table checked_label_totals, what the suite of that name looks at.
 -- From:  intent_labels, sequences and intent_profiles of the night.
 -- Grain: one row. utilisation: exp(-sum p ln p) over the intents' shares p, by their number.
 --        kept_meaning: the least of the intents in use that a person has named.
-CREATE OR REPLACE VIEW checked_label_totals AS
+CREATE OR REPLACE TABLE checked_label_totals AS
 WITH shares AS (
     SELECT count(*) / sum(count(*)) OVER () AS share
     FROM intent_labels

@@ -62,7 +62,10 @@ Items = Annotated[
     str | None,
     typer.Option(help="Catalogue of items: a file, folder, glob or URL, for catalogue.path."),
 ]
-LakeRoot = Annotated[Path | None, typer.Option(help="Write to another lake than lake.root.")]
+LakeRoot = Annotated[
+    str | None,
+    typer.Option(help="Folder or URL of another lake than lake.root.", metavar="FOLDER"),
+]
 Changes = Annotated[
     list[str],
     typer.Option(
@@ -76,7 +79,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Log warnings and errors on
 
 
 def settings_from(
-    events: str | None, lake: Path | None, changes: list[str], items: str | None = None
+    events: str | None, lake: str | None, changes: list[str], items: str | None = None
 ) -> Settings:
     """Load the settings with what the command line changes."""
     overrides: dict[str, Any] = {}
@@ -87,11 +90,14 @@ def settings_from(
         overrides[key.strip()] = _value(key, value)
     for key, path in (("source.path", events), ("catalogue.path", items)):
         if path is not None:
-            url = "://" in path
-            overrides[key] = path if url else str(Path(path).expanduser().absolute())
+            overrides[key] = _absolute(path)
     if lake is not None:
-        overrides["lake.root"] = str(lake.expanduser().absolute())
+        overrides["lake.root"] = _absolute(lake)
     return load_settings(**overrides)
+
+
+def _absolute(place: str) -> str:
+    return place if "://" in place else str(Path(place).expanduser().absolute())
 
 
 def _value(key: str, text: str) -> Any:
@@ -119,7 +125,7 @@ def night_of_lake(text: str, settings: Settings) -> dt.date:
     """Read a night as a person writes it; the newest one that was ingested when it is empty."""
     if text:
         return date_from("--night", text)
-    nights = Lake(settings.lake.root).nights(tables.INGESTS)
+    nights = Lake.of(settings).nights(tables.INGESTS)
     if not nights:
         raise NightError(
             f"{settings.lake.root} has no night yet: run ingest first, or name a night with "
@@ -420,7 +426,7 @@ def rollback(
     settings = settings_from(None, lake, changes)
     date = night_of_lake(night, settings)
     check_night(date)
-    place = Lake.there(settings.lake.root)
+    place = Lake.there(settings)
     with place.in_use(), place.turn(f"steps of night {date}"):
         typer.echo(json.dumps(roll_back(settings, date, to), indent=2))
 
@@ -478,6 +484,24 @@ def upkeep(
     with _stoppable("upkeep", "what went so far is gone, and the rest can go later"):
         went = take_out(settings_from(None, lake, changes), dry_run=dry_run)
     typer.echo(json.dumps(went, indent=2))
+
+
+@app.command("move-lake", rich_help_panel=OTHER_PANEL)
+def move_lake(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="Folder or URL of the lake.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="An empty folder or URL.")],
+    changes: Changes = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Copy a lake to another place, verify the copy, and let steps use that one alone."""
+    from tasks.chores.move import move
+
+    _log(quiet)
+    # Each by the rules of lake.root.
+    old, new = (settings_from(None, place, changes) for place in (source, target))
+    with _stoppable("moving the lake", "what is copied stays, and the lake is where it was"):
+        moved = move(old, old.lake.root, new.lake.root)
+    typer.echo(json.dumps(moved, indent=2))
 
 
 @app.command("settings", rich_help_panel=OTHER_PANEL)

@@ -74,17 +74,36 @@ class Section(BaseModel):
 TIME_SPECIFIERS = re.compile("%([aAbBcdfgGhHIjmMnpSTuUVwWxXyYz%]|-[dHIjmMSy])")
 
 
-class LakeSettings(Section):
-    """Where the tables are."""
+# What the URL of a place that is written to may be: letters that mean the same to every library.
+URL = re.compile(r"(s3|az)://[a-z0-9][a-z0-9.-]+(/(?!\.\.?(/|$))[A-Za-z0-9_.-]+)*/?")
 
-    root: Path = Path("lake")
+
+def _place(value: object) -> Path | str:
+    """Tell a folder from the URL of an object store; ValueError for what is neither."""
+    if not isinstance(value, str | Path):
+        raise ValueError('write the path of a folder, such as "lake", or a URL')
+    if "://" not in str(value):
+        return Path(value)
+    if not URL.fullmatch(str(value)):
+        raise ValueError(
+            "write a URL as s3://bucket/folder or az://container/folder, in letters, digits and "
+            "- _ ."
+        )
+    return str(value).rstrip("/")
+
+
+class LakeSettings(Section):
+    """Where the tables are: a folder, or the URL of an object store."""
+
+    root: Path | str = Path("lake")
+    endpoint: str = ""
+    region: str = ""
+    connection: str = ""
 
     @field_validator("root", mode="before")
     @classmethod
-    def _is_a_folder(cls, root: object) -> object:
-        if "://" in str(root):
-            raise ValueError("object stores are not supported yet, name a folder")
-        return root
+    def _is_a_place(cls, root: object) -> object:
+        return _place(root)
 
 
 class ReadSettings(Section):
@@ -380,15 +399,14 @@ class PublishSettings(Section):
     """Where labels go besides the lake; an empty one is not asked for."""
 
     parquet: str = ""
+    parquet_connection: str = ""
     postgres_connection: str = ""
     postgres_table: str = "intent_labels"
 
     @field_validator("parquet")
     @classmethod
-    def _is_a_folder(cls, folder: str) -> str:
-        if "://" in folder:
-            raise ValueError("object stores are not supported yet, name a folder")
-        return folder
+    def _is_a_place(cls, place: str) -> str:
+        return str(_place(place)) if place else ""
 
     @field_validator("postgres_table")
     @classmethod
@@ -719,7 +737,9 @@ def _nearest(name: str, known: Iterator[str] | list[str]) -> str:
 
 
 def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
-    root = _absolute(settings.lake.root, base)
+    root = settings.lake.root
+    if isinstance(root, Path):
+        root = _absolute(root, base)
     if unusable := sorted(set("%[]^|\\") & set(str(root))):
         # Delta addresses files by URL; these do not survive the way there and back.
         raise SettingsError(
@@ -732,10 +752,7 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
             "source": _with_absolute_paths_of(settings.source, base),
             "catalogue": _with_absolute_paths_of(settings.catalogue, base),
             "publish": settings.publish.model_copy(
-                update={
-                    "parquet": settings.publish.parquet
-                    and str(_absolute(settings.publish.parquet, base))
-                }
+                update={"parquet": _located(settings.publish.parquet, base)}
             ),
             "duckdb": settings.duckdb.model_copy(
                 update={"temp_directory": temp and str(_absolute(temp, base))}

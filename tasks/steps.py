@@ -191,7 +191,7 @@ def run_step(
     from tasks.registry.inputs import as_rows, inputs_of  # it loads what parsing a DAG does not
 
     check_night(night)
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     with lake.in_use(), lake.turn(f"steps of night {night}"), _turn_across_nights(lake, name):
         started = dt.datetime.now(dt.UTC)
         clock = time.perf_counter()

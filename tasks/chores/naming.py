@@ -51,7 +51,7 @@ def name(
         There is no such intent, or the name or the description is no name, or another intent has
         the name.
     """
-    lake = Lake.there(settings.lake.root)
+    lake = Lake.there(settings)
     given, description = _checked("name", given, LONGEST_NAME), _description(description)
     with lake.in_use(), lake.turn(names.TURN):
         newest = max(lake.nights(tables.INTENT_PROFILES), default=None)

@@ -302,15 +302,15 @@ def outcome(settings: Settings, night: dt.date) -> dict[str, Any]:
         "model_version": version,
         "promoted": told.get("promoted") if own else None,
         "reasons": told.get("reasons", []) if own else [],
-        "labels": str(lake.path(tables.INTENT_LABELS) / f"dt={night}"),
-        "profiles": str(lake.path(tables.INTENT_PROFILES) / f"dt={night}"),
+        "labels": str(lake.partition(tables.INTENT_LABELS, night)),
+        "profiles": str(lake.partition(tables.INTENT_PROFILES, night)),
         "pages": _pages(summaries),
     }
 
 
 def _labelled(settings: Settings, night: dt.date) -> tuple[Lake, pl.DataFrame]:
     """Return the lake and the night's labels with their evidence; there is a label at least."""
-    lake = Lake.there(settings.lake.root)
+    lake = Lake.there(settings)
     evidence = lake.scan(tables.LABEL_EVIDENCE, first=night, last=night).select(
         "user_id",
         "calibrated_confidence",
@@ -376,7 +376,7 @@ def _standing(settings: Settings, lake: Lake, night: dt.date) -> list[Text]:
 
 def latest_night(settings: Settings) -> dt.date:
     """Return the last night with labels; LakeError when there is none."""
-    nights = Lake.there(settings.lake.root).nights(tables.INTENT_LABELS)
+    nights = Lake.there(settings).nights(tables.INTENT_LABELS)
     if not nights:
         raise LakeError(f"{settings.lake.root} has no labels yet: run a night first")
     return nights[-1]
@@ -875,8 +875,8 @@ def _places(
     version: str,
 ) -> Text:
     places: dict[str, object] = {
-        "labels": lake.path(tables.INTENT_LABELS) / f"dt={night}",
-        "profiles": lake.path(tables.INTENT_PROFILES) / f"dt={night}",
+        "labels": lake.partition(tables.INTENT_LABELS, night),
+        "profiles": lake.partition(tables.INTENT_PROFILES, night),
         "all tables": settings.lake.root,
         "model": lake.model_dir(version),
     }

@@ -145,7 +145,7 @@ def refresh(
 
     Raises what the steps raise; the nights before are up to date then.
     """
-    lake = Lake.there(settings.lake.root)
+    lake = Lake.there(settings)
     ran: dict[str, Any] = {}
     left: dict[str, str] = {}
     unknown_nights: list[str] = []
@@ -224,7 +224,7 @@ class _Now:
     """What is recorded of the steps, and the fingerprints of the tables as they are."""
 
     def __init__(self, settings: Settings, night: dt.date | None = None) -> None:
-        self.lake = Lake.there(settings.lake.root)
+        self.lake = Lake.there(settings)
         self.fingerprints = Fingerprints(settings, near=night)
         self._recorded = recorded_inputs(self.lake, night, night)
         self._taken_out = taken_out(self.lake)

@@ -64,7 +64,7 @@ def stage_catalogue(
     """
     if not settings.catalogue.is_set:
         return None
-    ingested = Lake(settings.lake.root).nights(tables.INGESTS)
+    ingested = Lake.of(settings).nights(tables.INGESTS)
     if later := [one for one in ingested if one > night]:
         log.info(
             "night %s keeps the catalogue that it has, for night %s has been ingested since",

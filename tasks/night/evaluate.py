@@ -143,7 +143,7 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
     Raises ModelError when the night's model is not trained, or when the last promoted one or the
     anchor cannot be read and so nothing protects the labels (unless promote.force is set).
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     version = model_of_night(settings, night).version
     by_index = trainable_histories(settings, night)
     # NDCG@20 decides what is promoted, whatever cutoffs are asked for.
@@ -213,7 +213,7 @@ def _before(lake: Lake, last: str, version: str) -> list[str]:
     found = [last] if last != version else []
     if first is None or first in (last, version):
         return found
-    if not lake.model_dir(first).is_dir():
+    if not lake.has_model(first):
         log.warning(
             "model %s, of the last training from scratch, is gone from %s: nothing shows whether "
             "models have become worse in many small steps since; restore it from a backup, or let "
@@ -307,7 +307,7 @@ def by_time_split(settings: Settings, night: dt.date) -> tuple[Histories, npt.ND
 
     In the order of user_id; item 0 for a user without a history or an event of the night.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     with connect(settings) as con:
         for table in (tables.SEQUENCES, tables.EVENTS):
             lake.view(con, table, first=night, last=night)
@@ -333,7 +333,7 @@ def judge_by_time(
     user has had before is ranked among all items (`repeat_share`).
     Nothing when no user with a history has an event of the night.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     numbers, n_items = model_numbers(lake, item_ids), len(item_ids)
     before, targets = by_time_split(settings, night)
     users = np.flatnonzero(targets)
@@ -406,7 +406,7 @@ def churn(
     The labels are those that `label` would write with this model and the settings under `label`. A
     user who would be left without one counts as changed. Nothing without earlier labels.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     users: dict[str, list[int]] = {ALL_USERS: [0, 0], IDLE_USERS: [0, 0]}  # all and changed
     with connect(settings) as con:
         previous = last_labelled(lake, before=night)

@@ -149,7 +149,7 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
     NightError
         The files have no event of the night.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     # A backfill of a night before the first one must not read everything anew: the files of
     # the nights before may be gone by now.
     others = [known for known in lake.nights(tables.INGESTS) if known != night]

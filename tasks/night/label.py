@@ -47,7 +47,7 @@ def label(settings: Settings, night: dt.date) -> dict[str, Any]:
     Raises ModelError when no model is promoted or its files are damaged, LakeError without
     histories for the night.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     if not lake.files(tables.SEQUENCES, night, night):
         raise LakeError(
             f"table sequences has no rows for night {night}: run build-sequences for it first"
@@ -82,7 +82,7 @@ def label_with(
     gives_names
         Whether intents without a name get one.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     model = load(settings, version)
     numbers = model_numbers(lake, model.item_ids)
     rules = settings.label

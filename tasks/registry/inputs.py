@@ -22,6 +22,7 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.lake import Lake, duck, tables
+from tasks.lake.storage import Storage
 from tasks.lake.tables import Table
 from tasks.registry.versions import promoted, registered
 from tasks.settings import Settings
@@ -83,8 +84,8 @@ def inputs_of(
 class _SmallTables(Lake):
     """The small tables of a lake as they are now, each read once for all nights."""
 
-    def __init__(self, root: Path | str) -> None:
-        super().__init__(root)
+    def __init__(self, root: Path | str, storage: Storage | None = None) -> None:
+        super().__init__(root, storage)
         self._rows: dict[str, pl.DataFrame] = {}
 
     def scan(
@@ -103,7 +104,7 @@ class Fingerprints:
     def __init__(self, settings: Settings, *, near: dt.date | None = None) -> None:
         """Load the digests that steps have recorded: of nights near this one, or of all."""
         self.settings = settings
-        self.lake = Lake(settings.lake.root)
+        self.lake = Lake.of(settings)
         first, last = (near - NEAR, near + NEAR) if near else (None, None)
         recorded = _recorded(self.lake, first, last).filter(pl.col("files").is_not_null())
         rows = recorded.select("input", "night", "files", "digest").unique().iter_rows()
@@ -111,7 +112,7 @@ class Fingerprints:
             (name, night, files): digest for name, night, files, digest in rows
         }
         self._files: dict[str, dict[dt.date, str]] = {}
-        self._small = _SmallTables(settings.lake.root)  # models, choices, forgotten, names
+        self._small = _SmallTables.of(settings)  # models, choices, forgotten, names
         self._models: dict[dt.date, tuple[str, dt.date] | None] = {}  # that label, by night
 
     def of_step(
@@ -166,7 +167,7 @@ class Fingerprints:
         """Look at the tables anew the next time: a step has written to them."""
         self._files.clear()
         self._models.clear()
-        self._small = _SmallTables(self.settings.lake.root)
+        self._small = _SmallTables.of(self.settings)
 
     def _names_before(self, until: dt.date, relabelled_with: str | None) -> Iterator[Input]:
         """Yield what stands for the names until a night, if there are any that count."""
@@ -258,7 +259,7 @@ def taken_out(lake: Lake) -> dict[tuple[str, dt.date], str]:
 
 def keep_digests(settings: Settings, table: Table, nights: list[dt.date]) -> None:
     """Note what these partitions hold, which `upkeep` is about to take out."""
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     names = [name for name, (of, _) in ROWS.items() if of is table]
     if not names or not nights:
         return

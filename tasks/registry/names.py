@@ -193,7 +193,7 @@ def give(
         row = {"name": name, "why": why[intent], "rests_on": rests_on, "meaning": meaning}
         rows.append({"dt": night, "intent_id": intent, **row})
     table = pa.Table.from_pylist(rows, schema=tables.INTENT_NAMES.schema)
-    Lake(settings.lake.root).replace(tables.INTENT_NAMES, table, nights=[night])
+    Lake.of(settings).replace(tables.INTENT_NAMES, table, nights=[night])
     if rows:
         told = "; ".join(f"{row['intent_id']} {row['name']} ({row['why']})" for row in rows)
         log.info("night %s names %d intents: %s", night, len(rows), told)

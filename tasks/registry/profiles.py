@@ -51,7 +51,7 @@ def profile(
     gives_names
         Whether intents without a name get one. A relabelled night gives none.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     of_model = model.intents.rows(with_retired=with_retired)
     known = names.known(lake, night, but_its_own=gives_names)
     with connect(settings) as con:

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -166,14 +165,16 @@ def _changes(
     lake: Lake, con: duckdb.DuckDBPyConnection, last: Mapping[str, Any] | None
 ) -> tuple[int | None, int | None, int | None]:
     """Count users with another intent, new ones and those who are gone since a revision."""
-    files = [str(lake.path(tables.INTENT_LABELS) / name) for name in (last or {}).get("files", [])]
-    if last and not (files and all(Path(file).is_file() for file in files)):
-        return None, None, None  # upkeep has deleted them
-    if files:
-        before = con.read_parquet(files, hive_partitioning=False)
+    if last is None:
+        before: pl.LazyFrame | None = pl.LazyFrame(
+            schema={"user_id": pl.String, "intent_id": pl.Int32}
+        )
     else:
-        before = con.sql("SELECT NULL::VARCHAR AS user_id, NULL::INTEGER AS intent_id WHERE false")
-    before.create_view("labels_before")
+        files = last["files"]
+        before = lake.rows_of(tables.INTENT_LABELS, files) if files else None
+    if before is None:
+        return None, None, None  # upkeep has deleted them
+    con.register("labels_before", before)
     [(changed, added, removed)] = con.sql(duck.sql("label_changes")).fetchall()
     return changed, added, removed
 

@@ -75,7 +75,7 @@ class Delta:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings.source
-        self.lake = Lake(settings.lake.root)
+        self.lake = Lake.of(settings)
         self.address = Address(settings.source) if "://" in settings.source.path else None
 
     def __str__(self) -> str:

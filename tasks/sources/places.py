@@ -1,8 +1,7 @@
 """Where files and tables lie: in a folder of this machine, or in an S3-compatible store.
 
 An object is copied to this machine while it is read, one at a time and in small pieces, so that
-each format, compression and check is the same as that of a file. Keys are never written to logs
-or settings: they come from the environment as AWS's own tools name them, or from a connection.
+each format, compression and check is the same as that of a file.
 """
 
 import datetime as dt
@@ -16,17 +15,15 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
-from tasks.connections import s3_options
+from tasks import stores
 from tasks.errors import SourceError
 from tasks.settings import ReadSettings, Settings
 from tasks.sources.lines import compression_of
-
-if TYPE_CHECKING:
-    from obstore.store import S3Store
+from tasks.stores import Said
 
 PIECE = 8 * 1024 * 1024  # bytes of an object that are in memory at a time, about
 START = 64 * 1024  # bytes of a file that tell its kind
@@ -40,20 +37,6 @@ TABLES = {
 NO_FILE = "no file, but a pipe, a socket or a device"
 A_FOLDER = "a folder that source.path fits: let it fit the files within"
 A_LINK = "a link to a folder, which is not followed: name the folder in source.path"
-RETRIES = 4  # of a request, within a minute
-
-# What a store says that a person has to mend, by its error codes.
-NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
-OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraint"}
-REFUSED = {
-    "AccessDenied",
-    "ExpiredToken",
-    "InvalidAccessKeyId",
-    "InvalidToken",
-    "SignatureDoesNotMatch",
-}
-NO_KEYS = r"169\.254\.169\.254|loading credentials"  # the machine itself was asked for some
-LACKS_RIGHTS = "The operation lacked"  # privileges, or valid credentials: in deltalake's words
 
 
 class Found(NamedTuple):
@@ -224,102 +207,27 @@ class Folder:
             return _unpacked(file.read(START))
 
 
-class Address:
+SAID = Said(
+    url="source.path",
+    connection="source.connection",
+    endpoint="source.endpoint",
+    region="source.region",
+    error=SourceError,
+)
+
+
+class Address(stores.Address):
     """What `source.path` names in an S3-compatible store, by a URL such as s3://bucket/events."""
 
     def __init__(self, source: ReadSettings) -> None:
-        self.url = source.path
-        scheme, _, rest = source.path.partition("://")
-        self.bucket, _, key = rest.partition("/")
-        self.parts = key.rstrip("/").split("/") if key.rstrip("/") else []
-        if scheme != "s3" or not self.bucket or {"", ".", ".."} & set(self.parts):
-            raise SourceError(
-                f"source.path is {source.path}: of URLs those are read that are written "
-                "s3://bucket/folder, without empty parts, . and .."
-            )
-        # Keys, region and endpoint by obstore's names; what is not there the environment says.
-        self.options = s3_options(source.connection) if source.connection else {}
-        if source.region:
-            self.options["region"] = source.region
-        named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-        endpoint = self.options.pop("endpoint", named)
-        if endpoint := source.endpoint or endpoint:
-            self.options["endpoint_url_s3"] = endpoint  # goes before that of the environment
-        self.allow_http = endpoint.startswith("http://")
-
-    def store(self) -> "S3Store":
-        """Return the bucket as obstore reads it."""
-        from obstore.store import S3Store
-
-        options: dict[str, Any] = {f"aws_{name}": value for name, value in self.options.items()}
-        return S3Store(
-            self.bucket,
-            client_options={"allow_http": self.allow_http},
-            retry_config={"max_retries": RETRIES, "retry_timeout": dt.timedelta(minutes=1)},
-            **options,
+        super().__init__(
+            source.path,
+            SAID,
+            connection=source.connection,
+            endpoint=source.endpoint,
+            region=source.region,
+            schemes=("s3",),
         )
-
-    def delta_options(self) -> dict[str, str]:
-        """Return what the deltalake package is to be told of the store; it holds the secret."""
-        options = {f"aws_{name}": value for name, value in self.options.items()}
-        # Without one it would ask the machine that it may be running on.
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        options.setdefault("aws_region", region or "us-east-1")
-        return options | {
-            "allow_http": str(self.allow_http).lower(),
-            "max_retries": str(RETRIES),
-            "retry_timeout": "60s",
-        }
-
-    @contextmanager
-    def explaining(self, *kinds: type[Exception]) -> Iterator[None]:
-        """Turn what the store says into a sentence; what may pass by itself is tried again.
-
-        kinds: errors of obstore's callers that may hold the store's words; without these words
-        they come as they are.
-        """
-        from obstore.exceptions import (
-            BaseError,
-            InvalidPathError,
-            PermissionDeniedError,
-            UnauthenticatedError,
-        )
-
-        told: tuple[type[Exception], ...] = (BaseError, *kinds)
-        try:
-            yield
-        except InvalidPathError as error:
-            raise SourceError(
-                f"{self.url}: {_first_line(str(error))}; rename the object, or name another prefix"
-            ) from None
-        except told as error:
-            text = str(error)
-            if not isinstance(error, BaseError):
-                if not re.search(f"S3 error|{LACKS_RIGHTS}|{NO_KEYS}", text):
-                    raise
-                text = re.sub(r"(\x1b\[\d+m|↳|\s)+", " ", text)  # drawn as a tree for a terminal
-            code = (re.findall(r"<Code>(\w+)</Code>", text) or [""])[0]
-            if code in NO_BUCKET:
-                raise SourceError(
-                    f"there is no bucket {self.bucket}: correct source.path or source.endpoint"
-                ) from None
-            if code in OTHER_REGION or "configured region" in text:
-                raise SourceError(
-                    f"the bucket {self.bucket} is in another region: correct source.region"
-                ) from None
-            lacks_rights = isinstance(error, PermissionDeniedError | UnauthenticatedError)
-            if code in REFUSED or lacks_rights or LACKS_RIGHTS in text:
-                raise SourceError(
-                    f"{self.url} is refused ({code or type(error).__name__}): give keys that may "
-                    "list and read it, in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or in the "
-                    "connection that source.connection names"
-                ) from None
-            if re.search(NO_KEYS, text):
-                raise SourceError(
-                    f"there are no keys for {self.url}: set AWS_ACCESS_KEY_ID and "
-                    "AWS_SECRET_ACCESS_KEY, or name a connection in source.connection"
-                ) from None
-            raise ConnectionError(f"{self.url} cannot be read: {_first_line(text)}") from None
 
 
 class Bucket:
@@ -465,7 +373,3 @@ def _matches(parts: list[str], pattern: list[str]) -> bool:
     if pattern[0] == "**":
         return any(_matches(parts[n:], pattern[1:]) for n in range(len(parts)))
     return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
-
-
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0].rstrip(". ")

@@ -386,8 +386,8 @@ def test_a_relabelling_that_cannot_be_fails_its_first_task(bag: Any, events: Pat
 @pytest.mark.parametrize("task", ["one_night.label", "one_night.publish"])
 def test_a_setting_that_is_wrong_fails_a_relabelled_night_at_once(bag: Any, task: str) -> None:
     run = bag.dags["relabel"].get_task(task).python_callable
-    with pytest.raises(MendFirstError, match=r"^setting lake\.root .* name a folder$"):
-        run("2026-03-01", params={"version": "x", "lake.root": "s3://bucket/lake"})
+    with pytest.raises(MendFirstError, match=r"^setting lake\.root .* write a URL as s3://"):
+        run("2026-03-01", params={"version": "x", "lake.root": "gs://bucket/lake"})
 
 
 def test_relabelled_nights_go_the_way_of_every_night_from_label_on(bag: Any, nightly: DAG) -> None:

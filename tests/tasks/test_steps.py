@@ -75,11 +75,11 @@ def test_steps_of_a_night_and_ingests_of_all_nights_take_turns(
     settings: Settings, step: str, turn: str, waits: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_step("ingest", settings, NIGHT)
-    caplog.set_level(logging.INFO, "tasks.lake.delta")
+    caplog.set_level(logging.INFO, "tasks.lake.storage")
     held, done = threading.Event(), threading.Event()
 
     def said() -> list[str]:  # by the lake alone, for steps log at a level that others have set
-        return [one.getMessage() for one in caplog.records if one.name == "tasks.lake.delta"]
+        return [one.getMessage() for one in caplog.records if one.name == "tasks.lake.storage"]
 
     def another() -> None:
         with Lake(settings.lake.root).turn(turn):

@@ -6,7 +6,6 @@ import html
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,9 +20,10 @@ from safetensors import safe_open
 
 from tasks.chores.forget import USER_TABLES, Names, forget, read_users
 from tasks.errors import ForgetError, LakeError
-from tasks.lake import Lake, tables
+from tasks.lake import PAGES, Lake, tables
 from tasks.settings import REPO, Settings, load_settings
 from tasks.steps import run_step
+from tests.places import Place, got
 from tests.tasks.nights import table
 
 NIGHT = dt.date(2026, 11, 2)
@@ -34,11 +34,21 @@ OTHERS = ["ann-of-the-example-2", "bob", "cleo"]
 STEPS = ("ingest", "check-events", "build-sequences", "check-sequences")
 
 
-@pytest.fixture(scope="module")
-def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Give settings on two nights of JSON lines, and on a lake in a folder."""
+    return settings_of(tmp_path, tmp_path / "lake")
+
+
+@pytest.fixture
+def anywhere(tmp_path: Path, root: Place) -> Settings:
+    """Give the same on a lake in a folder, and on one in a store."""
+    return settings_of(tmp_path, root)
+
+
+def settings_of(tmp_path: Path, root: Place) -> Settings:
     """Write two nights of JSON lines, some of them unusable."""
-    folder = tmp_path_factory.mktemp("forget") / "events"
-    folder.mkdir()
+    (tmp_path / "events").mkdir()
     for day in DAYS:
         rows: list[dict[str, Any]] = [
             {"user_id": user, "item_id": item, "ts": f"{day}T0{hour}:00:00Z"}
@@ -56,81 +66,33 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"user_id": None, "item_id": "a", "ts": f"{day}T09:00:00Z", "invited_by": ANN},
             {"user_id": OTHERS[0], "item_id": None, "ts": f"{day}T09:00:00Z"},
         ]
-        file = folder / f"{day}.jsonl"
+        file = tmp_path / "events" / f"{day}.jsonl"
         file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return folder
-
-
-def settings_of(events: Path, root: Path) -> Settings:
     return load_settings(
         lake={"root": root},
-        source={"path": str(events)},
+        source={"path": str(tmp_path / "events")},
         quality={"max_quarantined_share": 1.0},
         sequences={"min_item_events": 2},
         duckdb={"threads": 2},
     )
 
 
-@pytest.fixture
-def settings(events: Path, tmp_path: Path) -> Settings:
-    """Give settings on an empty lake."""
-    return settings_of(events, tmp_path / "lake")
-
-
-def run_night(settings: Settings, night: dt.date) -> None:
-    for step in STEPS:
-        run_step(step, settings, night)
-    lake = Lake(settings.lake.root)
-    users = lake.scan(tables.SEQUENCES, night, night).select("dt", "user_id", "n_events", "last_ts")
-    labels = users.with_columns(
-        intent_id=pl.lit(1, pl.Int32),
-        confidence=pl.lit(1.0, pl.Float32),
-        runner_up_id=pl.lit(None, pl.Int32),
-        runner_up_confidence=pl.lit(None, pl.Float32),
-        model_version=pl.lit("made by hand"),
-    )
-    lake.replace(tables.INTENT_LABELS, labels.collect(), nights=[night])
-    evidence = labels.select(
-        "dt",
-        "user_id",
-        "intent_id",
-        "model_version",
-        calibrated_confidence=pl.lit(0.9, pl.Float32),
-        clear=True,
-        held_since=pl.lit(None, pl.Date),
-        items=pl.lit([], pl.List(pl.Struct({"item_id": pl.String, "share": pl.Float32}))),
-        intents=pl.lit([], pl.List(pl.Struct({"intent_id": pl.Int32, "probability": pl.Float32}))),
-    )
-    lake.replace(tables.LABEL_EVIDENCE, evidence.collect(), nights=[night])
-
-
-@pytest.fixture(scope="module")
-def first_lake(events: Path) -> Path:
-    root = events.parent / "first night"
-    run_night(settings_of(events, root), DAYS[0])
-    return root
-
-
-@pytest.fixture(scope="module")
-def both_lake(events: Path, first_lake: Path) -> Path:
-    root = events.parent / "both nights"
-    shutil.copytree(first_lake, root)
-    run_night(settings_of(events, root), DAYS[1])
-    return root
-
-
-@pytest.fixture
-def first_night(settings: Settings, first_lake: Path) -> Settings:
-    """Give settings on a private copy of the lake after the first night."""
-    shutil.copytree(first_lake, settings.lake.root)
-    return settings
-
-
-@pytest.fixture
-def both_nights(settings: Settings, both_lake: Path) -> Settings:
-    """Give settings on a private copy of the lake after both nights."""
-    shutil.copytree(both_lake, settings.lake.root)
-    return settings
+def run_nights(settings: Settings, nights: list[dt.date] = DAYS) -> None:
+    for night in nights:
+        for step in STEPS:
+            run_step(step, settings, night)
+        lake = Lake(settings.lake.root)
+        users = lake.scan(tables.SEQUENCES, night, night).select(
+            "dt", "user_id", "n_events", "last_ts"
+        )
+        labels = users.with_columns(
+            intent_id=pl.lit(1, pl.Int32),
+            confidence=pl.lit(1.0, pl.Float32),
+            runner_up_id=pl.lit(None, pl.Int32),
+            runner_up_confidence=pl.lit(None, pl.Float32),
+            model_version=pl.lit("made by hand"),
+        )
+        lake.replace(tables.INTENT_LABELS, labels.collect(), nights=[night])
 
 
 def files_naming(root: Path, users: list[str]) -> list[str]:
@@ -167,22 +129,25 @@ def test_every_table_with_user_ids_is_known() -> None:
         "sequences",
         "left_out_events",
         "intent_labels",
-        "intent_users",
-        "label_evidence",
     }
 
 
 @pytest.mark.slow
-def test_nothing_of_a_forgotten_person_is_left_and_all_others_stay(both_nights: Settings) -> None:
-    root = both_nights.lake.root
-    page = root / "quality" / "2026-11-02" / "events" / "made by hand.html"
-    page.write_text(f"<p title='{ANN}'>such as {html.escape(ZOE)}, {OTHERS[0]}</p>")
-    assert len(files_naming(root, [ANN, ZOE])) > 10
-    before = content(both_nights)
-    report = forget(both_nights, [ANN, ZOE])
+def test_nothing_of_a_forgotten_person_is_left_and_all_others_stay(
+    anywhere: Settings, tmp_path: Path
+) -> None:
+    settings = anywhere
+    run_nights(settings)
+    root, storage = settings.lake.root, Lake(settings.lake.root).storage
+    page = f"{PAGES}/2026-11-02/events/made by hand.html"
+    text = f"<p title='{ANN}'>such as {html.escape(ZOE)}, {OTHERS[0]}</p>"
+    storage.write(page, text.encode())
+    assert len(files_naming(got(root, tmp_path / "before"), [ANN, ZOE])) > 10
+    before = content(settings)
+    report = forget(settings, [ANN, ZOE])
 
-    assert files_naming(root, [ANN, ZOE]) == []
-    after = content(both_nights)
+    assert files_naming(got(root, tmp_path / "after"), [ANN, ZOE]) == []
+    after = content(settings)
     for name, rows in before.items():
         kept = [
             row
@@ -198,43 +163,44 @@ def test_nothing_of_a_forgotten_person_is_left_and_all_others_stay(both_nights: 
         "sequences": 4,
         "left_out_events": 6,
         "intent_labels": 4,
-        "intent_users": 0,
-        "label_evidence": 4,
         "quarantine": 6,
         "steps": 0,
         "check_results": 0,
     }
-    assert [one["left"] for one in told.values()] == [0] * len(told)
-    assert page.read_text() == f"<p title='forgotten'>such as forgotten, {OTHERS[0]}</p>"
+    assert [one["left"] for one in told.values()] == [0] * 7
+    told_now = storage.read(page).decode()
+    assert told_now == f"<p title='forgotten'>such as forgotten, {OTHERS[0]}</p>"
     assert ANN not in json.dumps(report) and "zo" not in json.dumps(report)
 
 
 @pytest.mark.slow
-def test_forgetting_again_finds_nothing_to_do(both_nights: Settings) -> None:
-    forget(both_nights, [ANN])
-    before = content(both_nights)
-    again = forget(both_nights, [ANN])
-    assert content(both_nights) == before
+def test_forgetting_again_finds_nothing_to_do(settings: Settings) -> None:
+    run_nights(settings)
+    forget(settings, [ANN])
+    before = content(settings)
+    again = forget(settings, [ANN])
+    assert content(settings) == before
     assert again["users_not_forgotten_before"] == 0
     assert {one["rows_removed"] for one in again["tables"].values()} == {0}
 
 
 @pytest.mark.slow
-def test_later_nights_and_backfills_leave_forgotten_people_out(first_night: Settings) -> None:
-    forget(first_night, [ANN, ZOE])
-    before = content(first_night)
-    summary = run_step("ingest", first_night, DAYS[0])
+def test_later_nights_and_backfills_leave_forgotten_people_out(settings: Settings) -> None:
+    run_nights(settings, DAYS[:1])
+    forget(settings, [ANN, ZOE])
+    before = content(settings)
+    summary = run_step("ingest", settings, DAYS[0])
     assert (
         summary["rows_forgotten"] == 11
     )  # 4 events and a rejected row each, and one that names her
-    after = content(first_night)
+    after = content(settings)
     assert after["events"] == before["events"]
     assert [row["raw"] for row in after["quarantine"]] == [
         row["raw"] for row in before["quarantine"]
     ]
-    run_night(first_night, DAYS[1])
-    assert files_naming(first_night.lake.root, [ANN, ZOE]) == []
-    assert set(table(first_night, tables.SEQUENCES, NIGHT)["user_id"]) == set(OTHERS)
+    run_nights(settings, DAYS[1:])
+    assert files_naming(settings.lake.root, [ANN, ZOE]) == []
+    assert set(table(settings, tables.SEQUENCES, NIGHT)["user_id"]) == set(OTHERS)
 
 
 def test_a_night_without_forgotten_people_tells_so(settings: Settings) -> None:
@@ -242,10 +208,11 @@ def test_a_night_without_forgotten_people_tells_so(settings: Settings) -> None:
 
 
 @pytest.mark.slow
-def test_the_list_of_forgotten_people_names_nobody(first_night: Settings) -> None:
-    forget(first_night, [ANN])
-    forget(first_night, [ZOE, ANN])
-    rows = table(first_night, tables.FORGOTTEN)
+def test_the_list_of_forgotten_people_names_nobody(settings: Settings) -> None:
+    run_nights(settings, DAYS[:1])
+    forget(settings, [ANN])
+    forget(settings, [ZOE, ANN])
+    rows = table(settings, tables.FORGOTTEN)
     assert rows.height == 2
     salt = rows["salt"].unique().item()
     assert set(rows["user_hash"]) == {
@@ -254,8 +221,9 @@ def test_the_list_of_forgotten_people_names_nobody(first_night: Settings) -> Non
 
 
 @pytest.mark.slow
-def test_what_a_check_told_of_a_person_is_made_unreadable(first_night: Settings) -> None:
-    lake = Lake(first_night.lake.root)
+def test_what_a_check_told_of_a_person_is_made_unreadable(settings: Settings) -> None:
+    run_nights(settings, DAYS[:1])
+    lake = Lake(settings.lake.root)
     told = {"warnings": [f"3 rows, such as {ANN}"], "rows": 12}
     rows = lake.scan(tables.STEPS).filter(pl.col("step") == "check-events").collect()
     rows = rows.with_columns(summary=pl.lit(json.dumps(told)))
@@ -263,7 +231,7 @@ def test_what_a_check_told_of_a_person_is_made_unreadable(first_night: Settings)
     found = lake.scan(tables.CHECK_RESULTS).filter(pl.col("step") == "check-events").collect()
     found = found.with_columns(value=12.0, observed=pl.lit(f"12 of 20 rows, such as {ANN}"))
     lake.replace(tables.CHECK_RESULTS, found, nights=DAYS[:1], within={"step": "check-events"})
-    report = forget(first_night, [ANN, "12"])
+    report = forget(settings, [ANN, "12"])
     summaries = lake.scan(tables.STEPS).filter(pl.col("step") == "check-events").collect()
     assert json.loads(summaries["summary"].item()) == {
         "warnings": ["3 rows, such as forgotten"],
@@ -319,35 +287,37 @@ def _hold(root: Path, held: Any, release: Any) -> None:
 
 
 @pytest.mark.slow
-def test_forgetting_waits_for_the_step_that_runs(first_night: Settings) -> None:
+def test_forgetting_waits_for_the_step_that_runs(settings: Settings) -> None:
+    run_nights(settings, DAYS[:1])
     spawn = multiprocessing.get_context("spawn")
     held, release = spawn.Event(), spawn.Event()
-    other = spawn.Process(target=_hold, args=(first_night.lake.root, held, release))
+    other = spawn.Process(target=_hold, args=(settings.lake.root, held, release))
     other.start()
     assert held.wait(60)
     command = [sys.executable, "-m", "tasks", "forget", "--user", ANN, "--lake"]
     process = subprocess.Popen(
-        [*command, str(first_night.lake.root)],
+        [*command, str(settings.lake.root)],
         cwd=REPO,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
     assert process.stderr is not None
     assert b"waiting until the steps that run on the lake have ended" in process.stderr.readline()
-    assert files_naming(first_night.lake.root, [ANN])
+    assert files_naming(settings.lake.root, [ANN])
     release.set()
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert json.loads(out)["tables"]["events"]["rows_removed"] == 4
     other.join()
-    assert files_naming(first_night.lake.root, [ANN]) == []
+    assert files_naming(settings.lake.root, [ANN]) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.2])
 def test_forgetting_that_was_killed_is_completed_by_doing_it_again(
-    both_nights: Settings, delay: float
+    settings: Settings, delay: float
 ) -> None:
+    run_nights(settings)
     code = (
         "import sys; from tasks.chores.forget import forget;"
         "from tasks.settings import load_settings;"
@@ -355,7 +325,7 @@ def test_forgetting_that_was_killed_is_completed_by_doing_it_again(
         "forget(settings, sys.argv[2:])"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(both_nights.lake.root), ANN, ZOE],
+        [sys.executable, "-c", code, str(settings.lake.root), ANN, ZOE],
         cwd=REPO,
         stdout=subprocess.PIPE,
     )
@@ -364,10 +334,10 @@ def test_forgetting_that_was_killed_is_completed_by_doing_it_again(
     time.sleep(delay)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    forget(both_nights, [ANN, ZOE])
-    assert files_naming(both_nights.lake.root, [ANN, ZOE]) == []
-    assert set(table(both_nights, tables.EVENTS)["user_id"]) == set(OTHERS)
-    assert table(both_nights, tables.EVENTS).height == 24
+    forget(settings, [ANN, ZOE])
+    assert files_naming(settings.lake.root, [ANN, ZOE]) == []
+    assert set(table(settings, tables.EVENTS)["user_id"]) == set(OTHERS)
+    assert table(settings, tables.EVENTS).height == 24
 
 
 def test_a_model_has_nothing_of_single_users(night_done: Settings) -> None:
