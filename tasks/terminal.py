@@ -17,11 +17,12 @@ OURS = ("tasks", "elcrec")
 PYTHON_TASKS = ".venv/bin/python -m tasks"
 
 
-def on_lake(lake: Path, *words: str) -> str:
+def on_lake(lake: Path | str, *words: str) -> str:
     """Return the command line of these words on a lake, as a person can copy it from here."""
     here = Path.cwd()
-    folder = lake.relative_to(here) if lake.is_relative_to(here) else lake
-    return f"{PYTHON_TASKS} {shlex.join([*words, '--lake', str(folder)])}"
+    if isinstance(lake, Path) and lake.is_relative_to(here):
+        lake = lake.relative_to(here)
+    return f"{PYTHON_TASKS} {shlex.join([*words, '--lake', str(lake)])}"
 
 
 def log_to_stderr(*, quiet: bool) -> None:
