@@ -19,7 +19,11 @@ STAMP := $(VENV)/.installed
 RUFF_ROOMS := dags plugins local tasks elcrec tests bench docker docs
 
 # Said by the person who calls make; exported so that a value with blanks or quotes reaches the program as it is.
-export EVENTS NIGHT LAKE PORT PYTHON
+export EVENTS ITEMS NIGHT LAKE PORT PYTHON
+
+# Some images forbid Python to keep byte code. Then every process compiles all that it imports: Great Expectations
+# alone takes 11 seconds instead of 4, in each worker of the tests, each task of Airflow and each command.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install same-python lock servers run up test test-fast lint format rooms bench clean
 
@@ -29,6 +33,7 @@ help: ## What there is
 	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	echo
 	echo "  EVENTS=path        event file, folder or s3:// URL for run, up (default: generated events with 8 known intents)"
+	echo "  ITEMS=path         catalogue with titles and categories of the items, for run, up (default: none, or that of generated events)"
 	echo "  NIGHT=YYYY-MM-DD   the UTC date to run (default: the last night in the events)"
 	echo "  LAKE=folder        where the tables go (default: lakes/<name of the events>)"
 	echo "  PORT=8080          the web page of make up"
@@ -97,20 +102,22 @@ servers: ## PostgreSQL and Redis for the tests: as root on Debian they are insta
 	  exit 2
 	fi
 
-run: $(STAMP) ## One night of the DAG through Airflow, then what came out   [EVENTS= NIGHT= LAKE=]
+run: $(STAMP) ## One night of the DAG through Airflow, then what came out   [EVENTS= ITEMS= NIGHT= LAKE=]
 	@$(RUN) local run
 
-up: $(STAMP) ## Airflow with its web page on 127.0.0.1, until Ctrl-C        [EVENTS= LAKE= PORT=]
+up: $(STAMP) ## Airflow with its web page on 127.0.0.1, until Ctrl-C        [EVENTS= ITEMS= LAKE= PORT=]
 	@$(RUN) local up
 
-# From Python 3.12 on, coverage can be told to use sys.monitoring, which costs next to nothing.
+# tests/conftest.py decides the order of the files. From Python 3.12 on, coverage can be told to use sys.monitoring,
+# which costs next to nothing.
 test: $(STAMP) servers ## All tests, and how much of the code they run
 	@export COVERAGE_CORE=$$($(VENV)/bin/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
-	$(RUN) pytest --numprocesses auto --dist loadfile --durations 15 --cov
+	$(RUN) pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 15 --cov
 
-# The folder tests/dags is not even read: its tests import Airflow.
+# Two folders are not even read: their tests import Airflow.
 test-fast: $(STAMP) ## The tests that need no Airflow and no server, and two seconds each at most
-	@$(RUN) pytest --numprocesses auto --dist loadfile --durations 15 --ignore tests/dags -m "not slow and not airflow and not servers"
+	@$(RUN) pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 15 \
+	  --ignore tests/dags --ignore tests/plugins -m "not slow and not airflow and not servers"
 
 lint: $(STAMP) ## ruff, mypy, directions of imports, dependencies, sqlfluff, hadolint, compose files
 	@$(RUN) ruff check $(RUFF_ROOMS)

@@ -28,6 +28,7 @@ import torch
 
 from bench.record import add_option, record
 from elcrec import Config, ELCRec, Histories
+from elcrec.calibration import Calibration
 from elcrec.matching import first_ids
 from elcrec.model import Network
 from elcrec.training import Trainer
@@ -85,9 +86,10 @@ def build_lake(root: Path, users: int) -> None:
         warm=False,
         first_free_id=0,
     )
+    model.calibration = Calibration(sharpness=1.0, inertia=0.0)  # whichever: it costs the same
     intents = named(first_ids(INTENTS), NIGHT, None)
     save(model, ids, intents, lake.model_dir(identity.version))
-    register(lake, NIGHT, identity)
+    register(lake, NIGHT, identity, intents.next_id)
     promoted = registered(lake, NIGHT).with_columns(promoted=True)
     lake.replace(tables.MODELS, promoted, nights=[NIGHT])
 

@@ -52,7 +52,7 @@ QUALITY = {"intent_lift@20": "lift@20", "utilisation": "utilisation", "largest_s
 
 def from_nothing(settings: Settings, night: dt.date) -> pl.DataFrame:
     """Label the night's users by a model that knows no night before, in its own numbering."""
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     item_ids = vocabulary(settings, night)
     numbers = model_numbers(lake, item_ids)
     histories = renumbered(trainable_histories(settings, night), numbers)
@@ -208,7 +208,7 @@ def main() -> None:
         )
         figures = replay(settings, given.nights, given.scratch_every)
         record(given.record, figures)
-        lake = Lake(settings.lake.root)
+        lake = Lake.of(settings)
         say_births(lake)
         if given.drift:
             say_what_changed(lake, truth, when)
@@ -216,7 +216,7 @@ def main() -> None:
 
 def replay(settings: Settings, count: int, scratch_every: int) -> dict[str, Any]:
     """Run the nights, print how their labels compare, and return what is printed."""
-    lake, last = Lake(settings.lake.root), latest_night(settings)
+    lake, last = Lake.of(settings), latest_night(settings)
     nights = [last - dt.timedelta(days=n) for n in reversed(range(count))]
     rows: list[dict[str, float]] = []
     scratch_rows: list[dict[str, float]] = []

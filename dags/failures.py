@@ -1,8 +1,8 @@
 """How a task fails: with a sentence at the end of its log, tried again only where that can help.
 
 Airflow logs the frames of every exception that a task raises, and a sentence is lost above them.
-It logs none of a task that exits: so a task whose sentence says all does that, and a callback says
-the sentence when Airflow has logged the rest.
+It logs none of a task that exits. So a task whose sentence says all exits with it: Airflow logs
+"Task exited" with the sentence. A callback says the sentence when Airflow has logged the rest.
 """
 
 import logging
@@ -15,13 +15,6 @@ log = logging.getLogger(__name__)
 
 class TaskFailure(SystemExit):
     """A task has failed, and its sentence says why; without frames, for these would say less."""
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__(2)
-        self.sentence = sentence
-
-    def __str__(self) -> str:
-        return self.sentence
 
 
 class MendFirstError(TaskFailure):

@@ -39,6 +39,7 @@ GROUPS = {
 FIELDS = {  # a name with a dot is a setting, changed for this run only when the field is not empty
     "night": field("Night", "string", "UTC date. Empty: newest in the source.", format="date"),
     "source.path": field("Source", "string", "Event file, folder, glob or s3:// URL."),
+    "catalogue.path": field("Items", "string", "Catalogue: file, folder, glob or s3:// URL."),
     **LAKE,
     "model.n_intents": field("Intents", "integer", "Number of intents. 0: from users.", minimum=0),
     "model.max_epochs": field("Epochs", "integer", "Largest number of epochs.", minimum=1),

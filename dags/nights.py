@@ -1,12 +1,13 @@
 """Which night a run works on."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from dags.form import settings_of
+from tasks.steps import check_night
 
 ON_SCHEDULE = ("scheduled", "backfill")
 SETTLED = "night"  # the key under which it is kept, with the run
@@ -20,7 +21,8 @@ def settle_night(context: Mapping[str, Any]) -> str:
     that is empty the newest night that is over and that the source has, which later events change:
     it is kept in the task's state store, which clearing the task leaves as it is.
 
-    Raises PipelineError when the source has no night that is over, or cannot be read.
+    Raises PipelineError when the night of the form is not over, when the source has none that is
+    over, and when the source cannot be read.
     """
     from tasks.night.ingest import latest_night
 
@@ -29,6 +31,7 @@ def settle_night(context: Mapping[str, Any]) -> str:
         return start.date().isoformat()
     params, kept = context["params"], context["task_state_store"]
     if params["night"]:
+        check_night(date.fromisoformat(params["night"]))
         return str(params["night"])
     night = kept.get(SETTLED)
     if night is None:

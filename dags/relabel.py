@@ -1,7 +1,8 @@
 """# Relabel
 
 Labels a range of **past nights with one model** that is named, side by side and without training:
-`intent_labels` and `intent_profiles` of these nights are replaced, checked and handed on.
+`intent_labels`, `label_evidence` and `intent_profiles` of these nights are replaced, checked and
+handed on.
 
 * **Run it** with *Trigger*. What cannot be fails the first task, and nothing has changed.
 * **The labels are the model's own,** not held against those of the night before.

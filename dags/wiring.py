@@ -65,5 +65,5 @@ DEFAULT_ARGS: dict[str, Any] = {
     **CALLBACKS,
     # Last of all, so that the log ends with it.
     "on_failure_callback": [*filter(None, [CALLBACKS.get("on_failure_callback")]), say_why],
-    "on_retry_callback": say_why,
+    "on_retry_callback": [say_why],
 }

@@ -16,15 +16,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elcrec import checkpoint
+from elcrec.calibration import Calibration, Foreseen
 from elcrec.config import Config
 from elcrec.errors import ELCRecError
 from elcrec.evaluation import (
     BLOCK_USERS,
     behaviours,
+    events_to_label,
     hit_rate_and_ndcg,
+    in_callers_order,
     newest_outputs,
     target_ranks,
 )
+from elcrec.evidence import MOST, strongest_items
 from elcrec.histories import Histories, Split, leave_one_out
 from elcrec.intents import Labels, group_centers, spherical_kmeans, unfitted_groups
 from elcrec.model import Network
@@ -37,6 +41,7 @@ RESUMABLE = "training"
 # k-means on more users than this many an intent moves the starting centres no further.
 KMEANS_USERS_PER_INTENT = 256
 KMEANS_STARTS = 5
+CALIBRATION_USERS = 10_000  # a share of so many is known to within half a percent
 # Fields of the config that may change between a kill and the fit that goes on from there.
 WHERE_IT_RUNS = ("device", "threads")
 
@@ -51,6 +56,7 @@ class ELCRec:
         self.config = config or Config()
         self.network: Network | None = None
         self.n_items = 0
+        self.calibration: Calibration | None = None
         self.history: list[EpochReport] = []
 
     def fit(
@@ -236,6 +242,52 @@ class ELCRec:
             self.network = wider.eval()
         return len(added)
 
+    def calibrate(self, histories: Histories) -> Calibration:
+        """Fit the confidence of labels to how often they outlive a user's newest event.
+
+        It is fitted to every second user, at most CALIBRATION_USERS, so that the others can measure
+        it (`foreseen`). No event that `fit` learned from is asked for: the newest is held out. Fit,
+        `open_intents` and whatever else changes the network come first.
+        """
+        self.calibration = Calibration.fit(*self._next_labels(histories, first=0))
+        return self.calibration
+
+    def foreseen(self, histories: Histories) -> Foreseen:
+        """What was foreseen of labels, and whether it came true, for users not calibrated on.
+
+        Raises ELCRecError for a model that is not calibrated.
+        """
+        if self.calibration is None:
+            raise ELCRecError("the model is not calibrated yet: call calibrate")
+        probabilities, after = self._next_labels(histories, first=1)
+        chances = self.calibration(torch.from_numpy(probabilities)).numpy()
+        users, now = np.arange(after.size), probabilities.argmax(1)
+        return Foreseen(probabilities[users, now], chances[users, now], after == now)
+
+    @torch.no_grad()
+    def _next_labels(
+        self, histories: Histories, first: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The softmax `[n, k]` before the newest event and the label `[n]` after it.
+
+        Of every second user from the place `first` on whose histories have two known items or more.
+        """
+        network = self._fitted()
+        known = _without_items_beyond(histories, self.n_items)
+        users = np.flatnonzero(known.lengths >= 2)[first::2]
+        if users.size > CALIBRATION_USERS:
+            users = users[np.linspace(0, users.size - 1, CALIBRATION_USERS).astype(np.int64)]
+        now = np.empty((users.size, network.config.n_intents), np.float32)
+        after = np.empty(users.size, np.int64)
+        for begin in range(0, users.size, BLOCK_USERS):
+            block = known.take(users[begin : begin + BLOCK_USERS])
+            end = begin + len(block)
+            sides = (behaviours(network, side) for side in (block.drop_last(1), block))
+            before, with_newest = map(network.intent_probabilities, sides)
+            now[begin:end] = before.cpu().numpy()
+            after[begin:end] = with_newest.argmax(1).cpu().numpy()
+        return now, after
+
     @torch.no_grad()
     def transform(
         self,
@@ -243,6 +295,8 @@ class ELCRec:
         previous: NDArray[np.integer] | None = None,
         ratio: float | NDArray[np.floating] = 1.0,
         ratio_cap: NDArray[np.floating] | None = None,
+        *,
+        evidence: bool = False,
     ) -> Labels:
         """The intent of every user, how sure it is, and the runner-up.
 
@@ -255,6 +309,7 @@ class ELCRec:
         ratio: one number for all users or `[n]`, at least 1. With infinity the intent never
             changes.
         ratio_cap: `[k]`, at least 1: to change to intent j never takes more than `ratio_cap[j]`.
+        evidence: whether to say why, too, which takes a little longer (`elcrec.evidence`).
         Raises ELCRecError for a ratio below 1.
         """
         ratio = np.broadcast_to(np.asarray(ratio, np.float32), len(histories))
@@ -265,24 +320,15 @@ class ELCRec:
                 )
         network = self._fitted()
         parts = []
-        for first in range(0, len(histories), BLOCK_USERS):
+        for first in range(0, max(len(histories), 1), BLOCK_USERS):
             block = histories.slice(first, min(first + BLOCK_USERS, len(histories)))
             block = _without_items_beyond(block, self.n_items)
             held = None if previous is None else previous[first : first + len(block)]
+            enough = ratio[first : first + len(block)]
             parts.append(
-                _labels(network, block, held, ratio[first : first + len(block)], ratio_cap)
+                _labels(network, self.calibration, block, held, enough, ratio_cap, evidence)
             )
-        joined = (
-            [np.concatenate(columns) for columns in zip(*parts, strict=True)]
-            if parts
-            else [np.empty(0)] * 4
-        )
-        return Labels(
-            joined[0].astype(np.int32),
-            joined[1].astype(np.float32),
-            joined[2].astype(np.int32),
-            joined[3].astype(np.float32),
-        )
+        return Labels.joined(parts)
 
     @torch.no_grad()
     def recommend(
@@ -318,6 +364,25 @@ class ELCRec:
             items[first + users] = np.where(there, (best.indices + 1).cpu().numpy(), 0)
             scores[first + users] = np.where(there, best.values.cpu().numpy(), np.nan)
         return items, scores
+
+    @torch.no_grad()
+    def center_items(self, k: int = 20) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The k items that fit each intent best and their scores, `[n_intents, k]`, best first.
+
+        The score of item v for intent j is `c_j · e_v`: what the centre adds to the score of v as
+        the next item of its users. Raises ELCRecError for k beyond the number of items.
+        """
+        network = self._fitted()
+        if not 1 <= k <= self.n_items:
+            raise ELCRecError(f"k must be from 1 to the number of items ({self.n_items}), not {k}")
+        block = max(1, 16_000_000 // self.n_items)
+        parts = [
+            (centers @ network.items.weight[1:].T).topk(k, dim=1)
+            for centers in torch.split(network.centers, block)
+        ]
+        items = torch.cat([part.indices for part in parts]) + 1
+        scores = torch.cat([part.values for part in parts])
+        return items.cpu().numpy().astype(np.int32), scores.cpu().numpy()
 
     def evaluate(
         self, histories: Histories, split: str = "test", cutoffs: Iterable[int] = (5, 10, 20)
@@ -355,6 +420,7 @@ class ELCRec:
             "config": self.config.to_dict(),
             "n_items": self.n_items,
             "epoch": len(self.history),
+            "calibration": self.calibration and self.calibration.to_dict(),
         }
         checkpoint.write(Path(folder), SAVED, self._fitted().state_dict(), facts)
 
@@ -376,6 +442,8 @@ class ELCRec:
             )
         network.load_state_dict(tensors)
         model.network = network.to(model._device()).eval()
+        if facts.get("calibration"):  # a model of before has none
+            model.calibration = Calibration.from_dict(facts["calibration"])
         return model
 
     def _fitted(self) -> Network:
@@ -505,37 +573,50 @@ def _without_items_beyond(histories: Histories, n_items: int) -> Histories:
 
 def _labels(
     network: Network,
+    calibration: Calibration | None,
     histories: Histories,
     previous: NDArray[np.integer] | None,
     ratio: NDArray[np.float32],
     ratio_cap: NDArray[np.floating] | None,
-) -> tuple[NDArray[np.number], ...]:
-    """(intent, confidence, runner-up, its confidence) of every user of one block."""
-    n = len(histories)
-    intent, runner_up = np.full(n, -1, np.int32), np.full(n, -1, np.int32)
-    confidence, runner_up_confidence = (
-        np.full(n, np.nan, np.float32),
-        np.full(n, np.nan, np.float32),
-    )
+    evidence: bool,
+) -> Labels:
+    """The labels of one block of users."""
+    labels = Labels.none(len(histories), evidence=evidence)
+    intent, confidence = labels.intent, labels.confidence
+    runner_up, runner_up_confidence = labels.runner_up, labels.runner_up_confidence
     users = np.flatnonzero(histories.lengths)
-    if users.size:
-        h = behaviours(network, histories.take(users))
-        probabilities = network.intent_probabilities(h)  # [b, k]
-        top = probabilities.topk(min(2, probabilities.shape[1]), dim=1)
-        values, indices = top.values.cpu().numpy(), top.indices.cpu().numpy()
-        intent[users], confidence[users] = indices[:, 0], values[:, 0]
-        if indices.shape[1] > 1:
-            runner_up[users], runner_up_confidence[users] = indices[:, 1], values[:, 1]
-        if previous is not None:
-            before = torch.from_numpy(previous[users].astype(np.int64)).to(probabilities.device)
-            sure = probabilities.gather(1, before.clamp(min=0)[:, None]).squeeze(1).cpu().numpy()
-            other = (previous[users] >= 0) & (previous[users] != intent[users])
-            enough = ratio[users]
-            if ratio_cap is not None:
-                enough = np.minimum(enough, ratio_cap[intent[users]])
-            # Division, not multiplication: infinity times a probability of 0 is no number.
-            held = users[other & (confidence[users] / enough <= sure)]
-            runner_up[held], runner_up_confidence[held] = intent[held], confidence[held]
-            intent[held] = previous[held]
-            confidence[held] = sure[np.searchsorted(users, held)]
-    return intent, confidence, runner_up, runner_up_confidence
+    if not users.size:
+        return labels
+    batch = events_to_label(network, histories.take(users))
+    h, rows = network.label_behaviours(batch)
+    probabilities = network.intent_probabilities(in_callers_order(batch, h))  # [b, k]
+    top = probabilities.topk(min(MOST, probabilities.shape[1]), dim=1)
+    values, indices = top.values.cpu().numpy(), top.indices.cpu().numpy()
+    intent[users], confidence[users] = indices[:, 0], values[:, 0]
+    if indices.shape[1] > 1:
+        runner_up[users], runner_up_confidence[users] = indices[:, 1], values[:, 1]
+    if previous is not None:
+        before = torch.from_numpy(previous[users].astype(np.int64)).to(probabilities.device)
+        sure = probabilities.gather(1, before.clamp(min=0)[:, None]).squeeze(1).cpu().numpy()
+        other = (previous[users] >= 0) & (previous[users] != intent[users])
+        enough = ratio[users]
+        if ratio_cap is not None:
+            enough = np.minimum(enough, ratio_cap[intent[users]])
+        # Division, not multiplication: infinity times a probability of 0 is no number.
+        held = users[other & (confidence[users] / enough <= sure)]
+        runner_up[held], runner_up_confidence[held] = intent[held], confidence[held]
+        intent[held] = previous[held]
+        confidence[held] = sure[np.searchsorted(users, held)]
+    if labels.evidence is not None:
+        why = labels.evidence
+        why.intents[users, : indices.shape[1]] = indices
+        if calibration is not None:
+            chances = calibration(probabilities)
+            of_labels = torch.from_numpy(intent[users].astype(np.int64)).to(chances.device)
+            why.confidence[users] = chances.gather(1, of_labels[:, None]).squeeze(1).cpu().numpy()
+            why.probabilities[users, : indices.shape[1]] = chances.gather(1, top.indices).cpu()
+        of_sequences = torch.from_numpy(intent[users][batch.order].astype(np.int64))
+        added = network.added_to_score(batch, rows, of_sequences.to(rows.device)).cpu().numpy()
+        owners, items = batch.order[batch.owners.cpu().numpy()], batch.items.cpu().numpy()
+        why.items[users], why.shares[users] = strongest_items(owners, items, added, users.size)
+    return labels

@@ -124,14 +124,19 @@ def target_ranks(
 def newest_outputs(network: Network, histories: Histories) -> Tensor:
     """The encoder's output at every history's newest event, `[n, d]`; no history may be empty."""
     batch = _newest_events(network, histories, padding=False)
-    return _in_callers_order(batch, network.newest(batch))
+    return in_callers_order(batch, network.newest(batch))
 
 
 def behaviours(network: Network, histories: Histories) -> Tensor:
     """The behaviour embedding `h` of every history, `[n, d]`; no history may be empty."""
-    padding = network.config.pooling == "padded_outputs"
-    batch = _newest_events(network, histories, padding)
-    return _in_callers_order(batch, network.label_behaviours(batch))
+    batch = events_to_label(network, histories)
+    h, _ = network.label_behaviours(batch)
+    return in_callers_order(batch, h)
+
+
+def events_to_label(network: Network, histories: Histories) -> Packed:
+    """The events that a label is made from, as the network reads them; no history may be empty."""
+    return _newest_events(network, histories, network.config.pooling == "padded_outputs")
 
 
 def _newest_events(network: Network, histories: Histories, padding: bool) -> Packed:
@@ -144,7 +149,8 @@ def _newest_events(network: Network, histories: Histories, padding: bool) -> Pac
     return pack(items, lengths, L, network.centers.device)
 
 
-def _in_callers_order(batch: Packed, rows: Tensor) -> Tensor:
+def in_callers_order(batch: Packed, rows: Tensor) -> Tensor:
+    """What was made of a batch's sequences, in the order in which they were given: `[B, …]`."""
     ordered = torch.empty_like(rows)
     ordered[torch.from_numpy(batch.order).to(rows.device)] = rows
     return ordered

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from elcrec.errors import ELCRecError
 from elcrec.evaluation import distinct_seen, popularity_ranks
+from elcrec.evidence import Evidence
 from elcrec.histories import Histories, Split, leave_one_out
 
 
@@ -21,16 +22,35 @@ from elcrec.histories import Histories, Split, leave_one_out
 class Labels:
     """One intent a user and the runner-up: ids int32 `[n]`, confidences float32 `[n]`.
 
-    A user without a known item has −1 and NaN.
+    A user without a known item has −1 and NaN. evidence: why, where it was asked for.
     """
 
     intent: NDArray[np.int32]
     confidence: NDArray[np.float32]
     runner_up: NDArray[np.int32]
     runner_up_confidence: NDArray[np.float32]
+    evidence: Evidence | None = None
 
     def __len__(self) -> int:
         return self.intent.size
+
+    @classmethod
+    def none(cls, n: int, *, evidence: bool = False) -> Labels:
+        """No labels, of `n` users."""
+        ids, sure = np.full((2, n), -1, np.int32), np.full((2, n), np.nan, np.float32)
+        return cls(ids[0], sure[0], ids[1], sure[1], Evidence.none(n) if evidence else None)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Labels]) -> Labels:
+        """Labels of some users after those of others; evidence of all of them, or of none."""
+        evidence = [part.evidence for part in parts if part.evidence is not None]
+        return cls(
+            np.concatenate([part.intent for part in parts]),
+            np.concatenate([part.confidence for part in parts]),
+            np.concatenate([part.runner_up for part in parts]),
+            np.concatenate([part.runner_up_confidence for part in parts]),
+            Evidence.joined(evidence) if evidence else None,
+        )
 
 
 def spherical_kmeans(

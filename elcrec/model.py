@@ -286,21 +286,39 @@ class Network(nn.Module):
         """
         if self.config.pooling != "blend":
             return batch.mean(outputs)
-        return self._blend(batch, outputs[batch.last_rows], rows)
+        return _blend(batch.mean(self._had(batch, rows)), outputs[batch.last_rows])
 
-    def label_behaviours(self, batch: Packed) -> Tensor:
-        """`behaviours` of a batch of which nothing else is asked, not in training: `[B, d]`."""
+    def label_behaviours(self, batch: Packed) -> tuple[Tensor, Tensor]:
+        """`behaviours` of a batch of which nothing else is asked, not in training: `[B, d]`.
+
+        And what of each event goes into them, `[N, d]`: the mean of these rows is the half of `h`
+        that is linear in the events, up to its length; without `blend` it is all of `h`.
+        """
         if self.config.pooling != "blend":
-            return batch.mean(self(batch))
-        return self._blend(batch, self.newest(batch), None)
+            outputs = self(batch)
+            return batch.mean(outputs), outputs
+        newest = self.newest(batch)
+        had = self._had(batch, None)
+        return _blend(batch.mean(had), newest), had
 
-    def _blend(self, batch: Packed, newest: Tensor, rows: Tensor | None) -> Tensor:
+    def added_to_score(self, batch: Packed, rows: Tensor, intents: Tensor) -> Tensor:
+        """What each event adds to the score of its user's intent beyond the mean intent's: `[N]`.
+
+        rows: `[N, d]`, of `label_behaviours`; intents: int64 `[B]`, of the batch's sequences. One
+        positive factor a user is left out.
+        """
+        directions = F.normalize(self.centers, dim=-1)
+        apart = directions - directions.mean(0)  # [k, d]
+        of_events = intents.index_select(0, batch.owners)  # [N]
+        return apart.index_select(0, of_events).mul_(rows).sum(1)
+
+    def _had(self, batch: Packed, rows: Tensor | None) -> Tensor:
+        """The item of each event, newer ones weighing more: `[N, d]`."""
         age = batch.last_rows[batch.owners] - torch.arange(
             batch.owners.numel(), device=self.centers.device
         )
         weights = (1.0 + age).pow(-self.config.recency).unsqueeze(1)
-        had = batch.mean(weights * (self.items(batch.items) if rows is None else rows))
-        return F.normalize(had, dim=-1) + F.normalize(newest, dim=-1)
+        return weights * (self.items(batch.items) if rows is None else rows)
 
     def intent_probabilities(self, behaviours: Tensor) -> Tensor:
         """The soft assignment of each behaviour: `[B, d]` to `[B, k]`, rows summing to 1."""
@@ -329,3 +347,7 @@ class Network(nn.Module):
             if self.config.fusion == "shift"
             else torch.cat([outputs, nearest], dim=1)
         )
+
+
+def _blend(had: Tensor, newest: Tensor) -> Tensor:
+    return F.normalize(had, dim=-1) + F.normalize(newest, dim=-1)

@@ -34,6 +34,7 @@ from tasks.chores import report
 from tasks.errors import NightError, NotReadyError, PipelineError
 from tasks.settings import REPO
 from tasks.sources import source_of
+from tasks.sources.catalogue import Catalogue
 
 
 def _as_night(text: str | None) -> date | None:
@@ -47,10 +48,12 @@ def _as_night(text: str | None) -> date | None:
         ) from None
 
 
-def run(events: str | None, night: str | None, lake: str | None, home: Path) -> None:
+def run(
+    events: str | None, night: str | None, lake: str | None, home: Path, items: str | None = None
+) -> None:
     """`make run`: one night through Airflow, then what came out of it."""
     asked = _as_night(night)
-    source = choose_source(events, lake, asked or yesterday())
+    source = choose_source(events, lake, asked or yesterday(), items)
     chosen = choose_night(asked, source)
     run_night(chosen, source, home)
     report.show(source.settings, chosen, truth=source.truth, console=out)
@@ -67,9 +70,11 @@ def report_command(source: Source, night: date) -> str:
     return shlex.join([*python, *where, *truth])
 
 
-def _shown(path: Path) -> str:
+def _shown(place: Path | str) -> str:
     here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    if isinstance(place, Path) and place.is_relative_to(here):
+        place = place.relative_to(here)
+    return str(place)
 
 
 def settings_of_up(source: Source) -> dict[str, Any]:
@@ -87,16 +92,22 @@ def form_of_up(source: Source, night: date) -> dict[str, str]:
     newest today is an old one tomorrow, and an empty field is always the newest.
     """
     form = {}
-    if source.settings.source.path:
-        form["source.path"] = source.settings.source.path
+    for section, chosen in (
+        ("source", source.settings.source),
+        ("catalogue", source.settings.catalogue),
+    ):
+        if chosen.path:
+            form[f"{section}.path"] = chosen.path
     if "airflow.schedule" in settings_of_up(source):
         form["night"] = night.isoformat()
     return form
 
 
-def up(events: str | None, lake: str | None, port: int, home: Path) -> None:
+def up(
+    events: str | None, lake: str | None, port: int, home: Path, items: str | None = None
+) -> None:
     """`make up`: Airflow with its web page until Ctrl-C."""
-    source = choose_source(events, lake, yesterday())
+    source = choose_source(events, lake, yesterday(), items)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -119,6 +130,8 @@ def up(events: str | None, lake: str | None, port: int, home: Path) -> None:
         out.print(f"\n  Web page   {running.url}/dags/{DAG_ID}")
         out.print(f"  Log in     user [bold]{USER}[/bold], password [bold]{password(home)}[/bold]")
         out.print(f"  Source     {escape(str(source_of(source.settings)))}")
+        if source.settings.catalogue.is_set:
+            out.print(f"  Items      {escape(str(Catalogue(source.settings)))}")
         out.print(f"  Tables     {escape(str(source.settings.lake.root))}")
         out.print(f"  Logs       {escape(str(home / 'logs'))}")
         known = "Night and source are filled in" if "night" in form else "The source is filled in"
@@ -140,8 +153,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--events", default=os.environ.get("EVENTS"), help="event file, folder or s3:// URL"
     )
+    parser.add_argument(
+        "--items", default=os.environ.get("ITEMS"), help="catalogue of items, read like events"
+    )
     parser.add_argument("--night", default=os.environ.get("NIGHT"), help="YYYY-MM-DD, a UTC date")
-    parser.add_argument("--lake", default=os.environ.get("LAKE"), help="folder of the tables")
+    parser.add_argument("--lake", default=os.environ.get("LAKE"), help="folder or URL")
     parser.add_argument(
         "--port", default=os.environ.get("PORT") or "8080", help="of the web page of up"
     )
@@ -153,9 +169,9 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(ending, _interrupt)
     try:
         if given.command == "run":
-            run(given.events, given.night, given.lake, given.home.absolute())
+            run(given.events, given.night, given.lake, given.home.absolute(), given.items)
         else:
-            up(given.events, given.lake, _port(given.port), given.home.absolute())
+            up(given.events, given.lake, _port(given.port), given.home.absolute(), given.items)
     except (PipelineError, NotReadyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

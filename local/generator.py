@@ -5,7 +5,7 @@ Markov chain over them: within a session the next item is usually one of the few
 last one. The rest is what real logs have: heavy-tailed activity, users seen once, items shared by
 neighbouring intents, staples that everybody touches, visits to another intent, plain noise, items
 and users that appear over time, carts and purchases after views, busier evenings and weekends,
-rows written twice and rows with a missing field.
+rows written twice and rows with a missing field. A catalogue names the items (`local.themes`).
 
 The world (items, intents, users) is drawn once from the seed, each night then from the world,
 the seed and its date alone, so the same arguments write the same rows.
@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from local.themes import draw_catalogue, themes_of
 from tasks.errors import PipelineError
 
 Ints = npt.NDArray[np.int64]
@@ -45,15 +46,20 @@ CARTED, PURCHASED = 0.12, 0.4  # share of views put into the cart, and of those 
 DUPLICATED, BROKEN = 0.002, 0.001  # share of rows written twice, and written with a field missing
 SECONDS_A_DAY = 86_400
 
-_NIGHT_STREAM, _WORLD_STREAM = 1, 0
+_WORLD_STREAM, _NIGHT_STREAM, _CATALOGUE_STREAM = 0, 1, 2
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What `generate` wrote: a folder of event files, a file of true intents, and row counts."""
+    """What `generate` wrote: a folder of event files and three files, and counts of rows.
+
+    truth: the true intent of each user. themes: the word that each intent is about.
+    """
 
     events: Path
     truth: Path
+    catalogue: Path
+    themes: Path
     rows: int
     duplicates: int
     broken: int
@@ -65,6 +71,7 @@ class _World:
 
     released: Ints  # [items] offset of the night an item first exists
     staples: Ints  # [s] items of no intent
+    owner: Ints  # [items] the intent that has the item in its own catalogue; -1: none
     catalogue: Ints  # [intents, m] items of each intent, the most popular first
     weights: Floats  # [intents, m] their unnormalised popularity
     successors: Ints  # [intents, m, 3] places in the catalogue that follow a place
@@ -80,24 +87,34 @@ class _World:
 def generate(
     out_dir: Path, *, users: int, items: int, intents: int, nights: int, last_night: date, seed: int
 ) -> Generated:
-    """Write `events/dt=YYYY-MM-DD/events.parquet` a night and `truth.parquet` into `out_dir`.
+    """Write `events/dt=YYYY-MM-DD/events.parquet` a night and what is known into `out_dir`.
 
     Event files hold user_id, item_id, event_type (view, cart, purchase) and timestamp
-    (microseconds, UTC); the truth holds user_id and intent (0…intents-1). An earlier result in
-    the same folder is replaced. `events` appears last, whole: where it is, its truth is, too.
+    (microseconds, UTC); `truth.parquet` holds user_id and intent (0…intents-1),
+    `catalogue.parquet` item_id, title, categories and price, and `themes.parquet` intent and
+    theme. An earlier result in the same folder is replaced. `events` appears last, whole: where it
+    is, the others are, too.
 
-    Raises PipelineError for sizes no world has, and for a folder that holds other events.
+    Raises PipelineError for sizes no world has, and for a folder that holds other events or cannot
+    be written to.
     """
     _check_sizes(users=users, items=items, intents=intents, nights=nights)
     out_dir = Path(out_dir)
     events, truth = out_dir / "events", out_dir / "truth.parquet"
+    catalogue, themes = out_dir / "catalogue.parquet", out_dir / "themes.parquet"
     if events.exists() and not truth.exists():
         raise PipelineError(
             f"{events} exists but was not generated: choose another folder to generate in"
         )
     unfinished = out_dir / ".unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    (unfinished / "events").mkdir(parents=True)
+    try:
+        (unfinished / "events").mkdir(parents=True)
+    except OSError as error:
+        raise PipelineError(
+            f"events cannot be generated in {out_dir} ({error.strerror}: {error.filename}): choose "
+            "another folder to generate in, or let this account write there"
+        ) from error
 
     world = _draw_world(users, items, intents, nights, np.random.default_rng([seed, _WORLD_STREAM]))
     user_ids = _ids("u", users)
@@ -105,6 +122,14 @@ def generate(
     pl.DataFrame(
         {"user_id": user_ids, "intent": world.intent}, schema_overrides={"intent": pl.Int32}
     ).write_parquet(unfinished / truth.name)
+    of_catalogue = np.random.default_rng([seed, _CATALOGUE_STREAM])
+    draw_catalogue(item_ids, world.owner, intents, of_catalogue).write_parquet(
+        unfinished / catalogue.name
+    )
+    pl.DataFrame(
+        {"intent": range(intents), "theme": [theme.word for theme in themes_of(intents)]},
+        schema_overrides={"intent": pl.Int32},
+    ).write_parquet(unfinished / themes.name)
 
     rows = duplicates = broken = 0
     for offset in range(nights):
@@ -123,10 +148,19 @@ def generate(
         broken += faulty.height
     if events.exists():
         events.rename(unfinished / "replaced")
-    (unfinished / truth.name).replace(truth)
+    for file in (truth, catalogue, themes):
+        (unfinished / file.name).replace(file)
     (unfinished / "events").rename(events)
     shutil.rmtree(unfinished)
-    return Generated(events=events, truth=truth, rows=rows, duplicates=duplicates, broken=broken)
+    return Generated(
+        events=events,
+        truth=truth,
+        catalogue=catalogue,
+        themes=themes,
+        rows=rows,
+        duplicates=duplicates,
+        broken=broken,
+    )
 
 
 def _check_sizes(**sizes: int) -> None:
@@ -155,6 +189,8 @@ def _draw_world(
     staples, owned = np.split(shuffled, [max(1, round(STAPLES * items))])
     own_size = len(owned) // intents
     own = owned[: own_size * intents].reshape(intents, own_size)
+    owner = np.full(items, -1)
+    owner[own] = np.arange(intents)[:, None]
     borrowed = np.roll(own, -1, axis=0)[:, : max(1, round(SHARED_WITH_NEXT * own_size))]
     # Interleaved at random, so that a borrowed item may be popular here and rare at home.
     catalogue = rng.permuted(np.concatenate([own, borrowed], axis=1), axis=1)  # [intents, m]
@@ -168,6 +204,7 @@ def _draw_world(
     return _World(
         released=released,
         staples=staples,
+        owner=owner,
         catalogue=catalogue,
         weights=weights,
         successors=successors.reshape(intents, size, len(SUCCESSORS)),

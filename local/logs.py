@@ -9,15 +9,17 @@ from typing import Any
 from rich.markup import escape
 
 SAYS_WHY = "dags.failures"  # the logger of the last line of a task that failed
+UNDERSTOOD = "tasks.night.ingest.understood"  # of the line that says how the source was read
 
 
 def _worth_printing(task: str, record: Mapping[str, Any]) -> str:
-    """Return a log line of the pipeline: all of the training, of other tasks what is amiss."""
+    """Return a log line of the pipeline: how the source is read, the training, what is amiss."""
     logger, level = str(record.get("logger", "")), record.get("level", "info")
     if not logger.startswith(("tasks.", "elcrec")) or logger == "tasks.steps":
         return ""
     if level in ("info", "debug"):
-        return str(record["event"]) if task == "train" and level == "info" else ""
+        told = logger == UNDERSTOOD or task == "train"
+        return str(record["event"]) if told and level == "info" else ""
     return f"{level}: {record['event']}"
 
 

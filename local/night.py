@@ -45,6 +45,8 @@ def run_night(night: date, source: Source, home: Path) -> None:
         finally:
             with contextlib.suppress(PipelineError):
                 running.call("PATCH", "", {"is_paused": True})
+                # After Ctrl-C the run would go on at the next `make up`, before any other.
+                _end_leftover_runs(running)
 
 
 def _end_leftover_runs(running: Airflow) -> None:

@@ -25,7 +25,7 @@ from local.keys import USER, password, password_file, token_key
 from tasks.errors import PipelineError
 from tasks.settings import REPO
 
-READY_WITHIN = 120  # seconds an API server may take to answer on a busy machine
+READY_WITHIN = 600  # seconds an API server may take to answer on a very busy machine
 
 
 def environment(home: Path, port: int, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -46,6 +46,9 @@ def environment(home: Path, port: int, settings: Mapping[str, Any]) -> dict[str,
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPO / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPO / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        # On a very busy machine the imports of a DAG file take longer than Airflow's 30 and 50 s.
+        "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": str(READY_WITHIN),
+        "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": str(READY_WITHIN),
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "2",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
@@ -182,8 +185,8 @@ def _wait_until_ready(running: Airflow) -> None:
                     return
             time.sleep(0.2)
     raise PipelineError(
-        f"Airflow's web server did not answer within {READY_WITHIN} s: "
-        f"see {running.home / 'logs' / 'api-server.log'}"
+        f"Airflow's web server did not answer within {READY_WITHIN} s: run it again when the "
+        f"machine is less busy, or see {running.home / 'logs' / 'api-server.log'}"
     )
 
 

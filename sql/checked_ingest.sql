@@ -1,7 +1,7 @@
--- Makes: the view checked_ingest, what the suite of that name looks at.
+-- Makes: the table checked_ingest, what the suite of that name looks at.
 -- From:  ingests of the night.
 -- Grain: one row. Shares are of the rows that belong to the night.
-CREATE OR REPLACE VIEW checked_ingest AS
+CREATE OR REPLACE TABLE checked_ingest AS
 SELECT
     sum(rows_quarantined) / sum(rows_read - rows_other_nights - rows_filtered) AS quarantined_share,
     sum(rows_duplicate) / sum(rows_read - rows_other_nights - rows_filtered) AS duplicate_share

@@ -1,7 +1,8 @@
--- Makes: the view checked_label_totals, what the suite of that name looks at.
+-- Makes: the table checked_label_totals, what the suite of that name looks at.
 -- From:  intent_labels, sequences and intent_profiles of the night.
 -- Grain: one row. utilisation: exp(-sum p ln p) over the intents' shares p, by their number.
-CREATE OR REPLACE VIEW checked_label_totals AS
+--        kept_meaning: the least of the intents in use that a person has named.
+CREATE OR REPLACE TABLE checked_label_totals AS
 WITH shares AS (
     SELECT count(*) / sum(count(*)) OVER () AS share
     FROM intent_labels
@@ -20,5 +21,10 @@ SELECT
         FROM intent_labels
     ) AS unlabelled_share,
     max(share) AS largest_share,
-    exp(-sum(share * ln(share))) / (SELECT count(*) FROM intent_profiles) AS utilisation
+    exp(-sum(share * ln(share))) / (SELECT count(*) FROM intent_profiles) AS utilisation,
+    (
+        SELECT min(intent_profiles.kept_meaning)
+        FROM intent_profiles
+        WHERE intent_profiles.status = 'active'
+    ) AS kept_meaning
 FROM shares

@@ -1,7 +1,7 @@
--- Makes: the view checked_labels, what the suite of that name looks at.
+-- Makes: the table checked_labels, what the suite of that name looks at.
 -- From:  intent_labels, sequences and intent_profiles of the night.
 -- Grain: one label.
-CREATE OR REPLACE VIEW checked_labels AS
+CREATE OR REPLACE TABLE checked_labels AS
 SELECT
     user_id,
     intent_id,

@@ -7,6 +7,6 @@ SELECT
     ) AS other_nights,
     count(*) FILTER (WHERE unusable_time) AS unusable_times,
     min(row_number) FILTER (WHERE unusable_time) AS first_unusable_time,
-    min(ts)::DATE AS first_day,
-    max(ts)::DATE AS last_day
+    min(ts) AS first_ts,
+    max(ts) AS last_ts
 FROM classified_rows

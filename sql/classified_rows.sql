@@ -61,14 +61,7 @@ judged AS (
 
 SELECT
     row_number,
-    -- What is sound in another unit has come without its text.
-    CASE
-        WHEN reason IS NULL THEN raw
-        ELSE
-            coalesce(
-                raw, json_object('user', user_id, 'item', item_id, 'time', time_number)::VARCHAR
-            )
-    END AS raw,
+    raw,
     user_id,
     item_id,
     event_type,

@@ -25,4 +25,5 @@ WHERE
     AND digits // 1000000 % 100 BETWEEN 1 AND 31
     AND digits // 10000 % 100 < 24
     AND digits // 100 % 100 < 60
-    AND digits % 100 < 60
+    -- As a float of 17 digits 59.999 may have become 60.
+    AND digits % 100 < CASE WHEN time_number > 1e16 THEN 61 ELSE 60 END

@@ -1,43 +1,29 @@
 -- Makes:  intent_profiles of one night.
--- From:   intent_labels, sequences (views: the partition of one night), items (view: all),
---         model_intents (the intents of the model, and those it retired if it is of this night).
+-- From:   intent_labels (view: the partition of one night), intent_holders, items (view: all),
+--         model_intents (the intents of the model, and those it retired if it is of this night),
+--         effective_names (the names of intents on this night).
 -- Grain:  one intent of model_intents, whether it has users or not.
 -- lift =  share of the intent's users who have the item / share of all labelled users who have it.
 -- An item that two people have is easily exclusive to an intent, and says nothing about it. So the
 -- top items are those of highest lift among the $pool items that most of the intent's users have,
 -- each held by at least two of them where the intent has two.
-WITH labelled AS (
+WITH sizes AS (
     SELECT
         intent_id,
-        user_id
+        count(*) AS users,
+        quantile_disc(confidence, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]) AS deciles
     FROM intent_labels
     WHERE intent_id IS NOT NULL
-),
-
-sizes AS (
-    SELECT
-        intent_id,
-        count(*) AS users
-    FROM labelled
     GROUP BY intent_id
-),
-
-had AS (
-    SELECT
-        labelled.intent_id,
-        unnest(list_distinct(sequences.items)) AS item_index
-    FROM labelled
-    INNER JOIN sequences ON labelled.user_id = sequences.user_id
 ),
 
 holders AS (
     SELECT
         intent_id,
         item_index,
-        count(*) AS in_intent,
-        sum(count(*)) OVER (PARTITION BY item_index) AS in_all
-    FROM had
-    GROUP BY intent_id, item_index
+        users AS in_intent,
+        sum(users) OVER (PARTITION BY item_index) AS in_all
+    FROM intent_holders
 ),
 
 pooled AS (
@@ -84,8 +70,14 @@ SELECT
         WHEN sizes.users IS NULL THEN 'empty'
         ELSE 'active'
     END AS status,
-    intents.came_from
+    intents.came_from,
+    effective_names.name,
+    effective_names.description,
+    effective_names.named_by,
+    effective_names.kept_meaning,
+    coalesce(sizes.deciles, [])::FLOAT[] AS confidence_deciles
 FROM model_intents AS intents
 LEFT JOIN sizes ON intents.intent_id = sizes.intent_id
 LEFT JOIN tops ON intents.intent_id = tops.intent_id
+LEFT JOIN effective_names ON intents.intent_id = effective_names.intent_id
 ORDER BY intents.intent_id;

@@ -23,11 +23,10 @@ from tasks.errors import NightError, NotReadyError, PipelineError, SettingsError
 from tasks.lake import Lake, tables
 from tasks.settings import Settings, load_settings
 from tasks.steps import STEPS, check_night, run_step
-from tasks.terminal import console_of, log_to_stderr
+from tasks.terminal import PYTHON_TASKS, console_of, log_to_stderr
 
 STEP_PANEL = "Steps of a night, in order"
 OTHER_PANEL = "Around a night"
-PYTHON_TASKS = ".venv/bin/python -m tasks"
 
 app = typer.Typer(
     help="Turn an event log into one intent label a user, night by night.",
@@ -59,7 +58,14 @@ Events = Annotated[
     str | None,
     typer.Option(help="File, folder, glob or s3:// URL, instead of source.path."),
 ]
-LakeRoot = Annotated[Path | None, typer.Option(help="Write to another lake than lake.root.")]
+Items = Annotated[
+    str | None,
+    typer.Option(help="Catalogue of items: a file, folder, glob or URL, for catalogue.path."),
+]
+LakeRoot = Annotated[
+    str | None,
+    typer.Option(help="Folder or URL of another lake than lake.root.", metavar="FOLDER"),
+]
 Changes = Annotated[
     list[str],
     typer.Option(
@@ -72,7 +78,9 @@ Changes = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="Log warnings and errors only.")]
 
 
-def settings_from(events: str | None, lake: Path | None, changes: list[str]) -> Settings:
+def settings_from(
+    events: str | None, lake: str | None, changes: list[str], items: str | None = None
+) -> Settings:
     """Load the settings with what the command line changes."""
     overrides: dict[str, Any] = {}
     for change in changes:
@@ -80,12 +88,16 @@ def settings_from(events: str | None, lake: Path | None, changes: list[str]) -> 
         if not equals or "." not in key:
             raise SettingsError(f"--set {change} is no setting: write --set section.key=value")
         overrides[key.strip()] = _value(key, value)
-    if events is not None:
-        url = "://" in events
-        overrides["source.path"] = events if url else str(Path(events).expanduser().absolute())
+    for key, path in (("source.path", events), ("catalogue.path", items)):
+        if path is not None:
+            overrides[key] = _absolute(path)
     if lake is not None:
-        overrides["lake.root"] = str(lake.expanduser().absolute())
+        overrides["lake.root"] = _absolute(lake)
     return load_settings(**overrides)
+
+
+def _absolute(place: str) -> str:
+    return place if "://" in place else str(Path(place).expanduser().absolute())
 
 
 def _value(key: str, text: str) -> Any:
@@ -113,7 +125,7 @@ def night_of_lake(text: str, settings: Settings) -> dt.date:
     """Read a night as a person writes it; the newest one that was ingested when it is empty."""
     if text:
         return date_from("--night", text)
-    nights = Lake(settings.lake.root).nights(tables.INGESTS)
+    nights = Lake.of(settings).nights(tables.INGESTS)
     if not nights:
         raise NightError(
             f"{settings.lake.root} has no night yet: run ingest first, or name a night with "
@@ -189,13 +201,14 @@ def _command_of(name: str) -> Callable[..., None]:
 def _ingest(
     night: NewestOfSource = "",
     events: Events = None,
+    items: Items = None,
     lake: LakeRoot = None,
     changes: Changes = [],  # noqa: B006
     quiet: Quiet = False,
 ) -> None:
     """Do the one step that reads events of the source."""
     _log(quiet)
-    settings = settings_from(events, lake, changes)
+    settings = settings_from(events, lake, changes, items)
     _print_summary("ingest", settings, night_of_source(night, settings))
 
 
@@ -209,6 +222,7 @@ for _step in STEPS.values():
 def run_all(
     night: NewestOfSource = "",
     events: Events = None,
+    items: Items = None,
     lake: LakeRoot = None,
     changes: Changes = [],  # noqa: B006
     quiet: Quiet = False,
@@ -217,7 +231,7 @@ def run_all(
     from tasks.chores import report
 
     _log(quiet)
-    settings = settings_from(events, lake, changes)
+    settings = settings_from(events, lake, changes, items)
     date = night_of_source(night, settings)
     for name in STEPS:
         _run_step(name, settings, date)
@@ -227,14 +241,24 @@ def run_all(
 @app.command("inspect", rich_help_panel=OTHER_PANEL)
 def inspect_source(
     events: Events = None,
+    items: Items = None,
     changes: Changes = [],  # noqa: B006
     quiet: Quiet = False,
 ) -> None:
-    """Show how a source would be read, and the settings that fix this reading. Writes nothing."""
+    """Show how a source would be read, and the settings that fix this reading. Writes nothing.
+
+    With --items alone it shows how that catalogue would be read, and without options also the
+    catalogue of the settings.
+    """
     from tasks.chores.inspection import inspect
+    from tasks.chores.item_inspection import inspect_items
 
     _log(quiet)
-    inspect(settings_from(events, None, changes), console_of())
+    settings = settings_from(events, None, changes, items)
+    if events is not None or items is None:
+        inspect(settings, console_of())
+    if items is not None or (events is None and settings.catalogue.is_set):
+        inspect_items(settings, console_of())
 
 
 @app.command(rich_help_panel=OTHER_PANEL)
@@ -300,7 +324,12 @@ def report(
 
 @app.command(rich_help_panel=OTHER_PANEL)
 def generate(
-    out: Annotated[Path, typer.Option(help="Folder to write events/ and truth.parquet to.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for events/, truth.parquet, catalogue.parquet and themes.parquet."
+        ),
+    ],
     night: Annotated[str, typer.Option(help="Last night of the events. Default: yesterday.")] = "",
     users: Annotated[int, typer.Option(min=1)] = 800,
     items: Annotated[int, typer.Option(min=1)] = 300,
@@ -325,7 +354,8 @@ def generate(
     )
     typer.echo(
         f"{written.rows:,} rows ({written.duplicates:,} written twice, {written.broken:,} broken) "
-        f"in {written.events}, true intents in {written.truth}"
+        f"in {written.events}, true intents in {written.truth}, "
+        f"items in {written.catalogue}, the intents' themes in {written.themes}"
     )
 
 
@@ -354,6 +384,31 @@ def forget(
 
 
 @app.command(rich_help_panel=OTHER_PANEL)
+def name(
+    intent: Annotated[int, typer.Argument(help="An intent_id of the newest labelled night.")],
+    given: Annotated[
+        str, typer.Argument(help='The name. "": take it back, and the automatic one counts.')
+    ],
+    description: Annotated[
+        str | None, typer.Option(help="What the intent is about. Default: what is there stays.")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Who names it. Default: the account that runs this.")
+    ] = None,
+    lake: LakeRoot = None,
+    changes: Changes = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Name an intent: at once in reports, and in the tables from the next night on."""
+    from tasks.chores.naming import name as give
+
+    _log(quiet)
+    settings = settings_from(None, lake, changes)
+    done = give(settings, intent, given, description=description, by=by)
+    typer.echo(json.dumps(done, indent=2, ensure_ascii=False))
+
+
+@app.command(rich_help_panel=OTHER_PANEL)
 def rollback(
     to: Annotated[
         str,
@@ -371,7 +426,7 @@ def rollback(
     settings = settings_from(None, lake, changes)
     date = night_of_lake(night, settings)
     check_night(date)
-    place = Lake.there(settings.lake.root)
+    place = Lake.there(settings)
     with place.in_use(), place.turn(f"steps of night {date}"):
         typer.echo(json.dumps(roll_back(settings, date, to), indent=2))
 
@@ -406,7 +461,10 @@ def refresh(
 
     _log(quiet)
     last = date_from("--to", to) if to else None
-    done = chore.refresh(settings_from(None, lake, changes), last=last, not_known=not_known)
+    settings = settings_from(None, lake, changes)
+    kept = "what was brought up to date stays so, and the rest is as it was"
+    with _stoppable("refreshing nights", kept):
+        done = chore.refresh(settings, last=last, not_known=not_known)
     typer.echo(json.dumps(done, indent=2))
 
 
@@ -426,6 +484,24 @@ def upkeep(
     with _stoppable("upkeep", "what went so far is gone, and the rest can go later"):
         went = take_out(settings_from(None, lake, changes), dry_run=dry_run)
     typer.echo(json.dumps(went, indent=2))
+
+
+@app.command("move-lake", rich_help_panel=OTHER_PANEL)
+def move_lake(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="Folder or URL of the lake.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="An empty folder or URL.")],
+    changes: Changes = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Copy a lake to another place, verify the copy, and let steps use that one alone."""
+    from tasks.chores.move import move
+
+    _log(quiet)
+    # Each by the rules of lake.root.
+    old, new = (settings_from(None, place, changes) for place in (source, target))
+    with _stoppable("moving the lake", "what is copied stays, and the lake is where it was"):
+        moved = move(old, old.lake.root, new.lake.root)
+    typer.echo(json.dumps(moved, indent=2))
 
 
 @app.command("settings", rich_help_panel=OTHER_PANEL)

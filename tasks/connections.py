@@ -118,6 +118,47 @@ def s3_options(name: str) -> dict[str, str]:
     return {option: value for option, value in found.items() if value}
 
 
+def azure_options(name: str) -> dict[str, str]:
+    """Return the account, its key or token and the address of a connection to Azure Blob Storage.
+
+    By obstore's names for them, without what it puts before each.
+
+    Raises
+    ------
+    SettingsError
+        There is no such connection, or it is none to Azure, or asks for more than these. No part
+        of the URI is told.
+    NotReadyError
+        Where connections are kept does not answer.
+    """
+    parts = _looked_up(name, "wasb://account:key@")
+    if parts.scheme != "wasb":
+        raise SettingsError(f"connection {name} is of type {parts.scheme or '?'}, not wasb")
+    owner, at, host = parts.netloc.rpartition("@")
+    account, _, key = owner.partition(":")
+    if "@" in parts.path or not at or not account:
+        raise SettingsError(
+            f"connection {name} has no valid account and key: write a key that has / or + "
+            "percent-encoded (%2F, %2B)"
+        )
+    extra = dict(parse_qsl(parts.query))
+    extra |= json.loads(extra.pop("__extra__", "{}"))
+    for more in ("connection_string", "tenant_id", "client_secret_auth_config"):
+        if extra.get(more):
+            raise SettingsError(
+                f"connection {name} has {more}, which is not read here: give it an account and "
+                "its key or a sas_token, or let the environment name the identity "
+                "(AZURE_CLIENT_ID, AZURE_TENANT_ID, AZURE_FEDERATED_TOKEN_FILE)"
+            )
+    found = {
+        "account_name": unquote(account),
+        "account_key": unquote(key),
+        "sas_key": extra.get("sas_token", ""),
+        "endpoint": extra.get("account_url") or unquote(host),
+    }
+    return {option: value for option, value in found.items() if value}
+
+
 def _looked_up(name: str, example: str) -> SplitResult:
     try:
         uri = _lookup.get()(name)

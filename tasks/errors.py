@@ -43,5 +43,9 @@ class ForgetError(PipelineError):
     """A person cannot be removed from the lake, or is not gone from it."""
 
 
+class NamingError(PipelineError):
+    """An intent cannot be given the name that a person wants."""
+
+
 class NotReadyError(Exception):
     """What passes by itself: the message says what is waited for, and the step is tried again."""

@@ -13,10 +13,18 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from zoneinfo import available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -29,6 +37,7 @@ from tasks.errors import SettingsError
 
 REPO = Path(__file__).resolve().parent.parent
 PROFILES = REPO / "tasks" / "sources" / "profiles"
+CATALOGUE_PROFILES = REPO / "tasks" / "sources" / "catalogue_profiles"
 ENV_PREFIX = "ELCREC_"
 # Names with the prefix that are no settings: where the file is, where test data lies, and what is
 # filled in in the trigger form.
@@ -65,21 +74,48 @@ class Section(BaseModel):
 TIME_SPECIFIERS = re.compile("%([aAbBcdfgGhHIjmMnpSTuUVwWxXyYz%]|-[dHIjmMSy])")
 
 
-class LakeSettings(Section):
-    """Where the tables are."""
+# What the URL of a place that is written to may be: letters that mean the same to every library.
+URL = re.compile(r"(s3|az)://[a-z0-9][a-z0-9.-]+(/(?!\.\.?(/|$))[A-Za-z0-9_.-]+)*/?")
 
-    root: Path = Path("lake")
+
+def _place(value: object) -> Path | str:
+    """Tell a folder from the URL of an object store; ValueError for what is neither."""
+    if not isinstance(value, str | Path):
+        raise ValueError('write the path of a folder, such as "lake", or a URL')
+    if "://" not in str(value):
+        return Path(value)
+    if not URL.fullmatch(str(value)):
+        raise ValueError(
+            "write a URL as s3://bucket/folder or az://container/folder, in letters, digits and "
+            "- _ ."
+        )
+    return str(value).rstrip("/")
+
+
+class LakeSettings(Section):
+    """Where the tables are: a folder, or the URL of an object store."""
+
+    root: Path | str = Path("lake")
+    endpoint: str = ""
+    region: str = ""
+    connection: str = ""
 
     @field_validator("root", mode="before")
     @classmethod
-    def _is_a_folder(cls, root: object) -> object:
-        if "://" in str(root):
-            raise ValueError("object stores are not supported yet, name a folder")
-        return root
+    def _is_a_place(cls, root: object) -> object:
+        return _place(root)
 
 
-class SourceSettings(Section):
-    """Where events come from and how their columns are named."""
+class ReadSettings(Section):
+    """Where rows are and how they are read, of events and of the catalogue alike.
+
+    roles: what the columns of a row can be; `<role>_columns` name them. needed: those without which
+    a row is none. known_by: those by which a first line is known to name the columns.
+    """
+
+    roles: ClassVar[tuple[str, ...]]
+    needed: ClassVar[tuple[str, ...]]
+    known_by: ClassVar[tuple[str, ...]]
 
     kind: Literal["files", "postgres", "delta"] = "files"
     path: str = ""
@@ -89,33 +125,33 @@ class SourceSettings(Section):
     connection: str = ""
     table: str = ""
     query: str = ""
-    reread: bool = False
-    changes: Literal["refuse", "follow"] = "refuse"
     profile: str = ""
-    format: Literal["auto", "parquet", "csv", "jsonl", "json", "recbole", "sequences"] = "auto"
+    format: str = "auto"
     columns: tuple[str, ...] = ()
     skip_rows: int = Field(0, ge=0)
     encoding: str = "utf-8"
-    user_columns: tuple[str, ...] = ("user_id", "user", "userId", "visitorid", "customer_id")
     item_columns: tuple[str, ...] = ("item_id", "item", "itemId", "itemid", "product_id", "movieId")
-    time_columns: tuple[str, ...] = ("timestamp", "ts", "time", "event_time", "datetime")
-    type_columns: tuple[str, ...] = ("event_type", "event", "type")
-    weight_columns: tuple[str, ...] = ("weight", "rating", "score")
-    session_columns: tuple[str, ...] = ()
-    time_unit: str = "auto"
-    time_zone: str = "UTC"
     null_values: tuple[str, ...] = ("\\N", "NULL", "null", "None", "NaN", "nan", "NA", "N/A")
-    event_types: tuple[str, ...] = ()
-    event_weights: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
     separator: str = "auto"
     quote: str = "auto"
     escape: str = ""
     broken_rows: Literal["stop", "quarantine"] = "stop"
 
-    @property
-    def time_format(self) -> str:
-        """The format of times that `time_unit` gives; empty when it is a unit."""
-        return self.time_unit if "%" in self.time_unit else ""
+    @field_validator("*")
+    @classmethod
+    def _have_names(cls, names: object, about: ValidationInfo) -> object:
+        if str(about.field_name).endswith("_columns") and isinstance(names, tuple) and "" in names:
+            raise ValueError(
+                "leave the empty name out: a column without a name is named by position"
+            )
+        return names
+
+    @field_validator("columns")
+    @classmethod
+    def _differ(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := next((name for name in names if name and names.count(name) > 1), None):
+            raise ValueError(f"two columns are named {twice}: rename one of them")
+        return names
 
     @field_validator("separator")
     @classmethod
@@ -141,6 +177,35 @@ class SourceSettings(Section):
         except (LookupError, UnicodeError):
             raise ValueError('write the name of an encoding, such as "latin-1"') from None
         return encoding
+
+
+Read = TypeVar("Read", bound=ReadSettings)
+
+
+class SourceSettings(ReadSettings):
+    """Where events come from and how their columns are named."""
+
+    roles = ("user", "item", "time", "type", "weight", "session")
+    needed = ("user", "item", "time")
+    known_by = ("item", "time")
+
+    reread: bool = False
+    changes: Literal["refuse", "follow"] = "refuse"
+    format: Literal["auto", "parquet", "csv", "jsonl", "json", "recbole", "sequences"] = "auto"
+    user_columns: tuple[str, ...] = ("user_id", "user", "userId", "visitorid", "customer_id")
+    time_columns: tuple[str, ...] = ("timestamp", "ts", "time", "event_time", "datetime")
+    type_columns: tuple[str, ...] = ("event_type", "event", "type")
+    weight_columns: tuple[str, ...] = ("weight", "rating", "score")
+    session_columns: tuple[str, ...] = ()
+    time_unit: str = "auto"
+    time_zone: str = "UTC"
+    event_types: tuple[str, ...] = ()
+    event_weights: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
+
+    @property
+    def time_format(self) -> str:
+        """The format of times that `time_unit` gives; empty when it is a unit."""
+        return self.time_unit if "%" in self.time_unit else ""
 
     @field_validator("time_unit")
     @classmethod
@@ -168,12 +233,42 @@ class SourceSettings(Section):
         return zone
 
 
+class CatalogueSettings(ReadSettings):
+    """Where the catalogue of items is, if there is one, and how its columns are named."""
+
+    roles = ("item", "title", "category")
+    needed = ("item",)
+    known_by = ("item", "title")
+
+    format: Literal["auto", "parquet", "csv", "jsonl", "json", "recbole"] = "auto"
+    title_columns: tuple[str, ...] = (
+        *("title", "name", "item_title", "item_name", "product_title", "product_name"),
+        "movie_title",
+    )
+    category_columns: tuple[str, ...] = (
+        *("categories", "category", "genres", "genre", "tags", "class"),
+    )
+    category_separator: str = "auto"
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is a catalogue."""
+        return bool(self.path) or self.kind == "postgres"
+
+
 # What a profile may say: how files are read, not where they are.
 PROFILE_KEYS = frozenset(
     {
-        *(name for name in SourceSettings.model_fields if name.endswith("_columns")),
+        *(f"{role}_columns" for role in SourceSettings.roles),
         *("format", "encoding", "columns", "skip_rows", "time_unit", "time_zone", "null_values"),
         *("event_types", "event_weights", "separator", "quote", "escape"),
+    }
+)
+CATALOGUE_PROFILE_KEYS = frozenset(
+    {
+        *(name for name in CatalogueSettings.model_fields if name.endswith("_columns")),
+        *("format", "encoding", "columns", "skip_rows", "null_values", "category_separator"),
+        *("separator", "quote", "escape"),
     }
 )
 
@@ -249,6 +344,8 @@ class LabelSettings(Section):
 
     probability_ratio: float = Field(20, ge=1)
     idle_probability_ratio: float = Field(math.inf, ge=1)
+    rename_below: float = Field(0.5, ge=0, le=1)
+    clear_above: float = Field(0.5, ge=0, le=1)
 
 
 class EvaluateSettings(Section):
@@ -293,21 +390,23 @@ class QualitySettings(Section):
     max_label_share: float = Field(0.9, gt=0, le=1)
     max_unlabelled_share: float = Field(0.5, ge=0, lt=1)
     min_label_utilisation: float = Field(0.1, ge=0, le=1)
+    min_kept_meaning: float = Field(0.5, ge=0, le=1)
+    stop_catalogue_below: float = Field(0.1, gt=0, le=1)
+    max_untitled_share: float = Field(0.2, ge=0, le=1)
 
 
 class PublishSettings(Section):
     """Where labels go besides the lake; an empty one is not asked for."""
 
     parquet: str = ""
+    parquet_connection: str = ""
     postgres_connection: str = ""
     postgres_table: str = "intent_labels"
 
     @field_validator("parquet")
     @classmethod
-    def _is_a_folder(cls, folder: str) -> str:
-        if "://" in folder:
-            raise ValueError("object stores are not supported yet, name a folder")
-        return folder
+    def _is_a_place(cls, place: str) -> str:
+        return str(_place(place)) if place else ""
 
     @field_validator("postgres_table")
     @classmethod
@@ -404,6 +503,7 @@ class Settings(BaseSettings):
 
     lake: LakeSettings = LakeSettings()
     source: SourceSettings = SourceSettings()
+    catalogue: CatalogueSettings = CatalogueSettings()
     ingest: IngestSettings = IngestSettings()
     sequences: SequenceSettings = SequenceSettings()
     model: ModelSettings = ModelSettings()
@@ -480,44 +580,60 @@ def load_settings(**overrides: Any) -> Settings:
             f"{error}: a list or table in the environment is written as JSON, "
             'for example ELCREC_EVALUATE__CUTOFFS="[5, 10]"'
         ) from None
-    return _with_profile(_with_absolute_paths(settings, file.parent if file else REPO))
+    return _with_profiles(_with_absolute_paths(settings, file.parent if file else REPO))
 
 
-def _with_profile(settings: Settings) -> Settings:
-    """Take over what the profile of the source says for keys that are at their defaults."""
-    if not (name := settings.source.profile):
-        return settings
-    file = PROFILES / f"{name}.toml" if "/" not in name else Path(name)
+def _with_profiles(settings: Settings) -> Settings:
+    """Take over what the profiles of source and catalogue say for keys at their defaults."""
+    return settings.model_copy(
+        update={
+            "source": _with_profile(settings.source, "source", PROFILES, PROFILE_KEYS),
+            "catalogue": _with_profile(
+                settings.catalogue, "catalogue", CATALOGUE_PROFILES, CATALOGUE_PROFILE_KEYS
+            ),
+        }
+    )
+
+
+def _with_profile(section: Read, named: str, folder: Path, allowed: frozenset[str]) -> Read:
+    if not (name := section.profile):
+        return section
+    kind = type(section)
+    file = folder / f"{name}.toml" if "/" not in name else Path(name)
     try:
         said = tomllib.loads(file.read_text("utf-8"))
-        source = SourceSettings(**{**said, "profile": name})
+        profile = kind(**{**said, "profile": name})
     except OSError:
-        known = ", ".join(sorted(path.stem for path in PROFILES.glob("*.toml")))
+        known = ", ".join(sorted(path.stem for path in folder.glob("*.toml")))
         raise SettingsError(
-            f"source.profile is {name}, which is no profile: name one of {known}, or the path of a "
-            "TOML file of your own"
+            f"{named}.profile is {name}, which is no profile: name one of {known}, or the path of "
+            "a TOML file of your own"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
         raise SettingsError(f"the profile {file} is no valid TOML: {error}") from None
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(map(str, fault["loc"]))
+        if fault["type"] == "extra_forbidden":
+            known = _nearest(key, [*kind.model_fields])
+            raise SettingsError(
+                f"unknown setting {named}.{key} in the profile {file}{known}"
+            ) from None
         raise SettingsError(
-            f"source.{key} in the profile {file} is {fault['input']!r}: "
-            f"{fault['msg'].removeprefix('Value error, ')}"
+            f"{named}.{key} in the profile {file} is {fault['input']!r}: {_what_to_write(fault)}"
         ) from None
-    if foreign := sorted(set(said) - PROFILE_KEYS):
+    if foreign := sorted(set(said) - allowed):
         raise SettingsError(
             f"the profile {file} has {', '.join(foreign)}, which it cannot say: remove it; it says "
-            f"how files are read, by {', '.join(sorted(PROFILE_KEYS))}"
+            f"how files are read, by {', '.join(sorted(allowed))}"
         )
-    defaults = SourceSettings()
+    defaults = kind()
     taken = {
-        key: getattr(source, key)
+        key: getattr(profile, key)
         for key in said
-        if getattr(settings.source, key) == getattr(defaults, key)
+        if getattr(section, key) == getattr(defaults, key)
     }
-    return settings.model_copy(update={"source": settings.source.model_copy(update=taken)})
+    return section.model_copy(update=taken)
 
 
 def known_keys() -> Iterator[str]:
@@ -621,7 +737,9 @@ def _nearest(name: str, known: Iterator[str] | list[str]) -> str:
 
 
 def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
-    root = _absolute(settings.lake.root, base)
+    root = settings.lake.root
+    if isinstance(root, Path):
+        root = _absolute(root, base)
     if unusable := sorted(set("%[]^|\\") & set(str(root))):
         # Delta addresses files by URL; these do not survive the way there and back.
         raise SettingsError(
@@ -631,23 +749,24 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
     return settings.model_copy(
         update={
             "lake": settings.lake.model_copy(update={"root": root}),
-            "source": settings.source.model_copy(
-                update={
-                    "path": _located(settings.source.path, base),
-                    "profile": _profile_path(settings.source.profile, base),
-                }
-            ),
+            "source": _with_absolute_paths_of(settings.source, base),
+            "catalogue": _with_absolute_paths_of(settings.catalogue, base),
             "publish": settings.publish.model_copy(
-                update={
-                    "parquet": settings.publish.parquet
-                    and str(_absolute(settings.publish.parquet, base))
-                }
+                update={"parquet": _located(settings.publish.parquet, base)}
             ),
             "duckdb": settings.duckdb.model_copy(
                 update={"temp_directory": temp and str(_absolute(temp, base))}
             ),
         }
     )
+
+
+def _with_absolute_paths_of(section: Read, base: Path) -> Read:
+    located = {
+        "path": _located(section.path, base),
+        "profile": _profile_path(section.profile, base),
+    }
+    return section.model_copy(update=located)
 
 
 def _located(path: str, base: Path) -> str:

@@ -79,17 +79,23 @@ STEPS: dict[str, Step] = {
     for step in (
         Step(
             "ingest",
-            "read the source's rows of the night into the tables events and quarantine",
+            "read the source's rows of the night into events and quarantine, and the catalogue",
             "tasks.night.ingest:ingest",
-            ("source", "forgotten", "source_versions", "events", "quarantine", "ingests"),
-            ("events", "quarantine", "ingests", "source_versions"),
+            (
+                *("source", "forgotten", "source_versions", "events", "quarantine", "ingests"),
+                "catalogue",
+            ),
+            (
+                *("events", "quarantine", "ingests", "source_versions"),
+                *("catalogue", "catalogue_reads"),
+            ),
             across=True,  # late events go to the nights before
         ),
         Step(
             "check-events",
             "check the night's events",
             "tasks.night.quality:check_events",
-            ("events", "ingests", "night_stats", "sequences", "items"),
+            ("events", "ingests", "night_stats", "sequences", "items", "catalogue_reads", "steps"),
             ("night_stats", "check_results"),
         ),
         Step(
@@ -129,10 +135,16 @@ STEPS: dict[str, Step] = {
         ),
         Step(
             "label",
-            "label every user and profile every intent",
+            "label every user, say why, and profile every intent",
             "tasks.night.label:label",
-            ("sequences", "items", "models", "choices", "intent_labels"),
-            ("intent_labels", "intent_profiles"),
+            (
+                *("sequences", "items", "events", "catalogue", "models", "choices"),
+                *("intent_labels", "label_evidence", "intent_names", "given_names"),
+            ),
+            (
+                *("intent_labels", "label_evidence", "intent_profiles", "intent_features"),
+                *("intent_next_items", "intent_users", "intent_flows", "intent_names"),
+            ),
         ),
         Step(
             "check-labels",
@@ -179,7 +191,7 @@ def run_step(
     from tasks.registry.inputs import as_rows, inputs_of  # it loads what parsing a DAG does not
 
     check_night(night)
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     with lake.in_use(), lake.turn(f"steps of night {night}"), _turn_across_nights(lake, name):
         started = dt.datetime.now(dt.UTC)
         clock = time.perf_counter()

@@ -4,7 +4,9 @@ A pipe and a file get lines alone.
 """
 
 import logging
+import shlex
 import sys
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
@@ -12,6 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 OURS = ("tasks", "elcrec")
+PYTHON_TASKS = ".venv/bin/python -m tasks"
+
+
+def on_lake(lake: Path | str, *words: str) -> str:
+    """Return the command line of these words on a lake, as a person can copy it from here."""
+    here = Path.cwd()
+    if isinstance(lake, Path) and lake.is_relative_to(here):
+        lake = lake.relative_to(here)
+    return f"{PYTHON_TASKS} {shlex.join([*words, '--lake', str(lake)])}"
 
 
 def log_to_stderr(*, quiet: bool) -> None:

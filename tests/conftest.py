@@ -1,10 +1,11 @@
-"""What tests of several rooms share: real data, marks, and a list of what is slow.
+"""What tests of several rooms share: real data, marks, threads, and a list of what is slow.
 
 Marks leave tests out where there is no time or no server for them (`make test-fast`):
 
     slow        takes more than two seconds of a core; set by hand, and named below when missing
     servers     starts PostgreSQL, Redis or an S3 server; set by `tests/needs.py`
-    airflow     starts Airflow or imports it; set by `tests/needs.py`, and for all of tests/dags
+    airflow     starts Airflow or imports it; set by `tests/needs.py`, and for all of tests/dags and
+                tests/plugins
 """
 
 import os
@@ -20,15 +21,27 @@ REPO = Path(__file__).resolve().parent.parent
 SLOW = 2  # seconds of a core, which are the same on a machine that does other things besides
 SLOWEST_FILES = 10
 CORE_SECONDS = "core_seconds"
+OF_AIRFLOW = {REPO / "tests" / "dags", REPO / "tests" / "plugins"}
+
+# The tests run in as many processes as there are cores, and with more threads than cores a training
+# step takes several times as long. Set before torch is imported; what tests start inherits it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses among them
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test the marks of what it needs."""
+    """Give each test the marks of what it needs, and let the files that take long begin first.
+
+    A file that takes long and begins last would leave the other processes without work.
+    """
+    long = set()
     for item in items:
         needs.mark(item)
-        if REPO / "tests" / "dags" in item.path.parents:
+        if not OF_AIRFLOW.isdisjoint(item.path.parents):
             item.add_marker("airflow")
+        if any(item.get_closest_marker(mark) for mark in ("slow", "airflow", "servers")):
+            long.add(item.path)
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,6 +1,9 @@
 """Real servers on loopback for tests, started from what the system has installed."""
 
+import base64
+import hmac
 import json
+import logging
 import os
 import pwd
 import secrets
@@ -12,9 +15,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
 
 from tests.needs import needs
 
@@ -176,14 +183,88 @@ def _program(name: str) -> str:
 
 @needs("servers")
 @contextmanager
-def s3() -> Iterator[str]:
-    """Run an S3-compatible server, empty, that takes any keys; yields its address."""
+def s3(host: str = "127.0.0.1") -> Iterator[str]:
+    """Run an S3-compatible server, empty, that takes any keys; yields its address here."""
+    from moto.s3.responses import S3Response
     from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    # moto looks at the condition of a write and writes in two steps, and serves each request in a
+    # thread: without this, two writes on one condition may both succeed.
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # not a line a request
+    one_at_a_time, put = threading.Lock(), S3Response.put_object
+
+    def put_object(self: S3Response) -> Any:
+        with one_at_a_time:
+            return put(self)
+
+    S3Response.put_object = put_object
+    server = ThreadedMotoServer(ip_address=host, port=0, verbose=False)
     server.start()
-    host, port = server.get_host_and_port()
     try:
-        yield f"http://{host}:{port}"
+        yield f"http://127.0.0.1:{server.get_host_and_port()[1]}"
     finally:
         server.stop()
+        S3Response.put_object = put
+
+
+@needs("servers")
+@contextmanager
+def azurite(program: str = "azurite-blob") -> Iterator[dict[str, str]]:
+    """Run Azurite (npm install azurite) with an empty container `lake`.
+
+    Yields the environment in which az://lake is reached.
+    """
+    account, key = "tests", base64.b64encode(secrets.token_bytes(32)).decode()
+    port = free_port()
+    command = [program, "--inMemoryPersistence", "--silent", "--disableTelemetry"]
+    command += ["--skipApiVersionCheck", "--blobHost", "127.0.0.1", "--blobPort", str(port)]
+    server = subprocess.Popen(
+        command,
+        env=os.environ | {"AZURITE_ACCOUNTS": f"{account}:{key}"},
+        stdout=subprocess.DEVNULL,
+        cwd=tempfile.gettempdir(),
+    )
+    try:
+        address, until = f"http://127.0.0.1:{port}/{account}", time.monotonic() + 120
+        while True:
+            try:
+                _make_container(f"{address}/lake", account, key).raise_for_status()
+                break
+            except httpx.TransportError:
+                if server.poll() is not None or time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
+        yield {
+            "AZURE_STORAGE_ACCOUNT_NAME": account,
+            "AZURE_STORAGE_ACCOUNT_KEY": key,
+            "AZURE_STORAGE_ENDPOINT": address,
+            # Else its lists are asked to begin in the middle, which it cannot.
+            "AZURE_STORAGE_USE_EMULATOR": "true",
+            "AZURITE_BLOB_STORAGE_URL": f"http://127.0.0.1:{port}",
+        }
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _make_container(url: str, account: str, key: str) -> httpx.Response:
+    """Make a container, by a request that is signed as Azure's Shared Key says: obstore has none.
+
+    https://learn.microsoft.com/en-us/rest/api/storageservices/authorize-with-shared-key
+    """
+    headers = {
+        "x-ms-date": formatdate(usegmt=True),
+        "x-ms-version": "2021-08-06",
+    }
+    signed = "\n".join(
+        [
+            "PUT",
+            *[""] * 11,  # headers that the request has not
+            *(f"{name}:{value}" for name, value in headers.items()),
+            f"/{account}{urlsplit(url).path}",
+            "restype:container",
+        ]
+    )
+    mac = hmac.digest(base64.b64decode(key), signed.encode(), "sha256")
+    headers["Authorization"] = f"SharedKey {account}:{base64.b64encode(mac).decode()}"
+    return httpx.put(url, params={"restype": "container"}, headers=headers, trust_env=False)

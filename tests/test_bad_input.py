@@ -203,8 +203,8 @@ CASES = [
     Case("ids that became numbers overnight", parquet(user_id=[17], item_id=[4]), events=3, user="17"),
     Case("times that became text overnight", parquet(ts=[f"{NIGHT}T12:00:00Z"]), events=3),
     Case("times that became numbers overnight", parquet(ts=[MS]), events=3),
-    Case("a weight that became text overnight", parquet(rating=["much"]), events=3),
-    Case("a weight that is not finite", parquet(rating=[float("inf")]), events=3),
+    Case("a weight that became text overnight", parquet(rating=["much"]), quarantined=1, reason="the weight is no finite number"),
+    Case("a weight that is not finite", parquet(rating=[float("inf")]), quarantined=1, reason="the weight is no finite number"),
     # Times.
     Case("milliseconds that are set to be seconds", parquet(ts=[MS]), (S, "late.parquet", "looks like ms", "source.time_unit"), settings=source(time_unit="s")),
     Case("microseconds that are set to be milliseconds: the year 55,000", parquet(ts=[MS * 1000]), (S, "late.parquet", "looks like us", "source.time_unit"), settings=source(time_unit="ms")),

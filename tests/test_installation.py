@@ -78,7 +78,7 @@ def _script(path: Path, *lines: str) -> None:
     path.chmod(0o755)
 
 
-def _make(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def _make(folder: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Run make in `folder`, where bin/ comes first on the path."""
     for path in (REPO / "Makefile", REPO / "pyproject.toml", *(REPO / "constraints").iterdir()):
         copy = folder / path.relative_to(REPO)
@@ -87,7 +87,7 @@ def _make(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         ["make", "install", *arguments],
         cwd=folder,
-        env={"PATH": f"{folder / 'bin'}:/usr/bin:/bin"},
+        env={"PATH": f"{folder / 'bin'}:/usr/bin:/bin"} | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -121,6 +121,13 @@ def test_make_takes_the_python_that_is_named(tmp_path: Path) -> None:
     _pythons(tmp_path, set(SUPPORTED))
     _make(tmp_path, "PYTHON=python3.13")
     assert (tmp_path / "asked").read_text() == "3.13 -m venv .venv\n"
+
+
+def test_make_lets_python_keep_its_byte_code_wherever_it_is_forbidden(tmp_path: Path) -> None:
+    forbidden = 'echo "${PYTHONDONTWRITEBYTECODE-not forbidden}" > asked; exit 3'
+    _script(tmp_path / "bin" / "python3.11", f'[ "$1" = -c ] || {{ {forbidden}; }}')
+    _make(tmp_path, PYTHONDONTWRITEBYTECODE="1")
+    assert (tmp_path / "asked").read_text() == "not forbidden\n"
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ KEYS = {
     tables.ITEMS: ["item_index"],
     tables.SEQUENCES: ["user_id"],
     tables.INTENT_LABELS: ["user_id"],
+    tables.LABEL_EVIDENCE: ["user_id"],
     tables.INTENT_PROFILES: ["intent_id"],
 }
 

@@ -36,7 +36,7 @@ def join(partition_key: str | None = None) -> int:
 
     assert partition_key  # every run of this schedule has one
     night = date.fromisoformat(partition_key)
-    lake = Lake(load_settings().lake.root)
+    lake = Lake.of(load_settings())
     labels = lake.scan(tables.INTENT_LABELS, night, night).select("user_id", "intent_id")
     counted = (
         lake.scan(tables.EVENTS, night, night)

@@ -26,7 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.errors import ForgetError
-from tasks.lake import LOG, Lake, duck, tables
+from tasks.lake import PAGES, Lake, duck, tables
+from tasks.lake.storage import File
 from tasks.lake.tables import Table
 from tasks.registry import revisions
 from tasks.settings import Settings
@@ -41,7 +42,7 @@ USER_TABLES = {
 # Tables with a column of text in which an id may stand.
 TEXTS = {tables.QUARANTINE: "raw", tables.CHECK_RESULTS: "observed"}
 INSTEAD = "forgotten"  # what stands in a finding where an id was
-PAGES = (".html", ".json", ".txt")
+TEXT_PAGES = (".html", ".json", ".txt")
 
 
 def forget(settings: Settings, users: Iterable[str]) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def forget(settings: Settings, users: Iterable[str]) -> dict[str, Any]:
     wanted = sorted(set(users))
     if not wanted or "" in wanted:
         raise ForgetError("no user is named: give each id as it stands in the table events")
-    lake = Lake.there(settings.lake.root)
+    lake = Lake.there(settings)
     targets = list(targets_of(settings))
     for target in targets:
         target.check()
@@ -81,7 +82,7 @@ def forget(settings: Settings, users: Iterable[str]) -> dict[str, Any]:
         for name, report in done.items():
             report["files_deleted"] = lake.purge(tables.TABLES[name])
         pages = _redact_pages(lake, names)
-        searched = _search(con, lake, wanted, names, done)
+        searched = _search(lake, wanted, names, done)
         revisions.keep_files(lake, con)
         known = revisions.public(lake)
         published = {str(target): target.forget(wanted, known) for target in targets}
@@ -92,7 +93,8 @@ def forget(settings: Settings, users: Iterable[str]) -> dict[str, Any]:
                 "it meanwhile; stop it and forget again"
             )
     removed = sum(report["rows_removed"] for report in [*done.values(), *published.values()])
-    log.info("%d users forgotten: %d rows removed, %d pages changed", len(wanted), removed, pages)
+    told = "users forgotten: %d, rows removed: %d, pages changed: %d"
+    log.info(told, len(wanted), removed, pages)
     if not removed and added:
         log.warning("no table has a row of these users: are the ids as they stand in events?")
     return {
@@ -237,59 +239,52 @@ def _redact_check_results(lake: Lake, names: Names) -> dict[str, int]:
 
 def _redact_pages(lake: Lake, names: Names) -> int:
     changed = 0
-    for file in _pages(lake):
-        page = file.read_text("utf-8", errors="surrogateescape")
+    for path, page in _pages(lake):
         redacted = names.redacted_page(page)
         if redacted != page:
-            fresh = file.with_name(file.name + ".new")
-            fresh.write_text(redacted, "utf-8", errors="surrogateescape")
-            fresh.replace(file)
+            lake.storage.write(path, redacted.encode("utf-8", errors="surrogateescape"))
             changed += 1
     return changed
 
 
-def _pages(lake: Lake) -> Iterator[Path]:
-    for file in sorted((lake.root / "quality").rglob("*")):
-        if file.suffix in PAGES and file.is_file():
-            yield file
+def _pages(lake: Lake) -> Iterator[tuple[str, str]]:
+    """Yield the path and the text of each page of the checks."""
+    for file in lake.storage.files(PAGES):
+        if file.path.endswith(TEXT_PAGES):
+            yield file.path, lake.storage.read(file.path).decode("utf-8", errors="surrogateescape")
 
 
 def _search(
-    con: duckdb.DuckDBPyConnection,
     lake: Lake,
     users: list[str],
     names: Names,
     done: dict[str, dict[str, int]],
 ) -> int:
     """Search every file of the tables and every page, and note the rows left; return how many."""
-    con.register("wanted", pa.table({"value": pa.array(users, pa.string())}))
     searched = 0
     for name, report in done.items():
         table = tables.TABLES[name]
-        # What lies on the disk, whether a version of the table has it or not.
-        files = sorted(lake.path(table).rglob("*.parquet"))
-        data = [str(file) for file in files if LOG not in file.parts]
+        # What lies there, whether a version of the table has it or not.
+        data = lake.data_files(table)
         left = 0
         for file in data:
+            rows = lake.rows_of_file(file)
             if table in USER_TABLES:
-                rows = con.read_parquet(file, hive_partitioning=False)
-                left += len(rows.filter("user_id IN (SELECT value FROM wanted)"))
+                found = rows.select(pl.col("user_id").is_in(users).sum()).collect()
+                left += found.item()
             elif table in TEXTS:
                 column = pl.col(TEXTS[table])
-                texts = pl.scan_parquet(file, glob=False).select(
-                    column.filter(column.str.contains_any(names.forms))
-                )
+                texts = rows.select(column.filter(column.str.contains_any(names.forms)))
                 left += sum(map(names.within, texts.collect().to_series()))
             else:
-                told = pl.read_parquet(file, glob=False, columns=["summary"])["summary"]
+                told = rows.select("summary").collect()["summary"]
                 left += sum(names.redacted_json(json.loads(row)) != json.loads(row) for row in told)
-        entries = sorted((lake.path(table) / LOG).glob("*"))
-        left += sum(_named_in_log(file, set(users), names) for file in entries)
+        entries = lake.log_files(table)
+        left += sum(_named_in_log(lake, file, set(users), names) for file in entries)
         report["left"] = left
         searched += len(data) + len(entries)
     left_pages = 0
-    for page in _pages(lake):
-        text = page.read_text("utf-8", errors="surrogateescape")
+    for _, text in _pages(lake):
         left_pages += names.redacted_page(text) != text
         searched += 1
     left = sum(report["left"] for report in done.values())
@@ -301,12 +296,13 @@ def _search(
     return searched
 
 
-def _named_in_log(file: Path, users: set[str], names: Names) -> bool:
+def _named_in_log(lake: Lake, file: File, users: set[str], names: Names) -> bool:
     """Tell whether an entry of a table's log names a user: the extremes of a file's columns do."""
-    if file.suffix == ".json":
-        actions = [json.loads(line) for line in file.read_text("utf-8").splitlines() if line]
-    elif file.suffix == ".parquet":
-        actions = pq.read_table(file).to_pylist()
+    if file.path.endswith(".json"):
+        lines = lake.storage.read(file.path).decode().splitlines()
+        actions = [json.loads(line) for line in lines if line]
+    elif file.path.endswith(".parquet"):
+        actions = pq.read_table(pa.BufferReader(lake.storage.read(file.path))).to_pylist()
     else:
         return False
     for action in actions:

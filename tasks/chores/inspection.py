@@ -7,7 +7,7 @@ reading down.
 
 import datetime as dt
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
@@ -17,7 +17,7 @@ from rich.text import Text
 
 from tasks.errors import SourceError
 from tasks.lake import duck
-from tasks.night.ingest import classify, one_row, set_night, set_types
+from tasks.night.ingest import Reading, classify, moment, one_row, set_night, set_types
 from tasks.settings import PROFILE_KEYS, Settings, SourceSettings
 from tasks.sources import Part, source_of
 from tasks.sources.files import FilePart
@@ -27,24 +27,21 @@ from tasks.sources.text import SourceFile, counted_names
 PARTS = 20  # shown
 EVENTS = 5  # shown
 REASONS = 10  # shown
+FLOAT = r"-?\d+\.0"  # how a float that was a whole number is written
 TEXT = 80  # characters of a line that is shown
 
 
-@dataclass
-class Reading:
-    """How one part was understood."""
+@dataclass(frozen=True)
+class Inspected:
+    """How one part was understood, and what of it would be rejected."""
 
     name: str
-    format: str
-    rows: int
-    unit: str
-    first: dt.datetime | None
-    last: dt.datetime | None
+    reading: Reading
     rejected: int
     filtered: int
-    columns: dict[str, str]
+    floats: list[str]  # of user and item those whose ids all end in ".0"
     rejects: list[tuple[str, int, int, str]]  # reason, rows, the first one, how it reads
-    events: list[tuple[Any, ...]] = field(default_factory=list)
+    events: list[tuple[Any, ...]]
 
 
 def inspect(settings: Settings, console: Console) -> None:
@@ -68,9 +65,11 @@ def inspect(settings: Settings, console: Console) -> None:
         times = set_night(con, today, bootstrap=True, late_days=0)
         set_types(con, settings.source)
         readings = [_read(con, part, settings.source) for part in source.parts(*times)]
-    if not any(reading.rows for reading in readings):
+    if not any(one.reading.rows for one in readings):
         raise SourceError(f"{source} has no rows: deliver events, or name another source")
     console.print(_parts(readings), soft_wrap=True)
+    if floats := sorted({role for one in readings for role in one.floats}):
+        console.print(Text(_ends_told(floats)), soft_wrap=True)
     for shown in (_rejects(readings), _events(readings)):
         console.print(shown)
         console.print()
@@ -81,14 +80,16 @@ def inspect(settings: Settings, console: Console) -> None:
     console.print(Text(pinned(settings.source, readings, left_out)), soft_wrap=True)
 
 
-def _read(con: duckdb.DuckDBPyConnection, part: Part, source: SourceSettings) -> Reading:
+def _read(con: duckdb.DuckDBPyConnection, part: Part, source: SourceSettings) -> Inspected:
     with part.open(con):
-        rows, unit, _ = classify(con, part, source)
+        rows, unit, classes = classify(con, part, source)
+        whole = f"bool_and(regexp_full_match({{}}, '{FLOAT}')) FILTER (WHERE reason IS NULL)"
         counts = one_row(
             con,
-            "SELECT min(ts) AS first, max(ts) AS last, count(*) FILTER (WHERE reason IS NOT NULL "
-            "AND class <> 'filtered') AS rejected, count(*) FILTER (WHERE class = 'filtered') AS "
-            "filtered FROM classified_rows",
+            "SELECT count(*) FILTER (WHERE reason IS NOT NULL AND class <> 'filtered') "
+            "AS rejected, count(*) FILTER (WHERE class = 'filtered') AS filtered, "
+            f"{whole.format('user_id')} AS user, {whole.format('item_id')} AS item "
+            "FROM classified_rows",
         )
         rejects = con.execute(
             "SELECT reason, count(*), min(row_number), coalesce(arg_min(raw, row_number), '') "
@@ -99,115 +100,117 @@ def _read(con: duckdb.DuckDBPyConnection, part: Part, source: SourceSettings) ->
             "SELECT user_id, item_id, event_type, ts, weight, row_number FROM classified_rows "
             f"WHERE reason IS NULL AND class <> 'filtered' ORDER BY row_number LIMIT {EVENTS}"
         ).fetchall()
-    columns = dict(getattr(part, "columns", {}))
-    kind = part.format if isinstance(part, FilePart) else "table"
-    if kind in ("json", "jsonl") and isinstance(part, FilePart):
-        columns = _found_keys(con, part, source)
-    return Reading(
-        part.name, kind, rows, unit, columns=columns, rejects=rejects, events=events, **counts
+    reading = Reading.of(part, rows, unit, classes)
+    if isinstance(part, FilePart) and part.format in ("json", "jsonl"):
+        reading = replace(reading, columns=_found_keys(con, part, source))
+    return Inspected(
+        part.name,
+        reading,
+        counts["rejected"],
+        counts["filtered"],
+        [role for role in ("user", "item") if counts[role]],
+        rejects,
+        events,
     )
 
 
 def _found_keys(
     con: duckdb.DuckDBPyConnection, part: FilePart, source: SourceSettings
-) -> dict[str, str]:
+) -> dict[str, tuple[str, ...]]:
     """Return which of the keys that are looked for the objects of a file have."""
-    names = list(dict.fromkeys(n for role in ROLES for n in getattr(source, f"{role}_columns")))
     with part.place.fetched(part.path) as path:
-        counts = counted_names(con, SourceFile(path, str(part), part.format, {}, {}), source, names)
+        counts = counted_names(con, SourceFile(path, str(part), part.format, {}, {}), source)
     found = {
-        role: [name for name in getattr(source, f"{role}_columns") if counts[name]]
+        role: tuple(name for name in getattr(source, f"{role}_columns") if counts[name])
         for role in ROLES
     }
-    return {role: " or ".join(names) for role, names in found.items() if names}
+    return {role: names for role, names in found.items() if names}
 
 
-def _parts(readings: list[Reading]) -> Text:
+def _parts(readings: list[Inspected]) -> Text:
     shown = Text("What is read\n", "bold")
     for one in readings[:PARTS]:
-        columns = [f"{role} {one.columns.get(role, 'none')}" for role in ROLES[:5]]
-        if session := one.columns.get("session"):
-            columns[0] += f", else session {session}"
-        shown.append(
-            f"{one.name}: {one.format}, {one.rows:,} rows, times in {one.unit}", "not bold"
-        )
-        if one.first and one.last:
-            shown.append(f" from {_moment(one.first)} to {_moment(one.last)}", "not bold")
-        shown.append(f"\n    {', '.join(columns)}\n", "not bold")
+        told = f"{one.name}: {one.reading.rows_told()}\n    {one.reading.columns_told()}\n"
+        shown.append(told, "not bold")
     if len(readings) > PARTS:
         shown.append(f"and {len(readings) - PARTS} more\n", "not bold")
     return shown
 
 
-def _rejects(readings: list[Reading]) -> Table | Text:
+def _ends_told(roles: list[str]) -> str:
+    ids = " and ".join(f"{role} ids" for role in roles)
+    return (
+        f'All {ids} end in ".0", as if a tool had made floats of whole numbers. They are texts and '
+        'stay as they are: "7.0" is another id than "7". Deliver whole numbers if other files have '
+        "them.\n"
+    )
+
+
+def _rejects(readings: list[Inspected]) -> Table | Text:
     rejected = sum(one.rejected for one in readings)
     title = f"Rows that would go to quarantine: {rejected:,}"
     if filtered := sum(one.filtered for one in readings):
         title += f" (and {filtered:,} of other types than source.event_types)"
     if not rejected:
         return Text(title, "bold")
-    table = _table(title, "part", "row", "why", "rows", "as read")
+    table = table_of(title, "part", "row", "why", "rows", "as read")
     for one in readings:
         for reason, count, first, raw in one.rejects:
             shown = raw if len(raw) <= TEXT else raw[:TEXT] + "..."
-            _row(table, one.name, str(first), reason, f"{count:,}", shown)
+            add_row(table, one.name, str(first), reason, f"{count:,}", shown)
     return table
 
 
-def _events(readings: list[Reading]) -> Table:
-    table = _table("The first events", "user_id", "item_id", "event_type", "ts", "weight", "row")
+def _events(readings: list[Inspected]) -> Table:
+    table = table_of("The first events", "user_id", "item_id", "event_type", "ts", "weight", "row")
     for one in readings:
         for user, item, kind, ts, weight, row in one.events:
             if table.row_count < EVENTS:
                 shown = "" if weight is None else str(weight)
-                _row(table, user, item, kind, _moment(ts), shown, str(row))
+                add_row(table, user, item, kind, moment(ts), shown, str(row))
     return table
 
 
-def pinned(source: SourceSettings, readings: list[Reading], left_out: list[str]) -> str:
+def pinned(source: SourceSettings, readings: list[Inspected], left_out: list[str]) -> str:
     """Return the settings that read the same again, whatever the files will look like, as TOML."""
     values: dict[str, Any] = {"kind": source.kind, "path": source.path}
     defaults = SourceSettings()
     # What the settings or a profile say already.
     said = ("connection", "table", "query", "endpoint", "region", *sorted(PROFILE_KEYS))
     values |= {k: getattr(source, k) for k in said if getattr(source, k) != getattr(defaults, k)}
-    formats = {one.format for one in readings}
+    formats = {kind for one in readings for kind in one.reading.formats}
     if source.kind == "files" and len(formats) == 1 and not left_out:
         values["format"] = formats.pop()  # with which files of any name are read
     for role in ROLES:
-        found = {
-            name.rstrip("=") for one in readings for name in one.columns.get(role, "").split(" or ")
-        }
+        found = {name.rstrip("=") for one in readings for name in one.reading.columns.get(role, ())}
         values[f"{role}_columns"] = [
             name for name in getattr(source, f"{role}_columns") if name in found
         ]
-    units = {one.unit for one in readings if one.rows}
+    units = {unit for one in readings if one.reading.rows for unit in one.reading.units}
     if len(units) == 1:
         values["time_unit"] = units.pop()
     weights = values.pop("event_weights", {})
-    lines = ["[source]", *(f"{key} = {_toml(value)}" for key, value in values.items())]
+    lines = ["[source]", *(f"{key} = {as_toml(value)}" for key, value in values.items())]
     if weights:
-        pairs = ", ".join(f"{_toml(kind)} = {weight}" for kind, weight in weights.items())
+        pairs = ", ".join(f"{as_toml(kind)} = {weight}" for kind, weight in weights.items())
         lines.append(f"event_weights = {{ {pairs} }}")
     return "\n".join(lines)
 
 
-def _toml(value: Any) -> str:
+def as_toml(value: Any) -> str:
+    """Return a value as TOML writes it: a text, a number or a list of texts."""
     # A JSON string or list of strings is one of TOML, too.
     return json.dumps(value if not isinstance(value, tuple) else list(value), ensure_ascii=False)
 
 
-def _moment(ts: dt.datetime | None) -> str:
-    return "none" if ts is None else ts.astimezone(dt.UTC).isoformat(" ").replace("+00:00", "Z")
-
-
-def _table(title: str, *columns: str) -> Table:
+def table_of(title: str, *columns: str) -> Table:
+    """Return an empty table that is printed without lines."""
     table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False, box=None)
     for name in columns:
         table.add_column(name, overflow="fold")
     return table
 
 
-def _row(table: Table, *cells: str) -> None:
+def add_row(table: Table, *cells: str) -> None:
     """Add a row that is printed as it is: brackets in ids and paths are no markup."""
     table.add_row(*map(Text, cells))

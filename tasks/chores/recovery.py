@@ -19,7 +19,7 @@ def recovery(settings: Settings, night: dt.date, truth: Path) -> dict[str, float
 
     if not truth.is_file():
         raise LakeError(f"{truth} with the true intents is missing: generate the events again")
-    labels = Lake(settings.lake.root).scan(tables.INTENT_LABELS, first=night, last=night)
+    labels = Lake.of(settings).scan(tables.INTENT_LABELS, first=night, last=night)
     both = (
         labels.filter(pl.col("intent_id").is_not_null())
         .join(pl.scan_parquet(truth), on="user_id")

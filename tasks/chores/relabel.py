@@ -61,7 +61,7 @@ def relabel_night(
     Raises ModelError for a model that is not registered or cannot be used, LakeError for a night
     without histories.
     """
-    trained = _night_of(Lake(settings.lake.root), version)
+    trained = _night_of(Lake.of(settings), version)
     if not settings.model.threads:
         threads = max(1, (os.cpu_count() or 1) // at_once)
         model = settings.model.model_copy(update={"threads": threads})
@@ -91,7 +91,7 @@ def nights_to_relabel(
     LakeError
         There are no events, or a night has no histories.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     if last < first:
         raise NightError(
             f"the range ends on {last}, before it begins on {first}: swap the two dates"

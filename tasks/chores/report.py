@@ -20,10 +20,13 @@ from tasks.chores import stale
 from tasks.chores.published_scores import DataSet, by_counts
 from tasks.errors import LakeError
 from tasks.lake import Lake, tables
+from tasks.registry import names, profiles
 from tasks.registry.figures import (
     ALL_USERS,
     BASELINES,
     BY_TIME,
+    CALIBRATION_ERROR,
+    CLEAR_SHARE,
     LIFT,
     NEW_ITEMS,
     REPEAT_SHARE,
@@ -35,7 +38,10 @@ from tasks.settings import Settings
 from tasks.steps import STEPS
 
 LARGEST = 10  # intents shown
-TOP_ITEMS = 5  # items shown of each
+TOP_ITEMS = 2  # items shown of each
+TOP_CATEGORIES = 2  # shown of each
+TOP_FEATURES = 5  # of each kind and direction, of one intent
+LONGEST_TITLE = 24  # characters shown of a title in a table of intents
 SAMPLE = 5  # labels shown
 NEWEST = 20  # items shown of a user's history
 UNBOUNDED = 100_000  # columns of a page that nobody's eye has to fit
@@ -68,7 +74,7 @@ def show(
     parts = (
         _header(lake, night, labels, summaries),
         _intents(lake, night, None if everything else LARGEST),
-        _labels(labels, None if everything else SAMPLE),
+        _labels(lake, night, labels, None if everything else SAMPLE),
         *_evaluation(lake, night, version),
         *_by_time(lake, night),
         _intent_metrics(settings, lake, night, version, truth),
@@ -98,24 +104,121 @@ def show_intent(settings: Settings, night: dt.date, intent: int, *, console: Con
             f"{known[0]} to {known[-1]}; `report --all` lists them"
         )
     (found,) = profile
+    called = names.shown(lake, night)
     came_from = found["came_from"] or []
-    facts = {
+    facts = {"name": _told_name(called, intent)}
+    if (name := called.of(intent)) and name.description:
+        facts["description"] = name.description
+    facts |= {
         "status": found["status"],
         "users": f"{found['users']:,}, {found['share']:.1%} of those with an intent",
+        **_changes(lake, night, intent),
         "born": f"night {found['born']}",
-        "came from": ", ".join(f"{one['intent_id']} ({one['share']:.0%})" for one in came_from)
+        "came from": ", ".join(
+            f"{_with_name(called, one['intent_id'])} ({one['share']:.0%})" for one in came_from
+        )
         or "no earlier intent",
         "model": _label_model(labels),
     }
-    items = _printed("Items that its users have more often than others", ["item", "lift"], ["lift"])
-    for top in found["top_items"] or []:
-        _add_row(items, top["item_id"], f"{top['lift']:.1f}")
-    its_own = labels.filter(intent_id=intent).sort(
-        ["confidence", "user_id"], descending=[True, False]
-    )
-    title = f"{min(SAMPLE, its_own.height)} of its users, the surest first"
-    parts = (_facts(f"Intent {intent} of night {night}", facts), items)
-    _print(console, (*parts, _label_rows(title, its_own.head(SAMPLE))))
+    if deciles := found["confidence_deciles"]:
+        low, middle, high = (deciles[place] for place in (0, 4, 8))
+        facts["confidence"] = f"10 % have at most {low:.2f}, half {middle:.2f}, 90 % {high:.2f}"
+    parts = [_facts(f"Intent {intent} of night {night}", facts)]
+    parts += _feature_tables(_features(lake, night).filter(intent_id=intent))
+    if len(parts) == 1:  # a night from before there were features
+        title = "Items that its users have more often than others"
+        lifts = _printed(title, ["item", "lift"], ["lift"])
+        for top in found["top_items"] or []:
+            _add_row(lifts, top["item_id"], f"{top['lift']:.1f}")
+        parts.append(lifts)
+    parts += _next_items(lake, night, intent)
+    parts += _flows(lake, night, intent, called)
+    closest = lake.scan(tables.INTENT_USERS, first=night, last=night).filter(intent_id=intent)
+    ranked = closest.select("user_id", "rank").collect()
+    its_own = labels.filter(intent_id=intent)
+    if ranked.height:
+        its_own = its_own.join(ranked, on="user_id").sort("rank").drop("rank")
+    else:  # a night from before they were kept
+        its_own = its_own.sort(["confidence", "user_id"], descending=[True, False]).head(SAMPLE)
+    title = f"{its_own.height} of its users, the surest first"
+    _print(console, (*parts, _label_rows(title, its_own, called)))
+
+
+def _told_name(called: names.Names, intent: int) -> str:
+    name = called.of(intent)
+    if name is None:
+        return "none yet: it gets one on the first night that it has users"
+    by = f"given by {name.by}, in the tables from night {name.night}"
+    return f"{name.name} ({by if name.by else f'automatic, of night {name.night}'})"
+
+
+def _changes(lake: Lake, night: dt.date, intent: int) -> dict[str, str]:
+    """Say how the size of an intent has changed since the nights that it is compared with."""
+    [row] = profiles.sizes(lake, night).filter(intent_id=intent).to_dicts()
+    told = [
+        f"{row['users'] - row[f'users_{nights}']:+,} since {nights} night{'s' * (nights > 1)} "
+        f"before ({100 * (row['share'] - row[f'share_{nights}']):+.1f} points)"
+        for nights in profiles.BEFORE
+        if row[f"users_{nights}"] is not None
+    ]
+    return {"change": ", ".join(told)} if told else {}
+
+
+FEATURES = {
+    "category": ("Categories", "category"),
+    "word": ("Words of titles", "word"),
+    "item": ("Items", "item"),
+    "event_type": ("Event types of the night", "type"),
+}
+
+
+def _feature_tables(features: pl.DataFrame) -> list[Printed]:
+    """List what sets an intent apart, a table a kind: over-represented first, then under."""
+    found = []
+    for kind, (title, column) in FEATURES.items():
+        rows = features.filter(pl.col("rank") <= TOP_FEATURES, kind=kind)
+        if kind == "word":  # of many words some come more often by chance
+            rows = rows.filter(pl.col("score") > 0)
+        if rows.is_empty():
+            continue
+        table = _printed(
+            f"{title} that set it apart",
+            [column, "share", "of all", "log-odds", "z"],
+            ["share", "of all", "log-odds", "z"],
+        )
+        for row in rows.sort(["is_over", "rank"], descending=[True, False]).iter_rows(named=True):
+            _add_row(
+                table,
+                names.clean(row["title"] or row["value"]),
+                f"{row['share']:.1%}",
+                f"{row['expected_share']:.1%}",
+                f"{row['log_odds']:+.2f}",
+                f"{row['z']:+.1f}",
+            )
+        found.append(table)
+    return found
+
+
+def _next_items(lake: Lake, night: dt.date, intent: int) -> list[Printed]:
+    rows = lake.scan(tables.INTENT_NEXT_ITEMS, night, night).filter(intent_id=intent)
+    table = _printed("What the model expects next of its users", ["item", "title"])
+    for row in rows.sort("rank").head(TOP_FEATURES).collect().iter_rows(named=True):
+        _add_row(table, row["item_id"], names.clean(row["title"] or ""))
+    return [table] if table.row_count else []
+
+
+def _flows(lake: Lake, night: dt.date, intent: int, called: names.Names) -> list[Printed]:
+    """List where an intent's users came from and went to since the labelled night before."""
+    flows = lake.scan(tables.INTENT_FLOWS, night, night).collect()
+    table = _printed("Users since the labelled night before", ["", "intent", "users"], ["users"])
+    ends = {"came from": ("to_intent_id", "from_intent_id")}
+    ends["went to"] = ("from_intent_id", "to_intent_id")
+    for word, (here, there) in ends.items():
+        moved = flows.filter(pl.col(here) == intent, pl.col(there).ne_missing(intent))
+        for row in moved.sort("users", there, descending=[True, False]).head(SAMPLE).to_dicts():
+            other = "none" if row[there] is None else _with_name(called, row[there])
+            _add_row(table, word, other, f"{row['users']:,}")
+    return [table] if table.row_count else []
 
 
 def show_user(settings: Settings, night: dt.date, user: str, *, console: Console) -> None:
@@ -131,16 +234,28 @@ def show_user(settings: Settings, night: dt.date, user: str, *, console: Console
             f"for example {labels['user_id'][0]!r}"
         )
     (found,) = label
+    called = names.shown(lake, night)
     facts = {
         "intent": "none: the model knows no item of the history"
         if found["intent_id"] is None
-        else f"{found['intent_id']}, confidence {found['confidence']:.2f}",
+        else f"{_with_name(called, found['intent_id'])}, {_sure(found)}",
         "runner-up": "none"
         if found["runner_up_id"] is None
-        else f"{found['runner_up_id']}, confidence {found['runner_up_confidence']:.2f}",
+        else f"{_with_name(called, found['runner_up_id'])}, confidence {_of_runner_up(found):.2f}",
         "events": f"{found['n_events']:,}, the last one {found['last_ts']:%Y-%m-%d %H:%M} UTC",
         "model": found["model_version"],
     }
+    if found["held_since"]:
+        facts["held"] = f"since night {found['held_since']}, against a more probable intent"
+    if found["intents"]:
+        facts["most probable"] = ", ".join(
+            f"{one['intent_id']} ({_number(one['probability'], 2) or 'not calibrated'})"
+            for one in found["intents"]
+        )
+    if found["named_items"]:
+        facts["because of"] = ", ".join(
+            f"{one['item_id']} ({one['share']:.0%})" for one in found["named_items"]
+        )
     history = lake.scan(tables.SEQUENCES, first=night, last=night).filter(user_id=user)
     newest = history.select(item_index=pl.col("items").explode()).reverse().head(NEWEST)
     items = lake.scan(tables.ITEMS).select("item_index", "item_id")
@@ -153,13 +268,16 @@ def show_user(settings: Settings, night: dt.date, user: str, *, console: Console
         for tops in of_intent.select("top_items").collect()["top_items"].to_list()
         for top in tops or []
     }
+    titles = profiles.titles(lake, night, named["item_id"])
     table = _printed(
-        f"The newest {named.height} items of the history, and those the intent is known by",
-        ["item", "lift in the intent"],
+        f"The newest {named.height} items of the history, the newest first, and how typical they "
+        "are of the intent",
+        ["item", *(["title"] if titles else []), "lift in the intent"],
         ["lift in the intent"],
     )
     for item in named["item_id"]:
-        _add_row(table, item, f"{lifts[item]:.1f}" if item in lifts else "")
+        title = [names.clean(titles.get(item, ""))] if titles else []
+        _add_row(table, item, *title, f"{lifts[item]:.1f}" if item in lifts else "")
     _print(console, (_facts(f"User {user} on night {night}", facts), table))
 
 
@@ -184,16 +302,29 @@ def outcome(settings: Settings, night: dt.date) -> dict[str, Any]:
         "model_version": version,
         "promoted": told.get("promoted") if own else None,
         "reasons": told.get("reasons", []) if own else [],
-        "labels": str(lake.path(tables.INTENT_LABELS) / f"dt={night}"),
-        "profiles": str(lake.path(tables.INTENT_PROFILES) / f"dt={night}"),
+        "labels": str(lake.partition(tables.INTENT_LABELS, night)),
+        "profiles": str(lake.partition(tables.INTENT_PROFILES, night)),
         "pages": _pages(summaries),
     }
 
 
 def _labelled(settings: Settings, night: dt.date) -> tuple[Lake, pl.DataFrame]:
-    """Return the lake and the night's labels, of which there are some."""
-    lake = Lake(settings.lake.root)
-    labels = lake.scan(tables.INTENT_LABELS, first=night, last=night).sort("user_id").collect()
+    """Return the lake and the night's labels with their evidence; there is a label at least."""
+    lake = Lake.there(settings)
+    evidence = lake.scan(tables.LABEL_EVIDENCE, first=night, last=night).select(
+        "user_id",
+        "calibrated_confidence",
+        "clear",
+        "held_since",
+        "intents",
+        named_items=pl.col("items"),
+    )
+    labels = (
+        lake.scan(tables.INTENT_LABELS, first=night, last=night)
+        .join(evidence, on="user_id", how="left")
+        .sort("user_id")
+        .collect()
+    )
     if labels.is_empty():
         raise LakeError(
             f"{settings.lake.root} has no labels for night {night}: run the night first, "
@@ -226,10 +357,18 @@ def _standing(settings: Settings, lake: Lake, night: dt.date) -> list[Text]:
     )
     lines = []
     for row in revisions[-1:]:
-        changed = "an unknown number of" if row["changed"] is None else f"{row['changed']:,}"
+        if row["revision"] == 1:
+            labels = f"{row['labels']:,} labels"
+        elif row["changed"] is None:
+            labels = "the labels before are not in the lake any more"
+        else:
+            labels = (
+                f"{row['changed']:,} labels changed, {row['added']:,} added, "
+                f"{row['removed']:,} removed"
+            )
         lines.append(
             f"revision {row['revision']} of {row['published_at']:%Y-%m-%d %H:%M} UTC "
-            f"({row['run']}): {row['why']}, {changed} labels changed"
+            f"({row['run']}): {row['why']}, {labels}"
         )
     lines += stale.beside_a_night(settings, night)
     return [Text.assemble(("Published", "bold"), "\n", "\n".join(lines))] if lines else []
@@ -237,7 +376,7 @@ def _standing(settings: Settings, lake: Lake, night: dt.date) -> list[Text]:
 
 def latest_night(settings: Settings) -> dt.date:
     """Return the last night with labels; LakeError when there is none."""
-    nights = Lake(settings.lake.root).nights(tables.INTENT_LABELS)
+    nights = Lake.there(settings).nights(tables.INTENT_LABELS)
     if not nights:
         raise LakeError(f"{settings.lake.root} has no labels yet: run a night first")
     return nights[-1]
@@ -245,6 +384,8 @@ def latest_night(settings: Settings) -> dt.date:
 
 def _nights(lake: Lake) -> str:
     nights = lake.nights(tables.INTENT_LABELS)
+    if len(nights) == 1:
+        return str(nights[0])
     return f"{nights[0]} to {nights[-1]}" if nights else "none yet"
 
 
@@ -297,9 +438,12 @@ def _header(
     if days:
         events = f"{every:,} from {days[0]} to {days[-1]}, {tonight:,} of them of this night"
     without = labels["intent_id"].null_count()
+    unclear = labels.filter(~pl.col("clear")).height
     users = f"{labels.height:,} with a label"
     if without:
         users += f", {without:,} of them with no intent: the model knows no item of theirs"
+    if unclear:
+        users += f", {unclear:,} ({unclear / labels.height:.1%}) not clear"
     return _facts(
         f"Night {night}",
         {
@@ -331,50 +475,125 @@ def _decision(version: str, summaries: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _intents(lake: Lake, night: dt.date, most: int | None) -> Printed:
-    profiles = lake.scan(tables.INTENT_PROFILES, first=night, last=night).collect()
-    used = profiles.filter(pl.col("users") > 0).sort(
-        ["users", "intent_id"], descending=[True, False]
-    )
+    sized = profiles.sizes(lake, night).filter(pl.col("users") > 0)
+    used = sized.sort(["users", "intent_id"], descending=[True, False])
     shown = used.head(most) if most else used
     few = f"The {shown.height} largest of {used.height}" if shown.height < used.height else "All"
+    columns = ["intent", "name", "users", "share"]
+    since = _newest_before(used)
+    columns += [f"since {since} d" if since > 1 else "since 1 d"] if since else []
+    features = _features(lake, night)
+    is_listed = features["kind"].is_in(["category"]).any()
+    columns += ["more often", "top items"] if is_listed else ["top items"]
     table = _printed(
         f"{few} intents in use" if few != "All" else f"All {used.height} intents in use",
-        ["intent", "users", "share", "top items (lift)"],
-        right=["intent", "users", "share"],
+        columns,
+        right=["intent", "users", "share", *(name for name in columns if name.startswith("since"))],
     )
+    called = names.shown(lake, night)
+    lifts = _top_items(lake, night)
     for row in shown.iter_rows(named=True):
-        items = "  ".join(
-            f"{top['item_id']} ({top['lift']:.1f})" for top in row["top_items"][:TOP_ITEMS]
-        )
-        _add_row(table, str(row["intent_id"]), f"{row['users']:,}", f"{row['share']:.1%}", items)
+        intent = row["intent_id"]
+        cells = [str(intent), _name(called, intent), f"{row['users']:,}", f"{row['share']:.1%}"]
+        if since:
+            cells.append(_change(row, since))
+        over = features.filter(pl.col("is_over"), intent_id=intent)
+        if is_listed:
+            surely = over.filter(pl.col("score") > 0, kind="category").head(TOP_CATEGORIES)
+            cells.append(", ".join(map(names.clean, surely["value"])))
+        items = over.filter(kind="item").head(TOP_ITEMS)
+        told = [_short(title or item) for item, title in items.select("value", "title").iter_rows()]
+        cells.append("; ".join(told) if told else "; ".join(lifts.get(intent, [])[:TOP_ITEMS]))
+        _add_row(table, *cells)
     return table
 
 
-def _labels(labels: pl.DataFrame, most: int | None) -> Printed:
+def _features(lake: Lake, night: dt.date) -> pl.DataFrame:
+    rows = lake.scan(tables.INTENT_FEATURES, first=night, last=night).collect()
+    return rows.sort("intent_id", "kind", "is_over", "rank")
+
+
+def _top_items(lake: Lake, night: dt.date) -> dict[int, list[str]]:
+    """Return the top items of profiles and their lift; older nights have no features."""
+    rows = lake.scan(tables.INTENT_PROFILES, first=night, last=night).collect()
+    return {
+        intent: [f"{top['item_id']} ({top['lift']:.1f})" for top in tops or []]
+        for intent, tops in rows.select("intent_id", "top_items").iter_rows()
+    }
+
+
+def _name(called: names.Names, intent: int | None) -> str:
+    found = None if intent is None else called.of(intent)
+    return found.name if found else ""
+
+
+def _with_name(called: names.Names, intent: int) -> str:
+    return f"{intent} {_name(called, intent)}".rstrip()
+
+
+def _short(title: str) -> str:
+    clean = names.clean(title)
+    return clean if len(clean) <= LONGEST_TITLE else f"{clean[: LONGEST_TITLE - 1].rstrip()}…"
+
+
+def _newest_before(sized: pl.DataFrame) -> int | None:
+    """Return how many nights back the nearest sizes to compare with are."""
+    return next((nights for nights in profiles.BEFORE if sized[f"users_{nights}"].count()), None)
+
+
+def _change(row: Mapping[str, Any], nights: int) -> str:
+    then = row[f"users_{nights}"]
+    return "new" if then is None else f"{row['users'] - then:+,}"
+
+
+def _labels(lake: Lake, night: dt.date, labels: pl.DataFrame, most: int | None) -> Printed:
     shown = labels.head(most) if most else labels
-    return _label_rows(f"intent_labels ({shown.height:,} of {labels.height:,} users)", shown)
+    title = f"intent_labels ({shown.height:,} of {labels.height:,} users)"
+    return _label_rows(title, shown, names.shown(lake, night))
 
 
-def _label_rows(title: str, labels: pl.DataFrame) -> Printed:
+def _label_rows(title: str, labels: pl.DataFrame, called: names.Names) -> Printed:
     table = _printed(
         title,
-        ["user", "intent", "confidence", "runner-up", "events", "last event"],
+        ["user", "intent", "name", "confidence", "clear", "runner-up", "events", "last event"],
         right=["intent", "confidence", "runner-up", "events"],
     )
     for row in labels.iter_rows(named=True):
         runner_up = ""
         if row["runner_up_id"] is not None:
-            runner_up = f"{row['runner_up_id']} ({_number(row['runner_up_confidence'], 2)})"
+            runner_up = f"{row['runner_up_id']} ({_of_runner_up(row):.2f})"
         _add_row(
             table,
             row["user_id"],
             _text(row["intent_id"]),
-            _number(row["confidence"], 2),
+            _name(called, row["intent_id"]),
+            _number(_of_label(row), 2),
+            {True: "yes", False: "no", None: ""}[row["clear"]],
             runner_up,
             str(row["n_events"]),
             f"{row['last_ts']:%Y-%m-%d %H:%M}",
         )
     return table
+
+
+def _of_label(label: Mapping[str, Any]) -> float | None:
+    """Return the calibrated confidence of a label; the model's own where there is none."""
+    calibrated: float | None = label["calibrated_confidence"]
+    return label["confidence"] if calibrated is None else calibrated
+
+
+def _of_runner_up(label: Mapping[str, Any]) -> float:
+    """Return the probability of the runner-up that goes with the confidence of the label."""
+    for one in label["intents"] or []:
+        if one["intent_id"] == label["runner_up_id"] and one["probability"] is not None:
+            return float(one["probability"])
+    return float(label["runner_up_confidence"])
+
+
+def _sure(label: Mapping[str, Any]) -> str:
+    """Say how sure a label is, and whether that is clear."""
+    clear = {True: "", False: ", which is not clear", None: " (not calibrated)"}[label["clear"]]
+    return f"confidence {_of_label(label):.2f}{clear}"
 
 
 def _text(value: object) -> str:
@@ -499,6 +718,12 @@ def _intent_metrics(
         ("utilisation", 3, "perplexity / intents"),
         ("largest_share", 3, "share of users in the largest"),
         (LIFT, 2, "what knowing the label is worth: next-item HR@20 over popularity's"),
+        (CLEAR_SHARE, 3, "share of labels that are clear (label.clear_above)"),
+        (
+            CALIBRATION_ERROR,
+            3,
+            "mean distance of confidence from the share of labels that outlive the next event",
+        ),
         (REPEAT_SHARE, 3, "share of users whose newest event is of an item that they had before"),
     ):
         if metric in values:
@@ -546,6 +771,13 @@ def _rows(lake: Lake, night: dt.date, summaries: Mapping[str, Mapping[str, Any]]
             "events in no history: of users or items with fewer than sequences.min_user_events or "
             f"min_item_events, or several of an item in a session; {built['users_left_out']:,} "
             "users have none left",
+        )
+    for read in lake.scan(tables.CATALOGUE_READS, night, night).collect().iter_rows(named=True):
+        _add_row(
+            table,
+            f"{read['items']:,}",
+            f"items in the catalogue; {read['items_without_title']:,} of the night's "
+            f"{read['night_items']:,} items have no title",
         )
     return table
 
@@ -643,8 +875,8 @@ def _places(
     version: str,
 ) -> Text:
     places: dict[str, object] = {
-        "labels": lake.path(tables.INTENT_LABELS) / f"dt={night}",
-        "profiles": lake.path(tables.INTENT_PROFILES) / f"dt={night}",
+        "labels": lake.partition(tables.INTENT_LABELS, night),
+        "profiles": lake.partition(tables.INTENT_PROFILES, night),
         "all tables": settings.lake.root,
         "model": lake.model_dir(version),
     }

@@ -19,12 +19,12 @@ from typing import Any
 
 import polars as pl
 
-from tasks.chores.relabel import relabel_night
 from tasks.lake import Lake, tables
 from tasks.registry import inputs
 from tasks.registry.inputs import Fingerprints, Input, recorded_inputs, taken_out
 from tasks.settings import Settings
 from tasks.steps import STEPS, run_step
+from tasks.terminal import on_lake
 
 log = logging.getLogger(__name__)
 
@@ -95,11 +95,15 @@ def lines(settings: Settings) -> list[str]:
     counts = {state: sum(one.state == state for one in found) for state in STATES}
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     said = [one.line for one in found if one.state != FRESH]
-    said.append(f"{len(found)} labelled nights from {found[0].night} to {found[-1].night}: {told}")
+    first, last = found[0].night, found[-1].night
+    nights = f"nights from {first} to {last}" if len(found) > 1 else f"night, {first}"
+    said.append(f"{len(found)} labelled {nights}: {told}")
     if counts[STALE]:
-        said.append("`python -m tasks refresh` brings the stale ones up to date, in order")
+        command = on_lake(settings.lake.root, "refresh")
+        said.append(f"to bring the stale ones up to date, in order: {command}")
     if counts[NOT_KNOWN]:
-        said.append("`python -m tasks refresh --not-known` makes those anew that are not known")
+        command = on_lake(settings.lake.root, "refresh", "--not-known")
+        said.append(f"to run those that are not known again, too: {command}")
     return said
 
 
@@ -115,7 +119,8 @@ def beside_a_night(settings: Settings, night: dt.date) -> list[str]:
             word = "other night is" if len(nights) == 1 else "other nights are"
             said.append(f"{len(nights)} {word} {are}: {_nights(nights)}")
     if said:
-        said.append("`python -m tasks stale` says why, `python -m tasks refresh` mends it")
+        said.append(f"why: {on_lake(settings.lake.root, 'stale')}")
+        said.append(f"to bring them up to date: {on_lake(settings.lake.root, 'refresh')}")
     return said
 
 
@@ -140,7 +145,7 @@ def refresh(
 
     Raises what the steps raise; the nights before are up to date then.
     """
-    lake = Lake.there(settings.lake.root)
+    lake = Lake.there(settings)
     ran: dict[str, Any] = {}
     left: dict[str, str] = {}
     unknown_nights: list[str] = []
@@ -156,10 +161,10 @@ def refresh(
         if not reasons:
             continue
         if cannot := now.cannot_be_made(night, reasons):
-            log.warning("night %s is stale and stays as it is: %s", night, cannot)
+            log.warning("night %s is stale. %s", night, cannot)
             left[night.isoformat()] = cannot
             continue
-        log.info("night %s is stale: %s", night, Standing(night, STALE, reasons).line)
+        log.info("night %s", Standing(night, STALE, reasons).line)
         steps = list(_refreshed(settings, night, now, reasons, not_known=not_known))
         because = list(dict.fromkeys(say for says in reasons.values() for say in says))
         ran[night.isoformat()] = {"steps": steps, "because": because}
@@ -175,6 +180,8 @@ def _refreshed(
     not_known: bool,
 ) -> Iterator[str]:
     """Run what is stale of a night; yield the name of each step that ran."""
+    from tasks.chores.relabel import relabel_night  # it loads torch, and most callers only look
+
     wanted = set(reasons)
     if wanted & set(MODEL_STEPS):
         wanted |= set(MODEL_STEPS)
@@ -217,7 +224,7 @@ class _Now:
     """What is recorded of the steps, and the fingerprints of the tables as they are."""
 
     def __init__(self, settings: Settings, night: dt.date | None = None) -> None:
-        self.lake = Lake.there(settings.lake.root)
+        self.lake = Lake.there(settings)
         self.fingerprints = Fingerprints(settings, near=night)
         self._recorded = recorded_inputs(self.lake, night, night)
         self._taken_out = taken_out(self.lake)
@@ -282,7 +289,8 @@ class _Now:
                 for day in sorted({*one, *other}, key=lambda day: day or dt.date.min)
                 if self._digest(name, day, other) != _digest(one, day)
             ]
-            if name == inputs.LABELS_BEFORE and one and not set(one) & set(changed):
+            before_it = name in (inputs.LABELS_BEFORE, inputs.EVIDENCE_BEFORE)
+            if before_it and one and not set(one) & set(changed):
                 continue  # they are as they were, or upkeep took them out: none are in their place
             if not changed:
                 continue
@@ -300,8 +308,12 @@ class _Now:
                 )
             elif name == inputs.LABELS_BEFORE:
                 yield f"labels of night {changed[0]}, which its own are held against, have changed"
+            elif name == inputs.EVIDENCE_BEFORE:
+                yield f"the nights since which labels of {_nights(changed)} are held have changed"
             elif name in inputs.ROWS:
                 yield f"its {SAID[name]} have changed since {step} read them"
+            elif name == inputs.NAMES_BEFORE:
+                yield "names that nights before it gave to intents have changed"
             elif name != inputs.FORGOTTEN:
                 was, is_ = (" and ".join(i.digest for i in of.values()) for of in (one, other))
                 yield f"{SAID[name]} was {was or 'none'} and is {is_ or 'none'}"
@@ -330,6 +342,7 @@ SAID = {
     inputs.SEQUENCES: "histories",
     inputs.METRICS: "metrics",
     inputs.LABELS: "labels",
+    inputs.CATALOGUE: "items in the catalogue",
     inputs.MODEL_BEFORE: "the last promoted model before it",
     inputs.MODELS: "the models of the night",
     inputs.LABELS_WITH: "the model that labels it",

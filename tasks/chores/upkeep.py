@@ -7,17 +7,16 @@ What a promoted model stands on stays whatever its age. It is done while no step
 
 import datetime as dt
 import logging
-import shutil
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from tasks.lake import Lake, tables
+from tasks.lake import MODELS, PAGES, TRAINING, Lake, tables
+from tasks.lake.storage import File
 from tasks.lake.tables import Table
+from tasks.registry.catalogue import catalogue_night
 from tasks.registry.inputs import keep_digests
 from tasks.registry.versions import anchor, promoted
 from tasks.settings import Settings
@@ -33,7 +32,13 @@ KEPT_BY = {
     tables.SEQUENCE_INPUTS: "sequences_nights",
     tables.LEFT_OUT_EVENTS: "left_out_nights",
     tables.INTENT_LABELS: "labels_nights",
+    tables.LABEL_EVIDENCE: "labels_nights",
     tables.INTENT_PROFILES: "labels_nights",
+    tables.INTENT_FEATURES: "labels_nights",
+    tables.INTENT_NEXT_ITEMS: "labels_nights",
+    tables.INTENT_USERS: "labels_nights",
+    tables.INTENT_FLOWS: "labels_nights",
+    tables.CATALOGUE: "labels_nights",
     tables.STEPS: "steps_nights",
     tables.CHECK_RESULTS: "steps_nights",
 }
@@ -44,28 +49,24 @@ class Plan:
     """What upkeep would take out, in the order in which it goes."""
 
     nights: dict[Table, list[dt.date]] = field(default_factory=dict)
-    models: list[Path] = field(default_factory=list)  # folders of weights; their rows stay
-    trainings: list[Path] = field(default_factory=list)  # what killed trainings left behind
-    pages: list[Path] = field(default_factory=list)  # folders of a night's quality pages
-    old_files: dict[Table, list[Path]] = field(default_factory=dict)  # of old versions of tables
+    models: list[str] = field(default_factory=list)  # folders of weights; their rows stay
+    trainings: list[str] = field(default_factory=list)  # what killed trainings left behind
+    pages: list[str] = field(default_factory=list)  # folders of a night's quality pages
+    old_files: dict[Table, list[File]] = field(default_factory=dict)  # of old versions of tables
 
-    def summary(self, lake: Lake) -> dict[str, Any]:
-        """Say what goes, by names below the lake's folder."""
-
-        def below(paths: list[Path]) -> list[str]:
-            return [str(path.relative_to(lake.root)) for path in paths]
-
+    def summary(self) -> dict[str, Any]:
+        """Say what goes, by names below the lake's root."""
         old = [file for files in self.old_files.values() for file in files]
         return {
             "nights": {
                 table.name: [night.isoformat() for night in nights]
                 for table, nights in self.nights.items()
             },
-            "models": below(self.models),
-            "trainings": below(self.trainings),
-            "pages": below(self.pages),
+            "models": self.models,
+            "trainings": self.trainings,
+            "pages": self.pages,
             "old_files": {table.name: len(files) for table, files in self.old_files.items()},
-            "old_files_mb": round(sum(file.stat().st_size for file in old) / 1e6, 1),
+            "old_files_mb": round(sum(file.size for file in old) / 1e6, 1),
         }
 
 
@@ -76,10 +77,10 @@ def upkeep(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
 
     Raises LakeError when there is no lake, or a table of it cannot be read.
     """
-    lake = Lake.there(settings.lake.root)
+    lake = Lake.there(settings)
     with lake.alone():
         removals = plan(settings)
-        summary = {"dry_run": dry_run, **removals.summary(lake)}
+        summary = {"dry_run": dry_run, **removals.summary()}
         if dry_run:
             return summary
         for table, nights in removals.nights.items():
@@ -87,16 +88,17 @@ def upkeep(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
             lake.replace(table, table.schema.empty_table(), nights=nights)
             log.info("%s: %d nights up to %s removed", table.name, len(nights), nights[-1])
         for folder in removals.models + removals.trainings + removals.pages:
-            shutil.rmtree(folder)
-            log.info("%s removed", folder)
+            lake.storage.remove(folder)
+            log.info("%s removed", lake.storage.at(folder))
         for table in removals.old_files:
             lake.vacuum(table, settings.retention.min_age_hours)
+        lake.turns.tidy()
     return summary
 
 
 def plan(settings: Settings) -> Plan:
     """Work out what the settings do not keep, without touching anything."""
-    lake, keep = Lake(settings.lake.root), settings.retention
+    lake, keep = Lake.of(settings), settings.retention
     ingested = lake.nights(tables.INGESTS)
     recent = _nights_worked_on(lake, keep.min_age_hours)
     standing = _promoted_models(lake, recent)
@@ -114,9 +116,11 @@ def plan(settings: Settings) -> Plan:
         if table in (tables.SEQUENCES, tables.SEQUENCE_INPUTS):
             # What the promoted models were trained on, and what the next night adds its events to.
             needed |= standing_nights | _before(lake.nights(tables.SEQUENCES), recent)
-        elif table in (tables.LEFT_OUT_EVENTS, tables.INTENT_LABELS):
+        elif table in (tables.LEFT_OUT_EVENTS, tables.INTENT_LABELS, tables.LABEL_EVIDENCE):
             # What the next night adds its events to, and what it holds its labels against.
             needed |= _before(lake.nights(table), recent)
+        elif table is tables.CATALOGUE:
+            needed |= _catalogues_read(lake, recent, removals.nights)
         if going := old(lake.nights(table), getattr(keep, setting), needed):
             removals.nights[table] = going
 
@@ -129,17 +133,22 @@ def plan(settings: Settings) -> Plan:
         | anchors
         | set(models.filter(~pl.col("dt").is_in(going_nights))["model_version"])
     )
-    grown_old = _older_than(keep.min_age_hours)
-    folder = lake.root / "model_files"
-    if keep.models_nights:
-        removals.models = [
-            path
-            for path in _folders(folder)
-            if not path.name.startswith(".") and path.name not in stays and grown_old(path)
+    since = dt.datetime.now(dt.UTC) - dt.timedelta(hours=keep.min_age_hours)
+
+    def folders(parent: str, but: set[str]) -> list[str]:
+        """Return the folders in which nothing was written within the last hours."""
+        paths = [
+            f"{parent}/{name}"
+            for name in lake.storage.folders(parent)
+            if not name.startswith(".") and name not in but
         ]
-    removals.trainings = [path for path in _folders(folder / ".training") if grown_old(path)]
-    pages = {night: path for path in _folders(lake.root / "quality") if (night := _night(path))}
-    removals.pages = [pages[night] for night in old(sorted(pages), keep.pages_nights, recent)]
+        return [path for path in paths if lake.storage.written(path) <= since]
+
+    if keep.models_nights:
+        removals.models = folders(MODELS, stays)
+    removals.trainings = folders(TRAINING, set())
+    pages = sorted(night for name in lake.storage.folders(PAGES) if (night := _night(name)))
+    removals.pages = [f"{PAGES}/{night}" for night in old(pages, keep.pages_nights, recent)]
     for table in tables.TABLES.values():
         if files := lake.vacuum(table, keep.min_age_hours, dry_run=True):
             removals.old_files[table] = files
@@ -152,6 +161,18 @@ def _nights_worked_on(lake: Lake, hours: int) -> set[dt.date]:
     steps = lake.scan(tables.STEPS).select("dt", "started_at", "seconds")
     ended = pl.col("started_at") + pl.duration(seconds="seconds")
     return set(steps.filter(ended > since).collect()["dt"])
+
+
+def _catalogues_read(
+    lake: Lake, recent: set[dt.date], going: Mapping[Table, list[dt.date]]
+) -> set[dt.date]:
+    """Return the nights of the catalogues that a night reads which stays, or is worked on.
+
+    The last one is among them: the next night reads it if nothing changes.
+    """
+    stay = set(lake.nights(tables.INTENT_LABELS)) - set(going.get(tables.INTENT_LABELS, []))
+    read = (catalogue_night(lake, night) for night in {*stay, *recent, dt.date.max})
+    return {night for night in read if night}
 
 
 def _before(nights: list[dt.date], recent: set[dt.date]) -> set[dt.date]:
@@ -176,22 +197,8 @@ def _promoted_models(lake: Lake, nights: set[dt.date]) -> set[tuple[str, dt.date
     return found
 
 
-def _older_than(hours: int) -> Callable[[Path], bool]:
-    """Return what tells whether nothing in a folder was written within the last hours."""
-    limit = time.time() - hours * 3600
-
-    def old(folder: Path) -> bool:
-        return all(path.stat().st_mtime <= limit for path in (folder, *folder.rglob("*")))
-
-    return old
-
-
-def _folders(parent: Path) -> list[Path]:
-    return sorted(path for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
-
-
-def _night(folder: Path) -> dt.date | None:
+def _night(folder: str) -> dt.date | None:
     try:
-        return dt.date.fromisoformat(folder.name)
+        return dt.date.fromisoformat(folder)
     except ValueError:
         return None

@@ -11,14 +11,12 @@ the column to the table, and leaves its files as they are.
 
 import contextlib
 import datetime as dt
-import errno
-import fcntl
 import glob
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import unquote
 
 import duckdb
@@ -30,6 +28,7 @@ from deltalake import (
     DeltaTable,
     Field,
     Schema,
+    Transaction,
     WriterProperties,
     write_deltalake,
 )
@@ -37,19 +36,40 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from tasks.errors import LakeError
 from tasks.lake.duck import identifier, literal
-from tasks.lake.tables import Table
+from tasks.lake.leases import PREFIX as LEASES
+from tasks.lake.storage import (
+    LOCK,
+    LOCKS,
+    MOVED,
+    MOVING,
+    File,
+    Storage,
+    parquet,
+    storage_at,
+    storage_of,
+)
+from tasks.lake.tables import TABLES, Table
+from tasks.settings import Settings
+from tasks.stores import OF_A_STORE
 
 log = logging.getLogger(__name__)
 
-LOCK = ".lock"
-LOCKS = ".locks"  # a file for each of what only one run does at a time
 CAME_LATER = "elcrec.cameLater"  # in the metadata of a column that files from before it lack
+MODELS = "model_files"
+TRAINING = f"{MODELS}/.training"  # folders of trainings that go on
+PAGES = "quality"  # of the checks, a folder a night
 LOG = "_delta_log"  # in a table's folder: one file a version, and checkpoints
 
-# A place that a person has to open up or correct; of others, such as a full disk, a retry may help.
-NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
-
 Nights = list[dt.date] | tuple[dt.date, dt.date]
+
+
+def model_folder(version: str) -> str:
+    """Return the folder of a model's weights and settings, below the root."""
+    return f"{MODELS}/{version}"
+
+
+# What is in a lake's place and says who works on it.
+NOT_OF_THE_LAKE = {LOCK, LOCKS, LEASES}
 
 
 class ConcurrentWriteError(Exception):
@@ -57,63 +77,77 @@ class ConcurrentWriteError(Exception):
 
 
 class Lake:
-    """The tables under one folder, each a Delta table in a folder of its own name."""
+    """The tables below one root, each a Delta table in a folder of its own name."""
 
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+    def __init__(self, root: Path | str, storage: Storage | None = None) -> None:
+        """Take the lake of a folder, or of a URL whose keys the environment has."""
+        self.storage = storage or storage_at(root)
+        self.root = self.storage.at()  # for messages
+        self.turns = self.storage.turns(self._fence)
 
     @classmethod
-    def there(cls, root: Path | str) -> "Lake":
-        """Return the lake of a folder that is there; LakeError when it is not."""
-        lake = cls(root)
-        if not lake.root.is_dir():
-            raise LakeError(f"there is no lake at {lake.root}: correct lake.root (--lake)")
+    def of(cls, settings: Settings) -> Self:
+        """Return the lake that the settings name."""
+        return cls(settings.lake.root, storage_of(settings))
+
+    @classmethod
+    def there(cls, settings: Settings) -> Self:
+        """Return the lake that the settings name; LakeError when it is not there."""
+        lake = cls.of(settings)
+        if not lake.storage.is_there():
+            raise LakeError(
+                f"there is no lake at {lake.root}: correct lake.root (--lake), or run a night first"
+            )
         return lake
 
-    def path(self, table: Table) -> Path:
-        """Return the folder of a table."""
-        return self.root / table.name
+    def path(self, table: Table) -> Path | str:
+        """Return where a table is, for messages and for those who read it by other means."""
+        return self.storage.at(table.name)
 
-    def model_dir(self, version: str) -> Path:
-        """Return the folder of a model's weights and settings."""
-        return self.root / "model_files" / version
+    def partition(self, table: Table, night: dt.date) -> Path | str:
+        """Return where the rows of a night are, for messages."""
+        return self.storage.at(f"{table.name}/dt={night}")
+
+    def model_dir(self, version: str) -> Path | str:
+        """Return where a model's weights and settings are, for messages."""
+        return self.storage.at(model_folder(version))
+
+    def has_model(self, version: str) -> bool:
+        """Tell whether there is a folder of a model, whole or not."""
+        return version in self.storage.folders(MODELS)
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
         """Hold the lake together with other steps; wait while someone has it alone."""
-        with self._locked(LOCK, fcntl.LOCK_SH, "what deletes from the lake has ended"):
+        with self.storage.explaining(), self.turns.in_use():
+            self._refuse_another_place()
             yield
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Hold the lake alone; wait until the steps that run now have ended."""
-        with self._locked(LOCK, fcntl.LOCK_EX, "the steps that run on the lake have ended"):
+        with self.storage.explaining(), self.turns.alone():
+            self._refuse_another_place()
             yield
 
     @contextlib.contextmanager
     def turn(self, of: str) -> Iterator[None]:
         """Be the only one who does what `of` names; wait until another who does it has ended."""
-        with self._locked(f"{LOCKS}/{of}", fcntl.LOCK_EX, f"another run has ended its {of}"):
+        with self.turns.turn(of):
             yield
 
-    @contextlib.contextmanager
-    def _locked(self, name: str, kind: int, until: str) -> Iterator[None]:
-        # A lock of the operating system: it ends with the process, however that ends.
-        path = self.root / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("w")
-        except OSError as error:
-            if error.errno not in NOT_OURS:
-                raise
+    def _refuse_another_place(self) -> None:
+        """Raise LakeError for a lake that is somewhere else now, or not all here yet."""
+        names = self.storage.names()
+        if MOVED in names:
+            place = self.storage.read(MOVED).decode().strip()
+            raise LakeError(f"the lake at {self.root} was moved: set lake.root to {place}")
+        if MOVING in names:
+            place = self.storage.read(MOVING).decode().strip()
             raise LakeError(
-                f"the lake at {self.root} cannot be written to ({error.strerror}: "
-                f"{error.filename}): correct lake.root (--lake), or let the account that runs the "
-                "nights write there"
-            ) from error
-        with file:
-            hold_lock(file.fileno(), kind, self.root, until)
-            yield
+                f"the lake at {self.root} is a copy that is not whole yet: let move-lake {place} "
+                f"{self.root} end, or start it again; until then, the lake is at {place}"
+            )
 
     def replace(
         self,
@@ -164,7 +198,7 @@ class Lake:
                 version=after,
                 mode="append",
                 # Tried again, Delta would put the rows after those of the other run.
-                commit_properties=CommitProperties(max_commit_retries=0),
+                retries=0,
             )
         except CommitFailedError:
             if self.version(table) == after:
@@ -220,6 +254,7 @@ class Lake:
             hive_schema=partitions or None,
             schema=in_files if later else None,
             missing_columns="insert" if later else "raise",
+            storage_options=self.storage.polars_options,
         )
         filled = [
             pl.coalesce(name, pl.sql_expr(table.before[name])).cast(empty.schema[name]).alias(name)
@@ -237,8 +272,13 @@ class Lake:
     ) -> None:
         """Create a view of nights first..last (both included) in a DuckDB connection.
 
-        It reads the files that the table has now, whatever is written to the table afterwards.
+        It reads the files that the table has now, whatever is written to the table afterwards. Of
+        a store polars reads them for DuckDB, which has no means of its own built in: it asks for
+        the columns and rows that it needs, and they come in a stream.
         """
+        if self.storage.polars_options is not None:
+            con.register(name or table.name, self.scan(table, first, last))
+            return
         types = {field.name: _duckdb_type(field.type) for field in table.schema}
         nulls = ", ".join(f"NULL::{kind} AS {column}" for column, kind in types.items())
         body = f"SELECT {nulls} WHERE false"
@@ -263,7 +303,32 @@ class Lake:
             body = f"SELECT {', '.join(columns.values())} FROM {rows}"
         con.execute(f"CREATE OR REPLACE VIEW {identifier(name or table.name)} AS {body}")
 
-    def vacuum(self, table: Table, hours: int, *, dry_run: bool = False) -> list[Path]:
+    def rows_of(self, table: Table, names: Sequence[str]) -> pl.LazyFrame | None:
+        """Return the rows of data files, by their names below the table's folder.
+
+        They may be of any version. Without the columns of partitions; None when a file is gone.
+        """
+        wanted = [f"{table.name}/{name}" for name in names]
+        folders = {path.rpartition("/")[0] for path in wanted}
+        there = {file.path for folder in folders for file in self.storage.files(folder)}
+        if not there.issuperset(wanted):
+            return None
+        return parquet(self.storage, wanted)
+
+    def data_files(self, table: Table) -> list[File]:
+        """Return the data files below a table's folder, whether a version has them or not."""
+        log = f"{table.name}/{LOG}/"
+        return [
+            file
+            for file in self.storage.files(table.name)
+            if file.path.endswith(".parquet") and not file.path.startswith(log)
+        ]
+
+    def rows_of_file(self, file: File) -> pl.LazyFrame:
+        """Return the rows of one data file, without the columns of its partition."""
+        return parquet(self.storage, [file.path])
+
+    def vacuum(self, table: Table, hours: int, *, dry_run: bool = False) -> list[File]:
         """Delete data files that no version of the last hours has; return them, or only list them.
 
         Files that a write left behind when it was killed go too. Held by `alone`, 0 is safe.
@@ -271,14 +336,15 @@ class Lake:
         delta = self._open(table)
         if delta is None:
             return []
-        # It names files that have gone before, too.
-        stale = delta.vacuum(retention_hours=hours, enforce_retention_duration=False, full=True)
-        found = [file for name in stale if (file := self.path(table) / unquote(name)).exists()]
-        if found and not dry_run:
-            delta.vacuum(
-                retention_hours=hours, dry_run=False, enforce_retention_duration=False, full=True
-            )
-        return sorted(found)
+        with self.storage.explaining():
+            # It names files that have gone before, too.
+            stale = delta.vacuum(retention_hours=hours, enforce_retention_duration=False, full=True)
+        gone = {f"{table.name}/{unquote(name)}" for name in stale}
+        found = [file for file in self.storage.files(table.name) if file.path in gone]
+        if not dry_run:
+            # These very files: a list that is made anew may have those of another run.
+            self.storage.delete(file.path for file in found)
+        return found
 
     def purge(self, table: Table) -> int:
         """Delete every version but the current one, data and log; return how many files went.
@@ -290,41 +356,101 @@ class Lake:
         delta = self._open(table)
         if delta is None:
             return 0
-        delta.create_checkpoint()
-        for file in (self.path(table) / LOG).iterdir():
-            version = re.match(r"\d{20}(?=\.)", file.name)
+        with self.storage.explaining():
+            delta.create_checkpoint()
+        old = []
+        for file in self.log_files(table):
+            version = re.match(r"\d{20}(?=\.)", file.path.rpartition("/")[2])
             if version and int(version[0]) < delta.version():
-                file.unlink()
-                gone += 1
-        return gone
+                old.append(file.path)
+        self.storage.delete(old)
+        return gone + len(old)
+
+    def log_files(self, table: Table) -> list[File]:
+        """Return the files of a table's log."""
+        return self.storage.files(f"{table.name}/{LOG}")
 
     def _open(self, table: Table) -> DeltaTable | None:
-        try:
-            return DeltaTable(self.path(table))
-        except TableNotFoundError:
-            return None
-        except DeltaError as error:
-            raise LakeError(
-                f"table {table.name} at {self.path(table)} cannot be read ({error}): restore its "
-                "folder from a backup, or move it away and backfill"
-            ) from error
+        with self.storage.explaining():
+            try:
+                return DeltaTable(self.path(table), storage_options=self.storage.delta_options)
+            except TableNotFoundError:
+                return None
+            except DeltaError as error:
+                if re.search(OF_A_STORE, str(error)):
+                    raise
+                raise LakeError(
+                    f"table {table.name} at {self.path(table)} cannot be read ({error}): restore "
+                    "its folder from a backup, or move it away and backfill"
+                ) from error
 
-    def _write(self, table: Table, data: Any, version: int | None = None, **how: Any) -> None:
+    def _commit_properties(
+        self, delta: DeltaTable, retries: int | None = None
+    ) -> CommitProperties | None:
+        """Return what a commit upon this snapshot carries: the token of the turns it is made in.
+
+        Raises TurnLostError when another run has taken the turns over (`tasks.lake.leases`).
+        """
+        holder = self.turns.held()
+        if holder is None:
+            return None if retries is None else CommitProperties(max_commit_retries=retries)
+        holder.refuse(delta.transaction_version(holder.app_id))
+        return CommitProperties(
+            max_commit_retries=retries,
+            app_transactions=[Transaction(holder.app_id, holder.token)],
+        )
+
+    def _fence(self, app_id: str, token: int) -> None:
+        """Make sure that no commit with a lower token of an app_id can follow, in any table."""
+        for table in TABLES.values():
+            delta = self._open(table) or self._create(table)
+            while (delta.transaction_version(app_id) or 0) < token:
+                before, failure = delta.version(), None
+                try:
+                    delta.create_write_transaction(
+                        [],
+                        "append",
+                        delta.schema(),
+                        list(table.partition_by),
+                        commit_properties=CommitProperties(
+                            app_transactions=[Transaction(app_id, token)]
+                        ),
+                    )
+                except CommitFailedError as error:
+                    failure = error
+                delta.update_incremental()
+                # Another may do the same, or the run itself was just in time: then once more.
+                if failure and delta.version() == before:
+                    raise failure
+
+    def _write(
+        self,
+        table: Table,
+        data: Any,
+        version: int | None = None,
+        retries: int | None = None,
+        **how: Any,
+    ) -> None:
         delta = self._widened(table) or self._create(table)
         if version is not None:
             delta.load_as_version(version)
         failures: list[Exception] = []
         try:
-            write_deltalake(
-                delta,
-                _conform(data, table.schema, failures),
-                writer_properties=_writer_properties(table),
-                **how,
-            )
-        except Exception:
+            with self.storage.explaining():
+                write_deltalake(
+                    delta,
+                    _conform(data, table.schema, failures),
+                    writer_properties=_writer_properties(table),
+                    commit_properties=self._commit_properties(delta, retries),
+                    **how,
+                )
+        except Exception as error:
             # Delta reports that its input failed, but not how; who computes the rows does.
             if failures:
                 raise failures[0] from None
+            # By a fence that came between, perhaps: then this run has lost its turn.
+            if isinstance(error, DeltaError) and (now := self._open(table)):
+                self._commit_properties(now)
             raise
 
     def _widened(self, table: Table) -> DeltaTable | None:
@@ -353,17 +479,20 @@ class Lake:
         ]:
             names = ", ".join(field.name for field in added)
             log.info("table %s at %s gets its new columns: %s", table.name, self.path(table), names)
-            delta.alter.add_columns(added)
+            with self.storage.explaining():
+                delta.alter.add_columns(added, commit_properties=self._commit_properties(delta))
         return delta
 
     def _create(self, table: Table) -> DeltaTable:
-        self.path(table).mkdir(parents=True, exist_ok=True)
-        return DeltaTable.create(
-            self.path(table),
-            schema=table.schema,
-            mode="ignore",
-            partition_by=list(table.partition_by) or None,
-        )
+        with self.storage.explaining():
+            return DeltaTable.create(
+                self.path(table),
+                schema=table.schema,
+                mode="ignore",
+                partition_by=list(table.partition_by) or None,
+                configuration=self.storage.table_properties,
+                storage_options=self.storage.delta_options,
+            )
 
 
 def _files(delta: DeltaTable, first: dt.date | None, last: dt.date | None) -> list[str]:
@@ -377,18 +506,6 @@ def _came_later(delta: DeltaTable, table: Table) -> set[str]:
     """Return the columns that some files may lack, for they are from before them."""
     whole = {field.name for field in delta.schema().fields if CAME_LATER not in field.metadata}
     return set(table.schema.names) - whole
-
-
-def hold_lock(handle: int, kind: int, where: Path, until: str) -> None:
-    """Lock an open file, of the kind that `fcntl.flock` names, until it is closed.
-
-    where, until: what the log says while another has it.
-    """
-    try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        log.info("%s: waiting until %s", where, until)
-        fcntl.flock(handle, kind)
 
 
 def _writer_properties(table: Table) -> WriterProperties:

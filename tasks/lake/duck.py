@@ -4,6 +4,7 @@ import os
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import IO, Any
 
 import duckdb
 
@@ -34,10 +35,24 @@ def config(settings: Settings) -> dict[str, str | bool | int | float | list[str]
     return options
 
 
+def spill_file(settings: Settings) -> IO[bytes]:
+    """Open a file for what waits outside of memory; without a name, it goes when it is closed."""
+    folder = settings.duckdb.temp_directory or None
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryFile(dir=folder)
+
+
 @cache
 def sql(name: str) -> str:
     """Return the statement `sql/<name>.sql`; its parameters are bound ($night), never formatted."""
     return (SQL / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def set_variables(con: duckdb.DuckDBPyConnection, values: Any) -> None:
+    """Give variables the values of a named tuple: statements read them with getvariable."""
+    for name, value in values._asdict().items():
+        con.execute(f"SET VARIABLE {identifier(name)} = $value", {"value": value})
 
 
 def literal(text: str) -> str:

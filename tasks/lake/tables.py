@@ -82,7 +82,7 @@ QUARANTINE = Table(
         "dt": "The night that read the row, a UTC date.",
         "source": "The part of the source, as in events.",
         "row_number": "The row in that part, as in events.",
-        "raw": "The line as it was read; for Parquet, CSV and tables its columns as JSON.",
+        "raw": "The line as it was read; for Parquet and tables its columns as JSON.",
         "reason": "Why it cannot be used.",
     },
 )
@@ -201,6 +201,87 @@ ITEMS = Table(
         "item_id": "The item, as the source writes it.",
         "item_index": "Its number, from 1, never changed or reused; 0 is padding.",
         "first_seen": "UTC date of its first event.",
+    },
+)
+
+CATALOGUE = Table(
+    "catalogue",
+    pa.schema(
+        [
+            DT,
+            ("item_id", pa.string()),
+            ("title", pa.string()),
+            ("categories", pa.list_(pa.string())),
+            ("attributes", pa.string()),
+        ]
+    ),
+    many_valued=("item_id", "title", "attributes"),
+    row=(
+        "One item of the catalogue. A partition is the whole catalogue; a night has one only if "
+        "the catalogue differs from the newest one before, and else reads that."
+    ),
+    meanings={
+        "dt": "The night that read this catalogue first, a UTC date.",
+        "item_id": "The item, as the catalogue writes it; the same text as in events.",
+        "title": "Its title, exactly as in the catalogue; null if it has none.",
+        "categories": "Its categories, in the order of the catalogue; empty if it has none.",
+        "attributes": "The other columns of its row, as a JSON object; null if there are none.",
+    },
+)
+
+# rows_read is the sum of items and the counts of rows after it.
+CATALOGUE_READS = Table(
+    "catalogue_reads",
+    pa.schema(
+        [
+            DT,
+            ("source", pa.string()),
+            ("catalogue_night", pa.date32()),
+            ("digest", pa.string()),
+            ("rows_read", pa.int64()),
+            ("items", pa.int64()),
+            ("rows_duplicate", pa.int64()),
+            ("rows_replaced", pa.int64()),
+            ("rows_rejected", pa.int64()),
+            (
+                "rejected",
+                pa.list_(
+                    pa.struct(
+                        [
+                            ("source", pa.string()),
+                            ("reason", pa.string()),
+                            ("rows", pa.int64()),
+                            ("first_row", pa.int64()),
+                        ]
+                    )
+                ),
+            ),
+            ("night_items", pa.int64()),
+            ("items_without_row", pa.int64()),
+            ("items_without_title", pa.int64()),
+        ]
+    ),
+    row="The catalogue of one night: which one it is, and what was counted when it was read.",
+    meanings={
+        **THE_NIGHT,
+        "source": (
+            "Where it was read, as catalogue.path names it; null if the night kept an earlier one "
+            "without reading."
+        ),
+        "catalogue_night": "The partition of catalogue that the night reads; null if none.",
+        "digest": "What stands for all rows of that partition; null if there is none.",
+        "rows_read": (
+            "Rows that were read: the sum of items and the counts of rows that follow. Null, as "
+            "these are, if nothing was read."
+        ),
+        "items": "Items of the catalogue that was read, or of the one that was kept.",
+        "rows_duplicate": "Rows that say the same as another row of the item.",
+        "rows_replaced": "Rows of an item that has another row further down, which counts.",
+        "rows_rejected": "Rows that cannot be used.",
+        "rejected": "Why, for each part of the source: how many rows, and the first of them.",
+        "night_items": "Items with an event of the night.",
+        "items_without_row": "Those of them that the catalogue has no row of.",
+        "items_without_title": "Those of them that have no title, for want of a row or in it.",
     },
 )
 
@@ -397,6 +478,59 @@ INTENT_LABELS = Table(
     },
 )
 
+# What readers of the labels are promised is in `intent_labels` alone (tasks/targets/contract.py).
+LABEL_EVIDENCE = Table(
+    "label_evidence",
+    pa.schema(
+        [
+            DT,
+            ("user_id", pa.string()),
+            ("intent_id", pa.int32()),
+            ("calibrated_confidence", pa.float32()),
+            ("clear", pa.bool_()),
+            ("held_since", pa.date32()),
+            (
+                "items",
+                pa.list_(pa.struct([("item_id", pa.string()), ("share", pa.float32())])),
+            ),
+            (
+                "intents",
+                pa.list_(pa.struct([("intent_id", pa.int32()), ("probability", pa.float32())])),
+            ),
+            ("model_version", pa.string()),
+        ]
+    ),
+    many_valued=("user_id",),
+    row="Why one user has the label of one night, and how sure that is.",
+    meanings={
+        **THE_NIGHT,
+        "user_id": "The user, as in intent_labels; once in each night.",
+        "intent_id": "The label, as in intent_labels.",
+        "calibrated_confidence": (
+            "Probability that this is the most probable intent after the user's next event, in "
+            "thousandths. Null "
+            "where intent_id is, and if the model is from before models were calibrated."
+        ),
+        "clear": (
+            "Whether calibrated_confidence is at least label.clear_above. False: the history "
+            "supports no intent well. Null where calibrated_confidence is."
+        ),
+        "held_since": (
+            "The night since which the label is held against a more probable intent; null if it is "
+            "the most probable one."
+        ),
+        "items": (
+            "Up to three items of the history that speak most for the label. share: of all that "
+            "speaks for it, so the shares of all such items of the history sum to 1."
+        ),
+        "intents": (
+            "The three most probable intents now, the first one first. probability: that it is the "
+            "most probable one after the user's next event; null where calibrated_confidence is."
+        ),
+        "model_version": "The model that gave the label.",
+    },
+)
+
 INTENT_PROFILES = Table(
     "intent_profiles",
     pa.schema(
@@ -415,6 +549,11 @@ INTENT_PROFILES = Table(
                 "came_from",
                 pa.list_(pa.struct([("intent_id", pa.int32()), ("share", pa.float32())])),
             ),
+            ("name", pa.string()),
+            ("description", pa.string()),
+            ("named_by", pa.string()),
+            ("kept_meaning", pa.float64()),
+            ("confidence_deciles", pa.list_(pa.float32())),
         ]
     ),
     row="One intent in one night.",
@@ -433,6 +572,193 @@ INTENT_PROFILES = Table(
             "Which intents of the model before its users had on the night it was trained, with "
             "their share."
         ),
+        "name": (
+            "Its name on this night: the one that a person gave before it, else the automatic one. "
+            "Null if it has none yet."
+        ),
+        "description": "What the person wrote about it; null if there is nothing.",
+        "named_by": "The person who named it; null if the name is automatic.",
+        "kept_meaning": (
+            "How much of what set the intent apart when a person named it does so now, 0 to 1; "
+            "null if the name is automatic."
+        ),
+        "confidence_deciles": (
+            "What 10 %, 20 %, to 90 % of its users have as confidence at most; empty without users."
+        ),
+    },
+)
+
+INTENT_FEATURES = Table(
+    "intent_features",
+    pa.schema(
+        [
+            DT,
+            ("intent_id", pa.int32()),
+            ("kind", pa.string()),
+            ("value", pa.string()),
+            ("title", pa.string()),
+            ("is_over", pa.bool_()),
+            ("rank", pa.int32()),
+            ("observed", pa.float64()),
+            ("all_observed", pa.float64()),
+            ("share", pa.float64()),
+            ("expected_share", pa.float64()),
+            ("log_odds", pa.float64()),
+            ("z", pa.float64()),
+            ("score", pa.float64()),
+        ]
+    ),
+    row="One feature that sets one intent apart in one night (docs/intents.md has the measure).",
+    meanings={
+        **THE_NIGHT,
+        "intent_id": "The intent.",
+        "kind": "category, word (of a title of the catalogue), item, or event_type (of the night).",
+        "value": "The category, the word in small letters, the item_id, or the type.",
+        "title": "The item's title; null if it has none, and for other kinds.",
+        "is_over": "Whether its users have it more often than others; false: more seldom.",
+        "rank": (
+            "Its place among the features of that kind and direction, from 1. After the first ten "
+            "come only those that the name of the intent stands on."
+        ),
+        "observed": (
+            "Users of the intent who have it. Of categories and words: how often they are expected "
+            "among items that are drawn from the users' histories, sqrt(n) times from one of n "
+            "different items. So no user counts for many."
+        ),
+        "all_observed": "The same of all labelled users.",
+        "share": (
+            "observed as a share of the intent's users; of event types, of those with an event of "
+            "the night; of categories and words, of the draws."
+        ),
+        "expected_share": "The same of all labelled users.",
+        "log_odds": "The log-odds ratio of its users against all others, with a prior.",
+        "z": "log_odds in standard errors.",
+        "score": "log_odds, 1.96 standard errors nearer to 0; 0 if it is not that far away.",
+    },
+)
+
+INTENT_NEXT_ITEMS = Table(
+    "intent_next_items",
+    pa.schema(
+        [
+            DT,
+            ("intent_id", pa.int32()),
+            ("rank", pa.int32()),
+            ("item_id", pa.string()),
+            ("title", pa.string()),
+            ("score", pa.float32()),
+        ]
+    ),
+    row="One item that the model expects next of the users of one intent.",
+    meanings={
+        **THE_NIGHT,
+        "intent_id": "The intent.",
+        "rank": "The item's place, from 1.",
+        "item_id": "The item.",
+        "title": "Its title in the catalogue; null if it has none.",
+        "score": "The model's score of the item for the centre of the intent.",
+    },
+)
+
+INTENT_USERS = Table(
+    "intent_users",
+    pa.schema(
+        [
+            DT,
+            ("intent_id", pa.int32()),
+            ("rank", pa.int32()),
+            ("user_id", pa.string()),
+            ("confidence", pa.float32()),
+        ]
+    ),
+    row="One of the users that are closest to one intent.",
+    meanings={
+        **THE_NIGHT,
+        "intent_id": "The intent.",
+        "rank": "The user's place, from 1: by confidence, then by the number of events.",
+        "user_id": "The user, as the source writes it.",
+        "confidence": "As in intent_labels.",
+    },
+)
+
+INTENT_FLOWS = Table(
+    "intent_flows",
+    pa.schema(
+        [
+            DT,
+            ("from_intent_id", pa.int32()),
+            ("to_intent_id", pa.int32()),
+            ("users", pa.int64()),
+        ]
+    ),
+    row=(
+        "The users who had one intent on the labelled night before and have one now. A night that "
+        "was relabelled has none, for it does not follow from a night before."
+    ),
+    meanings={
+        **THE_NIGHT,
+        "from_intent_id": "The intent before; null: they had none, or were not there.",
+        "to_intent_id": "The intent of this night; null: they have none, or are gone.",
+        "users": "How many they are. Both ids may be the same: these users stayed.",
+    },
+)
+
+MEANING = pa.list_(
+    pa.struct([("kind", pa.string()), ("value", pa.string()), ("log_odds", pa.float64())])
+)
+
+# A night writes its own partition alone, so what was given on the nights before stays as it is.
+INTENT_NAMES = Table(
+    "intent_names",
+    pa.schema(
+        [
+            DT,
+            ("intent_id", pa.int32()),
+            ("name", pa.string()),
+            ("why", pa.string()),
+            ("rests_on", pa.list_(pa.string())),
+            ("meaning", MEANING),
+        ]
+    ),
+    row="One automatic name that one intent was given. It holds until the intent gets another one.",
+    meanings={
+        "dt": "The night that gave it, a UTC date.",
+        "intent_id": "The intent.",
+        "name": "The name, two to four words; on each night no two living intents have the same.",
+        "why": (
+            "born: it is the first; drifted: too little of what the last one stood on is left "
+            "(label.rename_below); taken: another living intent has the last one; catalogue: the "
+            "last one had to do with ids of items, and now there is a catalogue."
+        ),
+        "rests_on": "The categories, words, titles or item ids that the name is made of.",
+        "meaning": "What set the intent apart when it was named, to hold later nights against.",
+    },
+)
+
+# Rows are only ever added.
+GIVEN_NAMES = Table(
+    "given_names",
+    pa.schema(
+        [
+            DT,
+            ("intent_id", pa.int32()),
+            ("name", pa.string()),
+            ("description", pa.string()),
+            ("given_by", pa.string()),
+            ("given_at", TIME),
+            ("meaning", MEANING),
+        ]
+    ),
+    partition_by=(),
+    row="One time that a person named an intent, or took the name back. The newest one counts.",
+    meanings={
+        "dt": "The first night whose tables have the name: the one after the newest labelled.",
+        "intent_id": "The intent.",
+        "name": "The name; empty: the person took it back, and the automatic one counts.",
+        "description": "What the intent is about, in the person's words; null if nothing was said.",
+        "given_by": "Who it was.",
+        "given_at": "When it was.",
+        "meaning": "What set the intent apart then, to hold later nights against.",
     },
 )
 
@@ -529,7 +855,7 @@ LABEL_REVISIONS = Table(
             "first run, relabel, people forgotten, late events, other events, rollback, other "
             "settings, earlier nights, backfill or rerun."
         ),
-        "because": "The same as a sentence with nights and models, where there is more to say.",
+        "because": "The same as a sentence, with nights and models.",
         "model_version": "The model that gave the labels; null if it is more than one.",
         "labels": "Users with a label, also one without an intent.",
         "changed": (
@@ -604,6 +930,8 @@ TABLES = {
         SOURCE_VERSIONS,
         NIGHT_STATS,
         ITEMS,
+        CATALOGUE,
+        CATALOGUE_READS,
         SEQUENCES,
         SEQUENCE_INPUTS,
         LEFT_OUT_EVENTS,
@@ -611,7 +939,14 @@ TABLES = {
         CHOICES,
         METRICS,
         INTENT_LABELS,
+        LABEL_EVIDENCE,
         INTENT_PROFILES,
+        INTENT_FEATURES,
+        INTENT_NEXT_ITEMS,
+        INTENT_USERS,
+        INTENT_FLOWS,
+        INTENT_NAMES,
+        GIVEN_NAMES,
         STEPS,
         CHECK_RESULTS,
         TAKEN_OUT,

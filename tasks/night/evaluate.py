@@ -32,6 +32,7 @@ import polars as pl
 
 from elcrec import ELCRec, Histories
 from elcrec.baselines import cooccurrence_ranks, last_item_ranks, most_frequent_ranks
+from elcrec.calibration import Reliability
 from elcrec.comparison import paired_change
 from elcrec.errors import ELCRecError
 from elcrec.evaluation import hit_rate_and_ndcg, is_repeat, ndcg_of_users, popularity_ranks
@@ -43,7 +44,9 @@ from tasks.lake.duck import connect, sql
 from tasks.registry.figures import (
     ALL_USERS,
     BY_TIME,
+    CALIBRATION_ERROR,
     CHURN,
+    CLEAR_SHARE,
     COOCCURRENCE,
     CUTOFF,
     FLOOR,
@@ -140,7 +143,7 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
     Raises ModelError when the night's model is not trained, or when the last promoted one or the
     anchor cannot be read and so nothing protects the labels (unless promote.force is set).
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     version = model_of_night(settings, night).version
     by_index = trainable_histories(settings, night)
     # NDCG@20 decides what is promoted, whatever cutoffs are asked for.
@@ -152,6 +155,7 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
     targets = Targets.of(histories, len(model.item_ids), cutoffs)
     new = judge(model.model, histories, targets)
     new.metrics[ALL_USERS] |= _repeat_shares(settings, targets)
+    new.metrics[ALL_USERS] |= confidence_figures(model.model, histories, settings.label.clear_above)
     judged = {version: new} | judge_baselines(targets, settings.model.seed)
     rows = _Rows(night)
     last = promoted(lake, until=night - dt.timedelta(days=1))
@@ -209,7 +213,7 @@ def _before(lake: Lake, last: str, version: str) -> list[str]:
     found = [last] if last != version else []
     if first is None or first in (last, version):
         return found
-    if not lake.model_dir(first).is_dir():
+    if not lake.has_model(first):
         log.warning(
             "model %s, of the last training from scratch, is gone from %s: nothing shows whether "
             "models have become worse in many small steps since; restore it from a backup, or let "
@@ -268,6 +272,23 @@ def judge(model: ELCRec, as_known: Histories, targets: Targets) -> Judged:
     return judged
 
 
+def confidence_figures(model: ELCRec, histories: Histories, clear_above: float) -> Metrics:
+    """Measure whether the confidence of labels means what it says, and how many are clear.
+
+    Of users whom the model was not calibrated on: labels of their histories without the newest
+    event, and whether they outlive it. Nothing for a model that is not calibrated.
+    """
+    if model.calibration is None:
+        return {}
+    foreseen = model.foreseen(histories)
+    if not foreseen.stayed.size:
+        return {}
+    return {
+        CALIBRATION_ERROR: Reliability.of(foreseen.calibrated, foreseen.stayed).error,
+        CLEAR_SHARE: float((foreseen.calibrated >= clear_above).mean()),
+    }
+
+
 def judge_baselines(targets: Targets, seed: int) -> dict[str, Judged]:
     """Measure what knows counts alone, by the events before the target."""
     side, repeats = targets.side, targets.repeats
@@ -286,7 +307,7 @@ def by_time_split(settings: Settings, night: dt.date) -> tuple[Histories, npt.ND
 
     In the order of user_id; item 0 for a user without a history or an event of the night.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     with connect(settings) as con:
         for table in (tables.SEQUENCES, tables.EVENTS):
             lake.view(con, table, first=night, last=night)
@@ -312,7 +333,7 @@ def judge_by_time(
     user has had before is ranked among all items (`repeat_share`).
     Nothing when no user with a history has an event of the night.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     numbers, n_items = model_numbers(lake, item_ids), len(item_ids)
     before, targets = by_time_split(settings, night)
     users = np.flatnonzero(targets)
@@ -385,7 +406,7 @@ def churn(
     The labels are those that `label` would write with this model and the settings under `label`. A
     user who would be left without one counts as changed. Nothing without earlier labels.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     users: dict[str, list[int]] = {ALL_USERS: [0, 0], IDLE_USERS: [0, 0]}  # all and changed
     with connect(settings) as con:
         previous = last_labelled(lake, before=night)
@@ -396,7 +417,8 @@ def churn(
         for batch in sample.to_arrow_reader(USERS_A_BATCH):
             labels = label_batch(batch, model, numbers, night, version, settings.label, previous)
             before = batch.column("previous_id").to_numpy()
-            changed = labels.column("intent_id").fill_null(-1).to_numpy() != before
+            # Of a retired intent no centre is left, so its users count as changed.
+            changed = (labels.intent < 0) | (model.intents.ids[labels.intent] != before)
             idle = batch.column("idle").to_numpy(zero_copy_only=False)
             for name, mine in ((ALL_USERS, np.ones_like(idle)), (IDLE_USERS, idle)):
                 users[name][0] += int(np.count_nonzero(mine))

@@ -10,10 +10,14 @@ did not see is added to its own day, once, with `ingested` saying which night br
 part, rows read = events + late + quarantined + duplicates + repeats and users' rows above
 the caps + filtered (of a type that is not asked for) + rows of other nights; each of these is
 counted on its own, and the step stops when they disagree.
+
+The catalogue of items, where there is one, is read with them (`tasks.night.catalogue`).
 """
 
 import datetime as dt
+import functools
 import logging
+import operator
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,25 +32,96 @@ from tasks.errors import NightError, SourceError
 from tasks.lake import Lake, Nights, duck, tables
 from tasks.lake.duck import literal
 from tasks.lake.forgotten import leave_out
+from tasks.night.catalogue import stage_catalogue, write_catalogue
 from tasks.settings import IngestSettings, Settings, SourceSettings
 from tasks.sources import Part, Source, source_of
-from tasks.sources.units import SYNTHETIC_EPOCH, US_PER_UNIT, limits_of, refuse_dates, unit_of
+from tasks.sources.rows import ROLES
+from tasks.sources.units import (
+    SYNTHETIC_EPOCH,
+    US_PER_UNIT,
+    limits_of,
+    plain_times,
+    refuse_dates,
+    unit_of,
+)
 
 log = logging.getLogger(__name__)
+# How the source was understood, in one line: `make run` prints what is logged here.
+understood = logging.getLogger(f"{__name__}.understood")
 
 UNLIMITED = 2**62
 ROWS_A_BATCH = 4_000_000
 NAMED = 20  # files that are left out, in the summary
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How rows were understood, of one part or of several together."""
+
+    formats: frozenset[str]
+    rows: int
+    units: frozenset[str]
+    first: dt.datetime | None
+    last: dt.datetime | None
+    columns: dict[str, tuple[str, ...]]  # that were taken for each role
+
+    @classmethod
+    def of(cls, part: Part, rows: int, unit: str, classes: dict[str, Any]) -> "Reading":
+        """Put together what is known of a part that was classified."""
+        told: dict[str, str] = getattr(part, "columns", {})
+        columns = {role: tuple(names.split(" or ")) for role, names in told.items() if names}
+        kind = frozenset({getattr(part, "format", "table")})
+        return cls(kind, rows, frozenset({unit}), classes["first_ts"], classes["last_ts"], columns)
+
+    def __add__(self, other: "Reading") -> "Reading":
+        return Reading(
+            self.formats | other.formats,
+            self.rows + other.rows,
+            # A file without rows has no times in any unit.
+            (self.units if self.rows else frozenset())
+            | (other.units if other.rows else frozenset()),
+            min(filter(None, (self.first, other.first)), default=None),
+            max(filter(None, (self.last, other.last)), default=None),
+            {
+                role: tuple(
+                    dict.fromkeys([*self.columns.get(role, ()), *other.columns.get(role, ())])
+                )
+                for role in {**self.columns, **other.columns}
+            },
+        )
+
+    def rows_told(self) -> str:
+        """Say the format, the number of rows, and the unit and the range of their times."""
+        line = f"{' and '.join(sorted(self.formats))}, {self.rows:,} rows"
+        if self.first and self.last:
+            units = " or ".join(sorted(self.units))
+            line += f", times in {units} from {moment(self.first)} to {moment(self.last)}"
+        return line
+
+    def columns_told(self) -> str:
+        """Say which columns are the user, the item, the time, the type and the weight."""
+        names = {role: " or ".join(found) for role, found in self.columns.items()}
+        columns = [f"{role} {names.get(role, 'none')}" for role in ROLES[:5]]
+        if session := names.get("session"):
+            columns[0] += f", else session {session}"
+        return ", ".join(columns)
+
+    def __str__(self) -> str:
+        return f"{self.rows_told()}; {self.columns_told()}" if self.columns else self.rows_told()
+
+
+def moment(ts: dt.datetime) -> str:
+    """Write a moment as 2026-11-02 12:00:00Z."""
+    return ts.astimezone(dt.UTC).isoformat(" ").replace("+00:00", "Z")
+
+
 @dataclass
 class PartCounts:
     """What became of the rows of one part, say a file."""
 
+    reading: Reading
     rows_read: int
     other_nights: int
-    first_day: dt.date | None
-    last_day: dt.date | None
     events: int = 0
     late: int = 0
     quarantined: int = 0
@@ -70,11 +145,11 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
     Raises
     ------
     SourceError
-        A file cannot be read as events, or the counts do not agree.
+        A file cannot be read as events or items, or the counts do not agree.
     NightError
         The files have no event of the night.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     # A backfill of a night before the first one must not read everything anew: the files of
     # the nights before may be gone by now.
     others = [known for known in lake.nights(tables.INGESTS) if known != night]
@@ -85,6 +160,7 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
         times = set_night(con, night, bootstrap, settings.ingest.late_days)
         set_types(con, settings.source)
         parts = source.parts(*times)
+        catalogue = stage_catalogue(con, settings, night)
         left_out: Sequence[str] = getattr(source, "left_out", ())
         # An enumeration, for a row with its part's number takes a third less time than with its
         # name. In the order of the names: of equal events the first one stays.
@@ -92,6 +168,8 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
         con.execute(f"CREATE TYPE part_name AS ENUM ({names})")
         con.execute(duck.sql("staged_table"))
         counts = {part.name: _stage(con, part, settings.source) for part in parts}
+        if counts:
+            _tell(source, counts)
         forgotten = leave_out(con, lake)
         for name, rows in forgotten.items():
             counts[name].rows_read -= rows  # as if the source did not have them
@@ -126,6 +204,7 @@ def ingest(settings: Settings, night: dt.date) -> dict[str, Any]:
             if not part.versions or settings.source.reread or part.name in mirrored
         ]
         summary = _write(con, lake, night, counts, parts, anew, bootstrap, earlier_run, late)
+        summary |= write_catalogue(con, lake, night, catalogue)
     if late:
         changed = ", ".join(f"{day} ({late[day]} rows)" for day in sorted(late))
         log.warning(
@@ -239,23 +318,21 @@ def _stage(con: duckdb.DuckDBPyConnection, part: Part, source: SourceSettings) -
         con.execute(duck.sql("staged"), {"source": part.name})
         # Counted only where it is asked for: it is one more pass.
         filtered = Counter(one_row(con, duck.sql("filtered_counts")) if source.event_types else {})
-    log.info("%s: %s", part, _told(part, rows_read, unit, classes))
+    reading = Reading.of(part, rows_read, unit, classes)
+    log.info("%s: %s", part, reading)
     return PartCounts(
+        reading=reading,
         rows_read=rows_read,
         filtered=filtered["filtered"],
         other_nights=classes["other_nights"] + filtered["other_nights"],
-        first_day=classes["first_day"],
-        last_day=classes["last_day"],
     )
 
 
-def _told(part: Part, rows: int, unit: str, classes: dict[str, Any]) -> str:
-    """Say in one line how a part was understood."""
-    columns = ", ".join(f"{role} {name}" for role, name in getattr(part, "columns", {}).items())
-    line = f"{rows} rows, times in {unit}"
-    if classes["first_day"]:
-        line += f" from {classes['first_day']} to {classes['last_day']}"
-    return f"{line}; {columns}" if columns else line
+def _tell(source: Source, counts: dict[str, PartCounts]) -> None:
+    """Log in one line how the source was understood."""
+    whole = functools.reduce(operator.add, (count.reading for count in counts.values()))
+    parts = f"{len(counts)} files of " if len(counts) > 1 else ""
+    understood.info("%s is read as %s%s", source, parts, whole)
 
 
 def classify(
@@ -273,11 +350,12 @@ def classify(
         dates = one_row(con, duck.sql("date_numbers"))
         if dates["date_numbers"] * 2 > profile["numeric_times"]:
             refuse_dates(part, dates["date_number"])
-    unit = unit_of(part, source.time_unit, profile["middle_time"]) if numbers else "iso"
+    middle = profile["middle_time"] or 0.0
+    unit = unit_of(part, source.time_unit, middle) if numbers else "iso"
     con.execute("SET VARIABLE unit = $unit", {"unit": unit})
     con.execute("SET VARIABLE us_per_unit = $us", {"us": US_PER_UNIT[unit]})
-    for name, limit in limits_of(unit, profile["middle_time"] or 0.0)._asdict().items():
-        con.execute(f"SET VARIABLE {name} = $limit", {"limit": limit})
+    duck.set_variables(con, limits_of(unit, middle))
+    duck.set_variables(con, plain_times(unit, middle))
     con.execute(duck.sql("classified_rows"))
     classes = one_row(con, duck.sql("class_counts"))
     named = source.time_format or unit
@@ -299,7 +377,7 @@ def _refuse_wrong_unit(
         raise SourceError(
             f"{classes['unusable_times']} of {profile['timed']} times of {part} are no dates "
             f"between 1970 and 2199 when read as {unit}, the first in row "
-            f"{classes['first_unusable_time']}: {_shortened(raw[0] if raw else '')}; "
+            f"{classes['first_unusable_time']}: {_shortened(raw[0] or '' if raw else '')}; "
             "correct source.time_unit or source.time_columns"
         )
 
@@ -347,7 +425,8 @@ def _nothing_to_do(
     others: list[dt.date],
 ) -> str:
     """Say why a night has no events."""
-    days = [day for count in counts.values() for day in (count.first_day, count.last_day) if day]
+    readings = [count.reading for count in counts.values()]
+    days = [ts.date() for one in readings for ts in (one.first, one.last) if ts]
     message = f"night {night} has no events in {source}"
     if days:
         message += f", whose rows lie between {min(days)} and {max(days)}"

@@ -1,14 +1,15 @@
-"""Label every user with the promoted model, and profile the intents.
+"""Label every user with the promoted model, say why, and profile the intents.
 
 A user keeps the intent of the last labelled night before this one until another is many times as
 sure, so that labels do not flicker.
 
-Both tables are written as whole partitions of the night, each in one transaction: a reader sees
-the state before or after. A run killed between the two is completed by running it again.
+All tables are written as whole partitions of the night, each in one transaction: a reader sees
+the state before or after. A run killed between two of them is completed by running it again.
 """
 
 import datetime as dt
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,16 @@ import pyarrow as pa
 
 from tasks.errors import LakeError, ModelError
 from tasks.lake import Lake, tables
-from tasks.lake.duck import connect, sql
-from tasks.registry.labelling import USERS_A_BATCH, label_batch, labelled_histories, last_labelled
+from tasks.lake.duck import connect, spill_file
+from tasks.registry.labelling import (
+    USERS_A_BATCH,
+    evidence_rows,
+    label_batch,
+    label_rows,
+    labelled_histories,
+    last_labelled,
+)
+from tasks.registry.profiles import profile
 from tasks.registry.versions import promoted
 from tasks.registry.vocabulary import model_numbers
 from tasks.registry.weights import load
@@ -26,8 +35,8 @@ from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
 
-TOP_ITEMS = 10  # in a profile
-TOP_ITEMS_POOL = 3 * TOP_ITEMS  # the most frequent items of an intent, of which its top is chosen
+# How evidence waits on disk until the labels are written.
+SPILLED = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 def label(settings: Settings, night: dt.date) -> dict[str, Any]:
@@ -38,7 +47,7 @@ def label(settings: Settings, night: dt.date) -> dict[str, Any]:
     Raises ModelError when no model is promoted or its files are damaged, LakeError without
     histories for the night.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     if not lake.files(tables.SEQUENCES, night, night):
         raise LakeError(
             f"table sequences has no rows for night {night}: run build-sequences for it first"
@@ -49,11 +58,18 @@ def label(settings: Settings, night: dt.date) -> dict[str, Any]:
             f"no model is promoted on night {night} or before: "
             f"run train, evaluate and promote --night {night} first"
         )
-    return label_with(settings, night, *chosen, previous=last_labelled(lake, before=night))
+    previous = last_labelled(lake, before=night)
+    return label_with(settings, night, *chosen, previous=previous, gives_names=True)
 
 
 def label_with(
-    settings: Settings, night: dt.date, version: str, trained: dt.date, *, previous: dt.date | None
+    settings: Settings,
+    night: dt.date,
+    version: str,
+    trained: dt.date,
+    *,
+    previous: dt.date | None,
+    gives_names: bool = False,
 ) -> dict[str, Any]:
     """Label and profile one night, which has histories, with a registered model.
 
@@ -63,27 +79,41 @@ def label_with(
         The model and its night.
     previous
         The night whose labels this one's are held against; None: the model's own are taken.
+    gives_names
+        Whether intents without a name get one.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     model = load(settings, version)
     numbers = model_numbers(lake, model.item_ids)
-    with connect(settings) as con:
+    rules = settings.label
+    with connect(settings) as con, spill_file(settings) as spilled:
         histories = labelled_histories(con, lake, night, previous)
-        labels = (
-            label_batch(batch, model, numbers, night, version, settings.label, previous)
-            for batch in histories.to_arrow_reader(USERS_A_BATCH)
-        )
-        stream = pa.RecordBatchReader.from_batches(tables.INTENT_LABELS.schema, labels)
-        lake.replace(tables.INTENT_LABELS, stream, nights=[night])
-    # Read back from the lake, so that the profiles are of the labels as they stand.
-    with connect(settings) as con:
-        for table in (tables.INTENT_LABELS, tables.SEQUENCES):
-            lake.view(con, table, first=night, last=night)
-        lake.view(con, tables.ITEMS)
-        con.register("model_intents", model.intents.rows(with_retired=trained == night))
-        values = {"night": night, "pool": TOP_ITEMS_POOL, "top": TOP_ITEMS}
-        profiles = con.sql(sql("intent_profiles"), params=values).to_arrow_table()
-    lake.replace(tables.INTENT_PROFILES, profiles, nights=[night])
+
+        def labels(evidence: pa.ipc.RecordBatchStreamWriter) -> Iterator[pa.RecordBatch]:
+            """Yield rows of labels; why they are so goes to a file meanwhile, in the same pass."""
+            for batch in histories.to_arrow_reader(USERS_A_BATCH):
+                found = label_batch(
+                    batch, model, numbers, night, version, rules, previous, evidence=True
+                )
+                evidence.write(evidence_rows(batch, found, model, night, version, rules))
+                yield label_rows(batch, found, model, night, version)
+
+        with pa.ipc.new_stream(spilled, tables.LABEL_EVIDENCE.schema, options=SPILLED) as evidence:
+            stream = pa.RecordBatchReader.from_batches(
+                tables.INTENT_LABELS.schema, labels(evidence)
+            )
+            lake.replace(tables.INTENT_LABELS, stream, nights=[night])
+        spilled.seek(0)
+        lake.replace(tables.LABEL_EVIDENCE, pa.ipc.open_stream(spilled), nights=[night])
+    # The labels are read back from the lake, so that the profiles are of them as they stand.
+    profiles = profile(
+        settings,
+        night,
+        model,
+        with_retired=trained == night,
+        previous=previous,
+        gives_names=gives_names,
+    )
     users = lake.scan(tables.INTENT_LABELS, first=night, last=night).select(
         all=pl.len(), without_intent=pl.col("intent_id").null_count()
     )

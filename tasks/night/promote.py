@@ -94,7 +94,7 @@ def promote(settings: Settings, night: dt.date) -> dict[str, Any]:
     Raises ModelError when the model is not evaluated, and when it fails and no earlier one is
     there to label instead; for promote.version as `roll_back` does.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     chosen = lake.scan(tables.CHOICES, first=night, last=night).collect()["model_version"]
     if settings.promote.version:
         roll_back(settings, night, settings.promote.version)
@@ -269,11 +269,7 @@ def _figures(
         earlier[before[0]] = f"the last promoted model, {before[0]},"
         first = anchor(lake, before[0])
         # One that is gone has been warned of by `evaluate`.
-        if (
-            first is not None
-            and first not in (before[0], version)
-            and lake.model_dir(first).is_dir()
-        ):
+        if first is not None and first not in (before[0], version) and lake.has_model(first):
             earlier[first] = f"the model of the last training from scratch, {first},"
     missing = [name for name in earlier if (version, against(name)) not in measured]
     if missing and not forced:

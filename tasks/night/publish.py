@@ -34,7 +34,7 @@ def publish(settings: Settings, night: dt.date) -> dict[str, Any]:
         A connection that the settings name is missing.
     """
     targets = list(targets_of(settings))
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     with connect(settings) as con:
         lake.view(con, tables.INTENT_LABELS, first=night, last=night)
         labels = contract.validate(con, night)

@@ -1,7 +1,7 @@
 """The steps check-events, check-sequences and check-labels.
 
 Each check opens a throw-away DuckDB database with views over the night's files in the lake and
-runs the suites of `tasks/night/suites/` on it with Great Expectations, each on the view or table
+runs the suites of `tasks/night/suites/` on it with Great Expectations, each on the table
 that `sql/<suite>.sql` makes. What was observed, whether it met the expectation or not, is in the
 log, in the table `check_results` and on a page a suite under
 `<lake root>/quality/<night>/<check>/validations/`; the summaries and errors name the page. Only the
@@ -11,7 +11,6 @@ log, in the table `check_results` and on a page a suite under
 import datetime as dt
 import json
 import logging
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ import pyarrow as pa
 from great_expectations.data_context.types.base import ProgressBarsConfig
 
 from tasks.errors import LakeError, QualityError
-from tasks.lake import Lake, column_types, duck, tables
+from tasks.lake import PAGES, Lake, column_types, duck, tables
 from tasks.lake.tables import Table
 from tasks.night import gx_duckdb
 from tasks.settings import Settings
@@ -40,7 +39,10 @@ REPEATS_AMONG = 5_000_000
 DAY = dt.timedelta(days=1)
 COMPARED = 28 * DAY  # a night is held against those of so long before it
 # The suites whose table is one row of figures.
-OF_FIGURES = ("checked_events", "checked_ingest", "checked_night", "checked_label_totals")
+OF_FIGURES = (
+    *("checked_events", "checked_ingest", "checked_night", "checked_catalogue"),
+    "checked_label_totals",
+)
 NOT_COMPARED = "nothing to compare with"  # in the place of a figure that cannot be told yet
 STATS_FROM = (tables.EVENTS, tables.SEQUENCES, tables.ITEMS)
 
@@ -59,7 +61,7 @@ def check_events(settings: Settings, night: dt.date) -> dict[str, Any]:
     LakeError
         The night was not ingested.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     ingested = lake.scan(tables.INGESTS, night, night).select("bootstrap", "rows_events").collect()
     if ingested.is_empty():
         raise LakeError(f"night {night} was not ingested: run the step ingest of that night first")
@@ -80,11 +82,13 @@ def check_events(settings: Settings, night: dt.date) -> dict[str, Any]:
         settings,
         night,
         "events",
-        suites=("checked_events", "checked_ingest", "checked_night"),
+        suites=("checked_events", "checked_ingest", "checked_night", "checked_catalogue"),
         sources={
             tables.EVENTS: first,
             tables.INGESTS: night,
             tables.NIGHT_STATS: night - COMPARED,
+            tables.CATALOGUE_READS: night - COMPARED,
+            tables.STEPS: night - COMPARED,
             **dict.fromkeys(STATS_FROM[1:]),
         },
         limits=quality.model_dump(),
@@ -101,7 +105,7 @@ def check_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
     QualityError
         A blocking expectation failed.
     """
-    items = Lake(settings.lake.root).scan(tables.ITEMS).select("item_index").max().collect()
+    items = Lake.of(settings).scan(tables.ITEMS).select("item_index").max().collect()
     return _check(
         settings,
         night,
@@ -154,13 +158,14 @@ def _check(
     `variables` are those of the statements. `faults` makes a view with a column of booleans for
     each fault that the first suite's table counts in a column of the same name.
     """
-    pages = Lake(settings.lake.root).root / "quality" / night.isoformat() / check
+    lake = Lake.of(settings)
+    folder = f"{PAGES}/{night}/{check}"
     places: dict[str, str] = {}
     figures: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         database = Path(scratch) / "night.duckdb"
         with duck.connect(settings, database) as con:
-            columns = _columns(Lake(settings.lake.root), sources)
+            columns = _columns(lake, sources)
             con.execute("CREATE TABLE table_columns (column_name TEXT, expected TEXT, found TEXT)")
             con.executemany("INSERT INTO table_columns VALUES (?, ?, ?)", columns)
             con.execute(duck.sql(COLUMNS))
@@ -174,13 +179,15 @@ def _check(
                 suites = (*suites, COLUMNS)
             else:
                 suites = (COLUMNS,)  # the others cannot read columns that are not there
-        results = _validate(
-            settings, night, database, suites, limits, figures, Path(scratch) / "pages"
-        )
-        _replace_folder(pages, Path(scratch) / "pages")
+        pages = Path(scratch) / "pages"
+        results = _validate(settings, night, database, suites, limits, figures, pages)
+        page_of = {
+            suite: str(lake.storage.at(f"{folder}/{_page(pages, suite)}")) for suite in suites
+        }
+        # In the place of those of an earlier run.
+        lake.storage.put(pages, folder)
     for result in results:
         result["place"] = places.get(result["column"])
-    page_of = {suite: _page(pages, suite) for suite in suites}
     _write_results(settings, night, check, results)
     for line in observed_lines(results):
         log.info("%s of night %s, %s", check, night, line)
@@ -213,7 +220,7 @@ def _check(
 def _page(pages: Path, suite: str) -> str:
     """Return the page of what a suite found; Great Expectations puts it below two run folders."""
     (page,) = (pages / "validations" / suite).glob("*/*/*.html")
-    return str(page)
+    return page.relative_to(pages).as_posix()
 
 
 Column = tuple[str, str | None, str]  # its name, type as expected, type as found
@@ -269,7 +276,7 @@ def _create_views(
 ) -> None:
     for table, first in sources.items():
         last = night if table.partition_by else None
-        Lake(settings.lake.root).view(con, table, first=first, last=last)
+        Lake.of(settings).view(con, table, first=first, last=last)
 
 
 def _first_places(con: duckdb.DuckDBPyConnection, faults: str, counts: str) -> dict[str, str]:
@@ -317,7 +324,7 @@ def _write_results(
         }
         for result in results
     ]
-    Lake(settings.lake.root).replace(
+    Lake.of(settings).replace(
         tables.CHECK_RESULTS,
         pa.Table.from_pylist(rows, schema=tables.CHECK_RESULTS.schema),
         nights=[night],
@@ -495,13 +502,6 @@ def _sentence(result: dict[str, Any]) -> str:
     place = f", the first in {result['place']}" if result["place"] else ""
     found = f"found {result['observed']}{place}{limit}"
     return f"not met: {result['expects']} ({found}); {result['mend']}"
-
-
-def _replace_folder(folder: Path, by: Path) -> None:
-    """Put new pages in the place of those of an earlier run."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.move(by, folder)
 
 
 def _midnight(night: dt.date) -> dt.datetime:

@@ -102,7 +102,7 @@ def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
     NotReadyError
         Another run has written what is read here, meanwhile.
     """
-    lake, rules = Lake(settings.lake.root), settings.sequences
+    lake, rules = Lake.of(settings), settings.sequences
     # Before any event is read: if another run replaces events meanwhile, what is recorded below
     # will match nothing later.
     inputs = _Inputs(lake, rules, night)

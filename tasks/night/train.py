@@ -13,7 +13,6 @@ import math
 import shutil
 import statistics
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from elcrec import Config, ELCRec, EpochReport, Histories
 from elcrec.errors import ELCRecError
 from elcrec.matching import deserted, first_ids, match_intents
 from tasks.errors import ModelError
-from tasks.lake import Lake
+from tasks.lake import TRAINING, Lake, model_folder
 from tasks.registry.histories import trainable_users
 from tasks.registry.identity import Identity, configure, identify, register
 from tasks.registry.intent_ids import Intents, named, read_any
@@ -48,15 +47,14 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
     Raises LakeError without histories, ModelError when they are too few or too short or the
     training fails, SettingsError for a setting that the model does not know.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     identity = identify(settings, night)
-    folder = lake.model_dir(identity.version)
-    scratch = folder.parent / ".training" / identity.version
+    scratch = f"{TRAINING}/{identity.version}"
     summary: dict[str, Any] = {"model_version": identity.version, "n_items": identity.n_items}
-    if is_complete(folder) and _has_ids_of_its_own(folder, identity, night):
+    if trained := _trained(lake, identity, night):
         log.info("model %s is already trained on the same data and settings", identity.version)
-        register(lake, night, identity, read_any(folder).next_id)
-        shutil.rmtree(scratch, ignore_errors=True)  # of a training that was killed when it was done
+        register(lake, night, identity, trained.next_id)
+        lake.storage.remove(scratch)  # of a training that was killed when it was done
         return summary | {"trained": False}
 
     item_ids = vocabulary(settings, night)
@@ -99,44 +97,50 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
     )
     reports: list[EpochReport] = []
 
-    def on_epoch(report: EpochReport) -> None:
-        reports.append(report)
-        seconds = statistics.median(each.seconds for each in reports[-TIMED:])
-        left = time_left(seconds, *epochs_left(report, config, warm=initial is not None))
-        # A terminal shows how far it is as a bar (tasks/terminal.py).
-        how_far = {"done": report.epoch, "most": report.max_epochs, "left": left}
-        log.info("%s", epoch_line(report, left), extra=how_far)
+    with lake.storage.working(scratch) as work:
 
-    try:
-        model = ELCRec(config).fit(
-            histories,
-            n_items=len(item_ids),
-            initial=initial,
-            groups=groups,
-            checkpoint_dir=scratch / "checkpoints",
-            on_epoch=on_epoch,
-        )
-        if parent is not None:
-            # Who has not come for long is no sign of a new intent, nor is what they did long ago:
-            # users of an intent that is given up would be taken for a group of their own.
-            half = night - dt.timedelta(days=settings.model.left_nights // 2)
-            fresh = np.flatnonzero(last_ts >= np.datetime64(half))
-            known = histories.take(fresh).drop_last(2).newest(NEWEST_EVENTS)
-            average = len(histories) / config.n_intents
-            least_users = max(LEAST_USERS, math.ceil(settings.model.least_share * average))
-            model.open_intents(known, least_users)
-        intents = name_intents(settings, night, model, histories, identity, parent, before, carried)
-    except ELCRecError as error:
-        raise ModelError(f"training on night {night} failed: {error}") from error
-    finished = scratch / "model"
-    shutil.rmtree(finished, ignore_errors=True)
-    save(model, item_ids, intents, finished)
-    # Another run of the night may have been faster.
-    if not (is_complete(folder) and _has_ids_of_its_own(folder, identity, night)):
-        shutil.rmtree(folder, ignore_errors=True)
-        finished.rename(folder)
-    register(lake, night, identity, read_any(folder).next_id)
-    shutil.rmtree(scratch, ignore_errors=True)
+        def on_epoch(report: EpochReport) -> None:
+            work.keep()
+            reports.append(report)
+            seconds = statistics.median(each.seconds for each in reports[-TIMED:])
+            left = time_left(seconds, *epochs_left(report, config, warm=initial is not None))
+            # A terminal shows how far it is as a bar (tasks/terminal.py).
+            how_far = {"done": report.epoch, "most": report.max_epochs, "left": left}
+            log.info("%s", epoch_line(report, left), extra=how_far)
+
+        try:
+            model = ELCRec(config).fit(
+                histories,
+                n_items=len(item_ids),
+                initial=initial,
+                groups=groups,
+                checkpoint_dir=work.path / "checkpoints",
+                on_epoch=on_epoch,
+            )
+            if parent is not None:
+                # Who has not come for long is no sign of a new intent, nor is what they did long
+                # ago: users of an intent that is given up would be taken for a group of their own.
+                half = night - dt.timedelta(days=settings.model.left_nights // 2)
+                fresh = np.flatnonzero(last_ts >= np.datetime64(half))
+                known = histories.take(fresh).drop_last(2).newest(NEWEST_EVENTS)
+                average = len(histories) / config.n_intents
+                least_users = max(LEAST_USERS, math.ceil(settings.model.least_share * average))
+                model.open_intents(known, least_users)
+            model.calibrate(histories)
+            intents = name_intents(
+                settings, night, model, histories, identity, parent, before, carried
+            )
+        except ELCRecError as error:
+            raise ModelError(f"training on night {night} failed: {error}") from error
+        finished = work.path / "model"
+        shutil.rmtree(finished, ignore_errors=True)
+        save(model, item_ids, intents, finished)
+        # Another run of the night may have been faster.
+        trained = _trained(lake, identity, night)
+        if trained is None:
+            lake.storage.put(finished, model_folder(identity.version))
+    register(lake, night, identity, (trained or intents).next_id)
+    lake.storage.remove(scratch)
     return summary | {
         "trained": True,
         "trained_on_from": identity.parent_version if initial else None,
@@ -148,17 +152,18 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
     }
 
 
-def _has_ids_of_its_own(folder: Path, identity: Identity, night: dt.date) -> bool:
-    """Tell whether the ids a model gave its new intents are still free for it.
+def _trained(lake: Lake, identity: Identity, night: dt.date) -> Intents | None:
+    """Return the intents of the night's model where it is there, whole and of ids of its own.
 
-    They may not be where its training ended, but not its registration, and another model of the
-    night was registered since.
+    The ids it gave its new intents may not be free any more where its training ended, but not its
+    registration, and another model of the night was registered since.
     """
-    return all(
-        intent.intent_id >= identity.first_free_id
-        for intent in read_any(folder).of_centers
-        if intent.born == night
-    )
+    with lake.storage.fetched(model_folder(identity.version)) as folder:
+        if not is_complete(folder):
+            return None
+        intents = read_any(folder)
+    born = [intent.intent_id for intent in intents.of_centers if intent.born == night]
+    return intents if all(number >= identity.first_free_id for number in born) else None
 
 
 def earlier_intents(

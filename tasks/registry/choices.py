@@ -29,7 +29,7 @@ def roll_back(settings: Settings, night: dt.date, version: str) -> dict[str, Any
     files are missing or damaged, or it is superseded or was trained on other settings (unless
     promote.force is set).
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     models = lake.scan(tables.MODELS).sort("dt", "model_version").collect()
     found = models.filter(pl.col("model_version") == version)
     if found.is_empty():
@@ -76,7 +76,7 @@ def roll_back(settings: Settings, night: dt.date, version: str) -> dict[str, Any
 
 def _free_id(settings: Settings, target: Loaded) -> int:
     """Return an id above all that intents have had, in labels and in the models that count."""
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     shown = lake.scan(tables.INTENT_PROFILES).select(pl.col("intent_id").max()).collect().item()
     earlier = lake.scan(tables.CHOICES).select(pl.col("next_intent_id").max()).collect().item()
     free = max(target.intents.next_id, -1 if shown is None else shown + 1, earlier or 0)

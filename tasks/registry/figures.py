@@ -21,6 +21,7 @@ USERS = "users"  # that a figure is of
 UTILISATION, LARGEST_SHARE = "utilisation", "largest_share"
 REPEAT_SHARE, SAME_AGAIN_SHARE = "repeat_share", "same_again_share"
 CHURN = "label_churn"
+CALIBRATION_ERROR, CLEAR_SHARE = "calibration_error", "clear_share"
 
 Metrics = dict[str, float]
 

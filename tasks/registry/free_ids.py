@@ -5,7 +5,7 @@ import datetime as dt
 import polars as pl
 
 from elcrec.errors import ELCRecError
-from tasks.lake import Lake, tables
+from tasks.lake import Lake, model_folder, tables
 from tasks.registry import intent_ids
 
 
@@ -43,7 +43,8 @@ def first_free_id(lake: Lake, night: dt.date, version: str, made: str) -> int:
 
 def _next_id(lake: Lake, version: str) -> int:
     """Read the next free id from a model's folder; without one it can label nobody any more."""
+    file = f"{model_folder(version)}/{intent_ids.FILE}"
     try:
-        return intent_ids.read_any(lake.model_dir(version)).next_id
-    except ELCRecError:
+        return intent_ids.parsed(lake.storage.read(file), file).next_id
+    except (FileNotFoundError, ELCRecError):
         return 0

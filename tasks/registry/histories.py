@@ -47,7 +47,7 @@ def trainable_users(
     In the order of user_id. Raises ModelError when no user has as many.
     """
     with connect(settings) as con:
-        Lake(settings.lake.root).view(con, tables.SEQUENCES, first=night, last=night)
+        Lake.of(settings).view(con, tables.SEQUENCES, first=night, last=night)
         found = con.sql(sql("trainable_histories"), params={"min_events": MIN_EVENTS})
         rows = found.to_arrow_table()
     histories = Histories.from_arrow(rows.column("items"))
@@ -68,7 +68,7 @@ def fingerprint(settings: Settings, night: dt.date) -> Fingerprint:
 
     Raises LakeError when the night has no histories.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     recorded = lake.scan(tables.SEQUENCE_INPUTS, first=night, last=night).select(
         "data_fingerprint", "data_items", "data_files"
     )
@@ -82,7 +82,7 @@ def fingerprint(settings: Settings, night: dt.date) -> Fingerprint:
 def take_fingerprint(settings: Settings, night: dt.date) -> Fingerprint:
     """Read all histories of a night and compute their fingerprint; raises as `fingerprint`."""
     # The files first: where the histories are written anew meanwhile, the record will not hold.
-    files = _files(Lake(settings.lake.root), night)
+    files = _files(Lake.of(settings), night)
     item_ids = vocabulary(settings, night)
     return Fingerprint(data_fingerprint(settings, night, item_ids), len(item_ids), files)
 
@@ -101,7 +101,7 @@ def data_fingerprint(settings: Settings, night: dt.date, item_ids: pl.Series) ->
 
     Raises LakeError when the night has no histories.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     numbers = model_numbers(lake, item_ids)
     # One hash a column, so that where a batch ends makes no difference.
     users, ends, lengths, items = (hashlib.sha256() for _ in range(4))

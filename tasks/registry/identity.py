@@ -17,7 +17,7 @@ from elcrec import Config
 from elcrec.errors import ELCRecError
 from elcrec.estimator import WHERE_IT_RUNS
 from tasks.errors import ModelError, SettingsError
-from tasks.lake import Lake, tables
+from tasks.lake import Lake, model_folder, tables
 from tasks.registry.free_ids import first_free_id
 from tasks.registry.histories import fingerprint
 from tasks.registry.versions import promoted, registered
@@ -50,7 +50,7 @@ def identify(settings: Settings, night: dt.date) -> Identity:
 
     Raises LakeError when the night has no histories.
     """
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     data = fingerprint(settings, night)
     made = settings_fingerprint(settings)
     parent, same_settings, warm = _parent(settings, lake, night, made)
@@ -152,7 +152,7 @@ def register(lake: Lake, night: dt.date, identity: Identity, next_intent_id: int
             {
                 "dt": night,
                 "model_version": identity.version,
-                "path": str(lake.model_dir(identity.version).relative_to(lake.root)),
+                "path": model_folder(identity.version),
                 "promoted": False,
                 "parent_version": identity.parent_version,
                 "settings_fingerprint": identity.settings_fingerprint,
@@ -177,7 +177,7 @@ def register(lake: Lake, night: dt.date, identity: Identity, next_intent_id: int
 def model_of_night(settings: Settings, night: dt.date) -> Identity:
     """Return the model that `train` registered for this night, these settings and this data."""
     identity = identify(settings, night)
-    if identity.version not in registered(Lake(settings.lake.root), night)["model_version"]:
+    if identity.version not in registered(Lake.of(settings), night)["model_version"]:
         raise ModelError(
             f"model {identity.version} (night {night}, present settings and data) is not trained: "
             f"run train --night {night} first"

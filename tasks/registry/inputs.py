@@ -22,17 +22,21 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.lake import Lake, duck, tables
+from tasks.lake.storage import Storage
 from tasks.lake.tables import Table
 from tasks.registry.versions import promoted, registered
 from tasks.settings import Settings
 
 EVENTS, SEQUENCES, METRICS = "events", "sequences", "metrics"
+CATALOGUE = "catalogue"  # that of the night, whichever night wrote it
 LABELS = "intent_labels"  # with all columns, as readers get them
 LABELS_BEFORE = "labels before"  # what the next night reads of them
+EVIDENCE_BEFORE = "evidence before"  # what the next night reads of it
 MODEL_BEFORE = "model before"  # the last promoted one of an earlier night
 MODELS = "models of the night"
 LABELS_WITH = "labels with"  # the model that labels, by promotion or by a person's choice
 RELABELLED_WITH = "relabelled with"  # the model that a person has named for this night alone
+NAMES_BEFORE = "names before"  # the automatic names that nights before have given
 FORGOTTEN = "forgotten"  # says why events have changed, and is no reason by itself
 
 # The rows that a fingerprint is taken of: table and columns. `ingested` says which night brought an
@@ -44,8 +48,11 @@ ROWS: dict[str, tuple[Table, tuple[str, ...]]] = {
     ),
     SEQUENCES: (tables.SEQUENCES, tuple(tables.SEQUENCES.schema.names[1:])),
     METRICS: (tables.METRICS, tuple(tables.METRICS.schema.names[1:])),
+    # One row says what stands for all items.
+    CATALOGUE: (tables.CATALOGUE_READS, ("digest",)),
     LABELS: (tables.INTENT_LABELS, tuple(tables.INTENT_LABELS.schema.names[1:])),
     LABELS_BEFORE: (tables.INTENT_LABELS, ("user_id", "intent_id", "last_ts")),
+    EVIDENCE_BEFORE: (tables.LABEL_EVIDENCE, ("user_id", "held_since")),
 }
 NEAR = dt.timedelta(days=8)  # nights whose records are looked through for digests that are known
 
@@ -77,8 +84,8 @@ def inputs_of(
 class _SmallTables(Lake):
     """The small tables of a lake as they are now, each read once for all nights."""
 
-    def __init__(self, root: Path | str) -> None:
-        super().__init__(root)
+    def __init__(self, root: Path | str, storage: Storage | None = None) -> None:
+        super().__init__(root, storage)
         self._rows: dict[str, pl.DataFrame] = {}
 
     def scan(
@@ -97,7 +104,7 @@ class Fingerprints:
     def __init__(self, settings: Settings, *, near: dt.date | None = None) -> None:
         """Load the digests that steps have recorded: of nights near this one, or of all."""
         self.settings = settings
-        self.lake = Lake(settings.lake.root)
+        self.lake = Lake.of(settings)
         first, last = (near - NEAR, near + NEAR) if near else (None, None)
         recorded = _recorded(self.lake, first, last).filter(pl.col("files").is_not_null())
         rows = recorded.select("input", "night", "files", "digest").unique().iter_rows()
@@ -105,7 +112,7 @@ class Fingerprints:
             (name, night, files): digest for name, night, files, digest in rows
         }
         self._files: dict[str, dict[dt.date, str]] = {}
-        self._small = _SmallTables(settings.lake.root)  # models, choices, forgotten
+        self._small = _SmallTables.of(settings)  # models, choices, forgotten, names
         self._models: dict[dt.date, tuple[str, dt.date] | None] = {}  # that label, by night
 
     def of_step(
@@ -116,8 +123,9 @@ class Fingerprints:
         for name in READS.get(step, ()):
             if name == EVENTS and step == "build-sequences":
                 yield from self.rows(EVENTS, last=night)
-            elif name == LABELS_BEFORE:
-                last = max((one for one in self._files_of(name) if one < night), default=None)
+            elif name in (LABELS_BEFORE, EVIDENCE_BEFORE):
+                labelled = self._files_of(LABELS_BEFORE)
+                last = max((one for one in labelled if one < night), default=None)
                 if last and not relabelled_with:
                     yield from self.rows(name, last, last)
             elif name in ROWS:
@@ -127,6 +135,8 @@ class Fingerprints:
             elif name == MODELS:
                 versions = registered(lake, night)["model_version"]
                 yield Input(name, night, None, " ".join(versions))
+            elif name == NAMES_BEFORE:
+                yield from self._names_before(day_before, relabelled_with)
             elif name == LABELS_WITH and relabelled_with:
                 yield Input(RELABELLED_WITH, None, None, relabelled_with)
             elif name == LABELS_WITH:
@@ -157,7 +167,15 @@ class Fingerprints:
         """Look at the tables anew the next time: a step has written to them."""
         self._files.clear()
         self._models.clear()
-        self._small = _SmallTables(self.settings.lake.root)
+        self._small = _SmallTables.of(self.settings)
+
+    def _names_before(self, until: dt.date, relabelled_with: str | None) -> Iterator[Input]:
+        """Yield what stands for the names until a night, if there are any that count."""
+        rows = self._small.scan(tables.INTENT_NAMES, last=until).sort("dt", "intent_id").collect()
+        newest = rows.group_by("intent_id", maintain_order=True).last().sort("intent_id")
+        if newest.height and not relabelled_with:
+            named = newest.select("intent_id", "name", "meaning").iter_rows()
+            yield Input(NAMES_BEFORE, None, None, short([repr(name) for name in named]))
 
     def _promoted(self, until: dt.date) -> tuple[str, dt.date] | None:
         if until not in self._models:
@@ -182,13 +200,13 @@ class Fingerprints:
 
 # What each step stands on, in the order in which reasons are given.
 READS: Mapping[str, tuple[str, ...]] = {
-    "check-events": (EVENTS,),
+    "check-events": (EVENTS, CATALOGUE),
     "build-sequences": (EVENTS, FORGOTTEN),
     "check-sequences": (SEQUENCES,),
     "train": (SEQUENCES, MODEL_BEFORE),
     "evaluate": (SEQUENCES, EVENTS, MODELS, MODEL_BEFORE, LABELS_BEFORE),
     "promote": (METRICS, MODEL_BEFORE),
-    "label": (SEQUENCES, LABELS_WITH, LABELS_BEFORE),
+    "label": (SEQUENCES, LABELS_WITH, LABELS_BEFORE, EVIDENCE_BEFORE, NAMES_BEFORE, CATALOGUE),
     "check-labels": (LABELS, SEQUENCES),
     "publish": (LABELS,),
 }
@@ -241,7 +259,7 @@ def taken_out(lake: Lake) -> dict[tuple[str, dt.date], str]:
 
 def keep_digests(settings: Settings, table: Table, nights: list[dt.date]) -> None:
     """Note what these partitions hold, which `upkeep` is about to take out."""
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     names = [name for name, (of, _) in ROWS.items() if of is table]
     if not names or not nights:
         return

@@ -119,9 +119,15 @@ def read_any(folder: Path) -> Intents:
     """Read what `write` wrote, of however many intents; raises as `read`."""
     file = folder / FILE
     try:
-        return TypeAdapter(Intents).validate_json(file.read_bytes())
+        return parsed(file.read_bytes(), file)
     except FileNotFoundError:
         raise ELCRecError(f"{folder} lacks {FILE}, the ids of its intents") from None
+
+
+def parsed(content: bytes, file: Path | str) -> Intents:
+    """Read the content of a file that `write` wrote; ELCRecError when it is damaged."""
+    try:
+        return TypeAdapter(Intents).validate_json(content)
     except ValidationError as error:
         raise ELCRecError(f"{file} is damaged: {_first_line(error)}") from None
 

@@ -7,8 +7,9 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from elcrec import Histories
+from elcrec import Histories, Labels
 from elcrec.errors import ELCRecError
 from tasks.errors import ModelError
 from tasks.lake import Lake, tables
@@ -18,6 +19,7 @@ from tasks.registry.weights import Loaded
 from tasks.settings import LabelSettings
 
 USERS_A_BATCH = 65_536  # bounds the memory, whatever the number of users
+DIGITS = 3  # of shares and confidences in `label_evidence`: more are noise, and files half as large
 
 
 def last_labelled(lake: Lake, *, before: dt.date) -> dt.date | None:
@@ -32,11 +34,14 @@ def labelled_histories(
 ) -> duckdb.DuckDBPyRelation:
     """Return the night's histories, each with its user's label of the night `previous`, if any.
 
+    And with the night since which that label is held, if it is.
+
     A row a user: see `sql/labelled_histories.sql`.
     """
     last = previous or night  # of the night itself nothing is read
     lake.view(con, tables.SEQUENCES, first=night, last=night)
     lake.view(con, tables.INTENT_LABELS, "previous_labels", first=last, last=last)
+    lake.view(con, tables.LABEL_EVIDENCE, "previous_evidence", first=last, last=last)
     return con.sql(sql("labelled_histories"), params={"night": night})
 
 
@@ -48,14 +53,17 @@ def label_batch(
     version: str,
     rules: LabelSettings,
     labelled: dt.date | None,
-) -> pa.RecordBatch:
-    """Label one batch of `sequences`, each with its user's previous label; rows keep their order.
+    *,
+    evidence: bool = False,
+) -> Labels:
+    """Label one batch of `sequences`, each with its user's previous label; users keep their order.
 
     numbers: the model's number of each item_index (`model_numbers`).
     rules: how many times as probable as the user's previous intent another one must be to replace
         it. An intent that was born after the night `labelled` was not there to be chosen then: for
         it `probability_ratio` is enough for every user.
     labelled: the night of the previous labels; None without any.
+    evidence: whether to say why, too, for `evidence_rows`.
 
     Raises ModelError when the model cannot be applied or gives confidences that are no numbers.
     """
@@ -71,16 +79,24 @@ def label_batch(
             np.array(
                 [rules.probability_ratio if labelled and day > labelled else np.inf for day in born]
             ),
+            evidence=evidence,
         )
     except ELCRecError as error:
         raise ModelError(f"model {version} cannot label night {night}: {error}") from error
-    known = labels.intent >= 0
-    if not np.isfinite(labels.confidence[known]).all():
+    if not np.isfinite(labels.confidence[labels.intent >= 0]).all():
         raise ModelError(
             f"model {version} gives confidences that are no numbers on night {night}: "
             "its weights are damaged; delete its folder, and train and promote it again"
         )
+    return labels
+
+
+def label_rows(
+    histories: pa.RecordBatch, labels: Labels, model: Loaded, night: dt.date, version: str
+) -> pa.RecordBatch:
+    """Return the rows of `intent_labels` of one batch of `sequences`, in its order."""
     rows, ids = histories.num_rows, model.intents.ids
+    known = labels.intent >= 0
     columns = {
         "dt": pa.repeat(pa.scalar(night), rows),
         "user_id": histories.column("user_id"),
@@ -92,7 +108,53 @@ def label_batch(
         "last_ts": histories.column("last_ts"),
         "model_version": pa.repeat(pa.scalar(version), rows),
     }
-    schema = tables.INTENT_LABELS.schema
+    return _batch(columns, tables.INTENT_LABELS)
+
+
+def evidence_rows(
+    histories: pa.RecordBatch,
+    labels: Labels,
+    model: Loaded,
+    night: dt.date,
+    version: str,
+    rules: LabelSettings,
+) -> pa.RecordBatch:
+    """Return the rows of `label_evidence` of one batch of `sequences`, in its order.
+
+    labels: with evidence.
+    """
+    why = labels.evidence
+    assert why is not None
+    rows, ids = histories.num_rows, model.intents.ids
+    known, sure = labels.intent >= 0, np.isfinite(why.confidence)
+    held = known & (labels.intent != why.intents[:, 0])
+    since = histories.column("held_since").fill_null(night)
+    confidence = why.confidence.round(DIGITS)
+    named, likely = why.items > 0, why.intents >= 0
+    item_ids = model.item_ids.gather(why.items[named] - 1).to_arrow().cast(pa.string())
+    shares, probabilities = why.shares[named], why.probabilities[likely]
+    columns = {
+        "dt": pa.repeat(pa.scalar(night), rows),
+        "user_id": histories.column("user_id"),
+        "intent_id": _nullable(ids[labels.intent], known),
+        "calibrated_confidence": _nullable(confidence, sure),
+        "clear": _nullable(confidence >= rules.clear_above, sure),
+        "held_since": pc.if_else(pa.array(held), since, pa.scalar(None, since.type)),
+        "items": _lists(named, {"item_id": item_ids, "share": pa.array(shares.round(DIGITS))}),
+        "intents": _lists(
+            likely,
+            {
+                "intent_id": pa.array(ids[why.intents[likely]]),
+                "probability": _nullable(probabilities.round(DIGITS), np.isfinite(probabilities)),
+            },
+        ),
+        "model_version": pa.repeat(pa.scalar(version), rows),
+    }
+    return _batch(columns, tables.LABEL_EVIDENCE)
+
+
+def _batch(columns: dict[str, pa.Array], table: tables.Table) -> pa.RecordBatch:
+    schema = table.schema
     return pa.RecordBatch.from_arrays(
         [columns[field.name].cast(field.type) for field in schema], schema=schema
     )
@@ -100,3 +162,10 @@ def label_batch(
 
 def _nullable(values: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> pa.Array:
     return pa.array(values, mask=~valid)
+
+
+def _lists(there: npt.NDArray[np.bool_], fields: dict[str, pa.Array]) -> pa.Array:
+    """Return a list of structs for each row of `there`, of as many as it has True; fields: flat."""
+    ends = np.concatenate([[0], there.sum(1).cumsum()]).astype(np.int32)
+    structs = pa.StructArray.from_arrays(list(fields.values()), names=list(fields))
+    return pa.ListArray.from_arrays(pa.array(ends), structs)

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -44,6 +43,7 @@ PUBLIC = tuple(
     if name not in ("digest", "files", "stood_on")
 )
 MADE_BY = ("build-sequences", "train", "label")  # the steps that labels follow from
+OTHERS = {inputs.SEQUENCES: "its histories", inputs.LABELS_WITH: "the model that labels it"}
 
 
 def revise(lake: Lake, con: duckdb.DuckDBPyConnection, night: dt.date) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def forgotten(lake: Lake, others: duckdb.DuckDBPyRelation, night: dt.date, remov
         "published_at": dt.datetime.now(dt.UTC),
         "run": run(),
         "why": FORGET,
-        "because": None,
+        "because": "labels of forgotten people were removed",
         "labels": len(others),
         "changed": 0,
         "added": 0,
@@ -128,6 +128,12 @@ def public(lake: Lake, *nights: dt.date) -> pa.Table:
     rows = lake.scan(tables.LABEL_REVISIONS, first, last).sort("dt", "revision").select(PUBLIC)
     schema = pa.schema([tables.LABEL_REVISIONS.schema.field(name) for name in PUBLIC])
     return rows.collect().to_arrow().cast(schema)
+
+
+def nights_of_run(lake: Lake) -> list[dt.date]:
+    """Return the nights that got a revision from the run that this process is of, in order."""
+    rows = lake.scan(tables.LABEL_REVISIONS).filter(run=run()).select("dt").unique().sort("dt")
+    return rows.collect()["dt"].to_list()
 
 
 def run() -> str:
@@ -159,14 +165,16 @@ def _changes(
     lake: Lake, con: duckdb.DuckDBPyConnection, last: Mapping[str, Any] | None
 ) -> tuple[int | None, int | None, int | None]:
     """Count users with another intent, new ones and those who are gone since a revision."""
-    files = [str(lake.path(tables.INTENT_LABELS) / name) for name in (last or {}).get("files", [])]
-    if last and not (files and all(Path(file).is_file() for file in files)):
-        return None, None, None  # upkeep has deleted them
-    if files:
-        before = con.read_parquet(files, hive_partitioning=False)
+    if last is None:
+        before: pl.LazyFrame | None = pl.LazyFrame(
+            schema={"user_id": pl.String, "intent_id": pl.Int32}
+        )
     else:
-        before = con.sql("SELECT NULL::VARCHAR AS user_id, NULL::INTEGER AS intent_id WHERE false")
-    before.create_view("labels_before")
+        files = last["files"]
+        before = lake.rows_of(tables.INTENT_LABELS, files) if files else None
+    if before is None:
+        return None, None, None  # upkeep has deleted them
+    con.register("labels_before", before)
     [(changed, added, removed)] = con.sql(duck.sql("label_changes")).fetchall()
     return changed, added, removed
 
@@ -192,11 +200,11 @@ def _why(
     night: dt.date,
     last: Mapping[str, Any] | None,
     now: Mapping[str, str],
-) -> tuple[str, str | None]:
-    """Say why a night's labels are others than those of its last revision, in a word and more."""
+) -> tuple[str, str]:
+    """Say why a night's labels are others than those of its last revision: a word, a sentence."""
     later = [one for one in lake.nights(tables.INTENT_LABELS) if one > night]
     is_backfill = bool(later) or run().startswith("backfill")
-    after = f"night {later[-1]} was labelled before it" if later else None
+    after = f"night {later[-1]} was labelled before it" if later else f"run {run()} made it"
     named = now.get(inputs.RELABELLED_WITH)
     before: dict[str, str] = json.loads(last["stood_on"] or "{}") if last else {}
 
@@ -213,9 +221,9 @@ def _why(
                 return OTHER_SETTINGS, other
         if is_backfill:
             return BACKFILL, after
-        return FIRST_RUN, None
+        return FIRST_RUN, "its labels were not published before"
     if differs(inputs.EVENTS) and differs(inputs.FORGOTTEN):
-        return FORGET, None
+        return FORGET, "events of forgotten people are in its histories no more"
     if differs(inputs.EVENTS):
         if brought := _brought_late(lake, night):
             return LATE_EVENTS, f"events of its days came late, with {brought}"
@@ -228,12 +236,22 @@ def _why(
         return EARLIER_NIGHTS, "the model or the labels that it goes on from are others"
     if is_backfill:
         return BACKFILL, after
-    if before and before == now:
-        return RERUN, (
+    return RERUN, _reran(before, now)
+
+
+def _reran(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Say why a night that was run again has other labels, where nothing above explains it."""
+    if not before or not now:
+        return "it is not recorded what its labels were made from"
+    if before == now:
+        return (
             "it was made from the same: by another machine, another version of the code, or "
             "other settings than the model's"
         )
-    return RERUN, None
+    if relabelled := before.get(inputs.RELABELLED_WITH):
+        return f"it has its own run's labels again, and not those of model {relabelled}"
+    others = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    return f"these are others than they were: {', '.join(OTHERS.get(one, one) for one in others)}"
 
 
 def _brought_late(lake: Lake, night: dt.date) -> str | None:
@@ -271,4 +289,4 @@ def _told(revision: Mapping[str, Any]) -> str:
         f"{revision['why']}: {revision['changed']} labels changed, {revision['added']} added, "
         f"{revision['removed']} removed"
     )
-    return f"{told}; {revision['because']}" if revision["because"] else told
+    return f"{told}; {revision['because']}"

@@ -14,7 +14,7 @@ from tasks.settings import Settings
 
 def vocabulary(settings: Settings, night: dt.date) -> pl.Series:
     """Return the ids of all items in the night's histories, in the order of their model numbers."""
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     with connect(settings) as con:
         lake.view(con, tables.SEQUENCES, first=night, last=night)
         lake.view(con, tables.ITEMS)

@@ -19,7 +19,7 @@ from elcrec import Config, ELCRec
 from elcrec.errors import ELCRecError
 from elcrec.model import Network
 from tasks.errors import ModelError
-from tasks.lake import Lake
+from tasks.lake import Lake, model_folder
 from tasks.registry import intent_ids
 from tasks.registry.intent_ids import Intents
 from tasks.settings import Settings
@@ -56,25 +56,28 @@ def load(settings: Settings, version: str) -> Loaded:
 
     Raises ModelError when its folder is missing or damaged, or the device is not there.
     """
-    folder = Lake(settings.lake.root).model_dir(version)
+    lake = Lake.of(settings)
     if settings.model.threads:
         torch.set_num_threads(settings.model.threads)
-    try:
-        if not folder.is_dir():
-            raise ELCRecError("the folder is missing")
-        return _read(folder, device=settings.model.device)
-    except (ELCRecError, OSError) as error:
-        if isinstance(error, ELCRecError) and is_complete(folder):
+    with lake.storage.fetched(model_folder(version)) as folder:
+        try:
+            if not folder.is_dir():
+                raise ELCRecError("the folder is missing")
+            return _read(folder, device=settings.model.device)
+        except (ELCRecError, OSError) as error:
+            place = lake.model_dir(version)
+            why = str(error).replace(str(folder), str(place))  # a copy has a place of its own
+            if isinstance(error, ELCRecError) and is_complete(folder):
+                raise ModelError(
+                    f"model {version} is whole but cannot be loaded (model.device is "
+                    f"{settings.model.device!r}): {why}"
+                ) from error
+            trained = dt.datetime.strptime(version[:8], "%Y%m%d").date()
             raise ModelError(
-                f"model {version} is whole but cannot be loaded (model.device is "
-                f"{settings.model.device!r}): {error}"
+                f"model {version} in {place} cannot be used ({why}): if files are missing or "
+                "damaged, restore them from a backup, or delete the folder and, with the settings "
+                f"of that night, run train --night {trained}"
             ) from error
-        trained = dt.datetime.strptime(version[:8], "%Y%m%d").date()
-        raise ModelError(
-            f"model {version} in {folder} cannot be used ({error}): if files are missing or "
-            "damaged, restore them from a backup, or delete the folder and, with the settings of "
-            f"that night, run train --night {trained}"
-        ) from error
 
 
 def is_complete(folder: Path) -> bool:

@@ -10,18 +10,18 @@ time it is queried it must give the same rows. Its columns:
                              line of a text file (with its header) where the row begins, row of a
                              Parquet file, of a file whose rows are lists the event in it, or of a
                              table 40 bits of a hash of its values
-`raw`          VARCHAR       the line as read; of CSV, RecBole, Parquet and tables the columns as
-                             JSON; may be null where the row is an event
+`raw`          VARCHAR       the line as read; of Parquet and tables the columns as JSON; may be
+                             null where the row is an event
 `user_id`      VARCHAR       null when blank or a null marker, unless `source.session_columns` has a
                              session for it
 `item_id`      VARCHAR       null when blank or a null marker
 `event_type`   VARCHAR       "event" when the part has no such column
-`weight`       FLOAT         null when the part has none, or no finite number
+`weight`       FLOAT         null when the part has none, or it is blank, a null marker or NaN
 `has_time`     BOOLEAN       whether the time is filled in
 `time_number`  DOUBLE        the time as a number, in a unit that is not known yet
 `time_stamp`   TIMESTAMPTZ   the time as a date and clock; without a zone it is UTC
 `broken`       VARCHAR       why the line cannot be parsed at all, else null
-`unread`       VARCHAR       why an id is there and cannot be read, else null
+`unread`       VARCHAR       why an id, a type or a weight is there and cannot be read, else null
 `unread_time`  VARCHAR       the same of the time
 =============  ============  =====================================================================
 

@@ -51,18 +51,18 @@ from pyarrow.fs import FileType
 
 from tasks.errors import SourceError
 from tasks.lake import Lake, tables
-from tasks.lake.duck import identifier
-from tasks.settings import Settings, SourceSettings
+from tasks.settings import ReadSettings, Settings, SourceSettings
 from tasks.sources import Versions
 from tasks.sources.places import Address
 from tasks.sources.rows import (
     as_json,
+    by_position,
     chosen,
     column_of,
     numbered_by_content,
-    source_rows,
 )
 from tasks.sources.units import END_OF_TIME, START_OF_TIME, US_PER_UNIT
+from tasks.sources.views import view_rows
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Delta:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings.source
-        self.lake = Lake(settings.lake.root)
+        self.lake = Lake.of(settings)
         self.address = Address(settings.source) if "://" in settings.source.path else None
 
     def __str__(self) -> str:
@@ -101,7 +101,20 @@ class Delta:
                 "for example ELCREC_SOURCE__PATH=/data/events"
             )
         with _explaining(self.address):
+            if "time" not in self.settings.roles:  # a catalogue
+                return [self._whole()]
             return [self._snapshot(first, end)]
+
+    def _whole(self) -> "Snapshot":
+        """Return all files of the newest version: each night reads a catalogue whole."""
+        now = self._table()
+        assert now is not None
+        files = self._dataset(now)
+        self._refuse_links(files.files)
+        versions = Versions(str(now.metadata().id), now.version(), None, None)
+        return Snapshot(
+            self.name, str(self), self.settings, files, versions, self.address, mirrors=False
+        )
 
     def _snapshot(self, first: dt.datetime | None, end: dt.datetime) -> "Snapshot":
         now = self._table()
@@ -280,7 +293,7 @@ class Snapshot:
 
     name: str
     title: str
-    settings: SourceSettings
+    settings: ReadSettings
     files: ds.FileSystemDataset
     versions: Versions
     address: Address | None
@@ -301,14 +314,16 @@ class Snapshot:
         con.register("delta_rows", self.files)
         described = con.execute("DESCRIBE SELECT * FROM delta_rows").fetchall()
         types = {name: kind for name, kind, *_ in described}
-        columns = {name: identifier(name) for name in types}
-        wanted = chosen(self, columns, self.settings).values()
-        used = sorted({column_of(columns, name) for name in wanted})
-        rows = source_rows(
+        reader, columns = by_position("delta_rows", list(types))
+        used = list(columns)
+        if isinstance(self.settings, SourceSettings):
+            wanted = chosen(self, columns, self.settings).values()
+            used = sorted({column_of(columns, name) for name in wanted})
+        rows = view_rows(
             self,
             self.settings,
             columns,
-            reader="delta_rows",
+            reader=reader,
             row_number=numbered_by_content([f"{columns[name]}::VARCHAR" for name in used]),
             raw=as_json(columns),
             types=types,

@@ -16,14 +16,17 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tasks.errors import NightError, NotReadyError, SourceError
-from tasks.lake.duck import identifier, literal
-from tasks.settings import Settings, SourceSettings
-from tasks.sources.lines import NOT_UTF8, SUFFIXES
+from tasks.lake.duck import literal
+from tasks.settings import CatalogueSettings, ReadSettings, Settings
+from tasks.sources.lines import COMPRESS, SUFFIXES, TO_PARQUET, refuse_no_parquet
 from tasks.sources.places import START, Place, place_of
-from tasks.sources.rows import as_json, source_rows
+from tasks.sources.rows import as_json, by_position, columns_of, refuse_names_twice
 from tasks.sources.text import IDS, READERS, SourceFile, separator_of
+from tasks.sources.views import view_rows
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,23 @@ FORMATS = {
     ".inter": "recbole",
     ".txt": "text",  # a sequence file or a table: its content tells
 }
+# The formats of a catalogue: RecBole has an ending of its own for it, and items no sequences.
+ITEM_FORMATS = {name: kind for name, kind in FORMATS.items() if name != ".inter"} | {
+    ".item": "recbole",
+    ".txt": "csv",
+}
+# Names of files that are no event files, and what to do with them.
+KINDS = {
+    **dict.fromkeys([".xlsx", ".xls", ".xlsm", ".ods"], "a spreadsheet: save it as CSV"),
+    **dict.fromkeys([".zip", ".7z", ".rar", ".tar", ".tgz"], "an archive: unpack it"),
+    **dict.fromkeys([".xz", ".lz4", ".lzo", ".br", ".sz", ".z"], f"compressed: {COMPRESS}"),
+    **dict.fromkeys([".avro", ".orc", ".arrow", ".feather", ".h5"], f"not read: {TO_PARQUET}"),
+    **dict.fromkeys([".db", ".sqlite", ".sqlite3", ".duckdb"], "a database: export the table"),
+    ".json": 'read as JSON only with source.format = "json"',
+}
+# What a word looks like that is a time and not an id: seconds to nanoseconds of 1973 to 2199, or a
+# date of these years.
+TIME = r"[1-6]\d{8,9}(\d{3}){0,3}|(19[7-9]|20\d|21\d)\d-?(0[1-9]|1[0-2])-?([0-2]\d|3[01])"
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 NAMED = 20  # files that are left out, in messages
 
@@ -44,7 +64,10 @@ class Files:
     """The source `files`: `source.path` is a folder, a file or a glob, or the URL of one."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.ingest = settings.source, settings.ingest
+        self.settings: ReadSettings = settings.source
+        self.ingest = settings.ingest
+        self.is_catalogue = isinstance(self.settings, CatalogueSettings)
+        self.formats = ITEM_FORMATS if self.is_catalogue else FORMATS
         self.place = place_of(settings)
         self.left_out: list[str] = []  # files that are none of events, once `parts` has listed them
 
@@ -71,27 +94,39 @@ class Files:
             for name, modified in found
             if (kind := kinds[name])
         ]
-        self.left_out = sorted(
-            [*(name for name, kind in kinds.items() if kind is None), *self.place.passed]
-        )
-        named = ", ".join(self.left_out[:NAMED]) + ", ..." * (len(self.left_out) > NAMED)
+        passed = self.place.passed
+        self.left_out = sorted([*(name for name, kind in kinds.items() if kind is None), *passed])
+        told = [
+            f"{name}, {what}" if (what := passed.get(name) or _what_is(name)) else name
+            for name in self.left_out[:NAMED]
+        ]
+        named = "; ".join(told) + "; ..." * (len(self.left_out) > NAMED)
         if not parts:
             self._refuse_unknown_ending([name for name, _ in found])
             raise SourceError(
-                f"{self} has no event files{f' (but {named})' if named else ''}: "
-                f"known are {', '.join(FORMATS)}, each text also with {', '.join(SUFFIXES)}; "
+                f"{self} has no {self._kind}{f' (but {named})' if named else ''}: "
+                f"known are {', '.join(self.formats)}, each text also with {', '.join(SUFFIXES)}; "
                 "for other names set source.format"
             )
         if self.left_out:
             log.warning(
-                "%d files in %s are left out, for their names or contents are not those of event "
-                "files: %s; to read files of any name set source.format",
+                "%d files in %s are left out, for by name or content they are no %s: %s; "
+                "to read files of any name set %s.format",
                 len(self.left_out),
                 self,
+                self._kind,
                 named,
+                "catalogue" if self.is_catalogue else "source",
             )
-        read = self._of_days(parts, first and first.date() - dt.timedelta(days=1), end.date())
+        if self.is_catalogue:
+            read = self._newest_day(parts, end.date() - dt.timedelta(days=1))
+        else:
+            read = self._of_days(parts, first and first.date() - dt.timedelta(days=1), end.date())
         return self._settled(read, end.date())
+
+    @property
+    def _kind(self) -> str:
+        return "files of items" if self.is_catalogue else "event files"
 
     def _refuse_unknown_ending(self, names: list[str]) -> None:
         """Say of a single file that is named that its ending is the fault."""
@@ -99,12 +134,14 @@ class Files:
             return
         suffixes = PurePosixPath(names[0]).suffixes
         packed = suffixes.pop() if suffixes and suffixes[-1].lower() in SUFFIXES else ""
-        if suffixes and suffixes[-1].lower() in FORMATS:
+        if suffixes and suffixes[-1].lower() in self.formats:
             return  # its content is the fault
+        if what := _what_is(names[0]):
+            raise SourceError(f"{self} is {what}")
         known = suffixes[-1] + packed if suffixes else packed
         ending = f"the ending {known}, which is unknown" if known else "no ending"
         raise SourceError(
-            f"{self} has {ending}: known are {', '.join(FORMATS)}, each text also with "
+            f"{self} has {ending}: known are {', '.join(self.formats)}, each text also with "
             f"{', '.join(SUFFIXES)}; rename the file, or say what it is with source.format"
         )
 
@@ -115,7 +152,7 @@ class Files:
         suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
         if suffixes and suffixes[-1] in SUFFIXES:
             suffixes.pop()
-        kind = FORMATS.get(suffixes[-1]) if suffixes else None
+        kind = self.formats.get(suffixes[-1]) if suffixes else None
         return self._text_format(name) if kind == "text" else kind
 
     def _text_format(self, name: str) -> str | None:
@@ -123,17 +160,33 @@ class Files:
         if self.settings.columns or self.settings.separator != "auto":
             return "csv"
         start = self.place.start(name)
-        text = start.decode("utf-8", "replace").lstrip("\ufeff").splitlines()
+        text = start.decode("utf-8", "replace").replace("\ufeff", "").splitlines()
         # The last line may go on.
         lines = [line for line in text[: -1 if len(start) >= START and text[1:] else None] if line]
         if not lines:
             return "sequences"  # which then says that it is empty
         if all(re.fullmatch(IDS, line) for line in lines):
+            self._refuse_times_as_items(name, [line.split() for line in lines])
             return "sequences"
         names = set(next(csv.reader([lines[0]], delimiter=separator_of(lines[0]))))
-        if names & {*self.settings.item_columns, *self.settings.time_columns}:
+        known_by = (columns_of(self.settings, role) for role in self.settings.known_by)
+        if names & {name for wanted in known_by for name in wanted}:
             return "csv"
         return "csv" if all("\t" in line for line in lines) else None
+
+    def _refuse_times_as_items(self, name: str, lines: list[list[str]]) -> None:
+        """Raise SourceError for a table of users, items and times, which looks like one of ids."""
+        width = len(lines[0])
+        if width < 3 or any(len(line) != width for line in lines):
+            return
+        for n in range(1, width):
+            if all(re.fullmatch(TIME, line[n]) for line in lines):
+                raise SourceError(
+                    f"{self.place.shown(name)} may be a table whose column {n + 1} is the time, "
+                    f'such as {lines[0][n]}: if it is, set source.format = "csv", '
+                    'source.separator = " " and source.columns to the names of its columns; if it '
+                    'has ids only, set source.format = "sequences"'
+                )
 
     def _of_days(
         self, parts: list["FilePart"], first: dt.date | None, last: dt.date
@@ -155,6 +208,20 @@ class Files:
             )
         if len(read) < len(parts):
             log.info("%d of %d files are in folders of the night", len(read), len(parts))
+        return read
+
+    def _newest_day(self, parts: list["FilePart"], last: dt.date) -> list["FilePart"]:
+        """Leave out all folders of days but the newest until a day: each has a whole catalogue."""
+        days = {part.day for part in parts if part.day}
+        newest = max((day for day in days if day <= last), default=None)
+        read = [part for part in parts if part.day in (None, newest)]
+        if not read:
+            key = self.settings.day_folders
+            raise NightError(
+                f"{self} has no folder up to {key}={last}, the first is {key}={min(days)}: deliver "
+                "one, choose a later night, or read all folders every night with "
+                'source.day_folders = ""'
+            )
         return read
 
     def _settled(self, parts: list["FilePart"], day_after: dt.date) -> list["FilePart"]:
@@ -188,7 +255,7 @@ class FilePart:
     place: Place
     path: str  # below the place
     format: str
-    settings: SourceSettings
+    settings: ReadSettings
     modified: dt.datetime
     columns: dict[str, str] = field(default_factory=dict, compare=False)
     versions = None
@@ -224,6 +291,8 @@ class FilePart:
             file = SourceFile(path, str(self), self.format, self._folders(), self.columns)
             if path.stat().st_size == 0:
                 raise SourceError(f"{file} is empty: remove it, or deliver it again")
+            if self.format == "parquet":
+                refuse_no_parquet(path, str(file))
             with _explaining(file):
                 if self.format == "parquet":
                     rows = _parquet(con, file, self.settings)
@@ -235,12 +304,31 @@ class FilePart:
 
     def _folders(self) -> dict[str, str | None]:
         """Return the columns that stand in its path, as in event_type=view/part-0.parquet."""
-        pairs = (folder.partition("=") for folder in PurePosixPath(self.path).parts[:-1])
-        return {
-            unquote(name): None if value == NO_VALUE else unquote(value)
-            for name, equals, value in pairs
-            if equals
-        }
+        found: dict[str, str | None] = {}
+        roles = self.settings.roles
+        wanted = {name for role in roles for name in columns_of(self.settings, role)}
+        for folder in PurePosixPath(self.path).parts[:-1]:
+            name, equals, value = folder.partition("=")
+            if not equals or (name := unquote(name)) not in wanted:
+                continue
+            try:
+                read = None if value == NO_VALUE else unquote(value, errors="strict")
+            except UnicodeDecodeError:
+                raise SourceError(
+                    f"{self} lies in the folder {folder}, whose value is no text in UTF-8: rename "
+                    "the folder"
+                ) from None
+            if found.setdefault(name, read) != read:
+                raise SourceError(
+                    f"{self} lies in two folders of {name}=: rename one of them, or leave the name "
+                    "out of the columns in the settings"
+                )
+        return found
+
+
+def _what_is(name: str) -> str:
+    """Say what a file of a known other kind is, by its name; empty: it is not known."""
+    return KINDS.get(PurePosixPath(name).suffix.lower(), "")
 
 
 @contextmanager
@@ -248,53 +336,44 @@ def _explaining(file: SourceFile) -> Iterator[None]:
     """Turn what Arrow and DuckDB say about a bad file into a sentence for the person on call."""
     try:
         yield
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{file} is {NOT_UTF8}") from error
     except (duckdb.InvalidInputException, duckdb.IOException, OSError) as error:
         raise _explained(file, str(error)) or error from error
 
 
-def _parquet(con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings) -> str:
+def _parquet(con: duckdb.DuckDBPyConnection, file: SourceFile, source: ReadSettings) -> str:
     path = literal(glob.escape(str(file.path)))
     reader = f"read_parquet({path}, hive_partitioning = false"
     described = con.execute(f"DESCRIBE SELECT * FROM {reader})").fetchall()
-    types = {name: kind for name, kind, *_ in described}
-    if "FLOAT" in types.values():
-        types |= dict.fromkeys(_two_bytes(con, path, list(types)), "FLOAT16")
-    columns = {name: identifier(name) for name in types}
-    numbered, number = f"{reader}, file_row_number = true)", "file_row_number + 1"
-    if "file_row_number" in map(str.lower, columns):
+    schema = pq.read_schema(file.path)
+    names = schema.names  # DuckDB gives another to one that differs from another in capitals only
+    refuse_names_twice(file, names)
+    types = {name: kind for name, (_, kind, *_) in zip(names, described, strict=True)}
+    types |= {name: "FLOAT16" for column in schema for name in _two_bytes(column.name, column.type)}
+    numbered = f"{reader}, file_row_number = true)"
+    if "file_row_number" in map(str.lower, names):
         # DuckDB refuses to number the rows of a file with a column of that name. Its way is the
         # faster one: a window goes through the file in order, in one thread.
-        numbered = f'(SELECT *, row_number() OVER () AS "its place" FROM {reader}))'
-        number = '"its place"'
-    return source_rows(
+        numbered = f"(SELECT *, row_number() OVER () - 1 FROM {reader}))"
+    rows, columns = by_position(numbered, names, "place")
+    return view_rows(
         file,
         source,
         columns,
-        reader=numbered,
-        row_number=number,
+        reader=rows,
+        row_number="place + 1",
         raw=as_json(columns),
         types=types,
         folders=file.folders,
     )
 
 
-def _two_bytes(con: duckdb.DuckDBPyConnection, path: str, columns: list[str]) -> list[str]:
-    """Return which columns of a Parquet file are floats of two bytes: DuckDB names them FLOAT."""
-    schema = con.execute(
-        "SELECT num_children, logical_type = 'Float16Type()' "
-        f"FROM parquet_schema({path}) ORDER BY column_id"
-    ).fetchall()
-    # A column stands before those that are in it, the root before all.
-    own, inner = [], 0
-    for children, is_half in schema[1:]:
-        if inner:
-            inner -= 1
-        else:
-            own.append(is_half)
-        inner += children or 0
-    return [name for name, is_half in zip(columns, own, strict=True) if is_half]
+def _two_bytes(name: str, kind: pa.DataType) -> Iterator[str]:
+    """Yield the paths that lead to floats of two bytes in a column: DuckDB names them FLOAT."""
+    if pa.types.is_float16(kind):
+        yield name
+    elif pa.types.is_struct(kind):
+        for inner in kind:
+            yield from _two_bytes(f"{name}.{inner.name}", inner.type)
 
 
 def _explained(file: SourceFile, message: str) -> SourceError | None:

@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from tasks.errors import SourceError
 
+HEAD = 512  # bytes that tell what a file is
 BLOCK = 4 * 1024 * 1024  # bytes that are read at a time
 LONGEST_LINE = 16 * 1024 * 1024  # bytes of a record; a sequence file has one line a user
 SCHEMA = pa.schema([("line_number", pa.int64()), ("line", pa.string()), ("broken", pa.string())])
@@ -32,20 +33,31 @@ SCHEMA = pa.schema([("line_number", pa.int64()), ("line", pa.string()), ("broken
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
 SUFFIXES = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 UTF16 = 'UTF-16: set source.encoding = "utf-16", or convert it to UTF-8'
+UTF32 = "UTF-32: convert it to UTF-8"
+COMPRESS = "compress it with gzip or zstd"
+TO_PARQUET = "convert it to Parquet"
 OTHERS = {
-    b"PK\x03\x04": "a zip archive: unpack it",
-    b"\xfd7zXZ\x00": "compressed with xz: compress it with gzip or zstd",
+    b"\xfd7zXZ\x00": f"compressed with xz: {COMPRESS}",
     b"7z\xbc\xaf": "a 7z archive: unpack it",
-    b"\x04\x22\x4d\x18": "compressed with lz4: compress it with gzip or zstd",
-    b"\xff\xfe\x00\x00": "UTF-32: convert it to UTF-8",
-    b"\xff\xfe": UTF16,
-    b"\xfe\xff": UTF16,
+    b"Rar!": "a RAR archive: unpack it",
+    b"\x04\x22\x4d\x18": f"compressed with lz4: {COMPRESS}",
+    b"\x1f\x9d": f"compressed with compress: {COMPRESS}",
+    b"\x89LZO": f"compressed with lzop: {COMPRESS}",
+    b"\xff\x06\x00\x00sNaPpY": f"compressed with snappy: {COMPRESS}",
     b"PAR1": 'Parquet: name it so, or set source.format = "parquet"',
-    b"ORC": "ORC, which is not read: convert it to Parquet",
-    b"Obj\x01": "Avro, which is not read: convert it to Parquet",
+    b"Obj\x01": f"Avro, which is not read: {TO_PARQUET}",
+    b"ARROW1": f"Arrow, which is not read: {TO_PARQUET}",
+    b"\x89HDF": f"HDF5, which is not read: {TO_PARQUET}",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook: save it as CSV",
     b"SQLite format 3": "a SQLite database: export the table",
+    b"%PDF": "a PDF: deliver the events as text",
+    b"<!DOCTYPE html": "a web page: deliver the events, in whose place it may be an error",
+    b"<html": "a web page: deliver the events, in whose place it may be an error",
 }
-BETWEEN_VALUES = re.compile(r"[\s,\x1e]*")  # RFC 7464 has a record separator before each
+BOM = "\ufeff"
+# A file that others were appended to has more of them.
+LINE_BOMS = re.compile(rb"^(?:%b)+" % codecs.BOM_UTF8, re.MULTILINE)
+BETWEEN_VALUES = re.compile(rf"[\s,\x1e{BOM}]*")  # RFC 7464 has a record separator before each
 NOT_UTF8 = 'not UTF-8 (if it is in another encoding, set it, such as source.encoding = "latin-1")'
 STRAY_QUOTE = "a line with a quote that opens a value and never closes"
 ROWS_IN_QUOTES = (
@@ -96,7 +108,7 @@ class Records:
 
         Raises SourceError when there is none, or it is not UTF-8.
         """
-        for batch in self._records():
+        for batch in self._json_values() if self.values else self._records():
             for number, line, broken in zip(*map(pa.Array.to_pylist, batch.columns), strict=True):
                 if broken == NOT_UTF8:
                     raise SourceError(f"{self.shown} line {number} is {broken}")
@@ -107,17 +119,22 @@ class Records:
                         f"{self.shown} is empty in its first line: remove it, or leave it out with "
                         "source.skip_rows"
                     )
+        if self.skipped:
+            raise SourceError(
+                f"{self.shown} has nothing behind its first {self.skipped} lines, which are left "
+                "out by source.skip_rows: lower it, or remove the file"
+            )
         raise SourceError(f"{self.shown} is empty: remove it, or deliver it again")
 
     def start(self, size: int = 64 * 1024) -> str:
         """Return the first characters."""
         with opened(self.path, self.shown, self.encoding) as stream:
-            return stream.read(size).decode("utf-8", "replace").lstrip("\ufeff")
+            return stream.read(size).decode("utf-8", "replace").lstrip(BOM)
 
     def _records(self) -> Iterator[pa.RecordBatch]:
         number = 1
         with opened(self.path, self.shown, self.encoding) as stream:
-            rest, mac = stream.read(BLOCK).removeprefix(codecs.BOM_UTF8), None
+            rest, mac = stream.read(BLOCK), None
             ended = False
             while not ended:
                 more = stream.read(BLOCK)
@@ -132,14 +149,17 @@ class Records:
                     data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
                 if ended and data and not data.endswith(b"\n"):
                     data += b"\n"
-                whole = data.rfind(b"\n") + 1
-                block = self._cut(data[:whole], number, ended)
-                whole, lines, batch = block
+                end = data.rfind(b"\n") + 1
+                text, last = data[:end], data[end:]
+                if codecs.BOM_UTF8 in text:
+                    text = LINE_BOMS.sub(b"", text)
+                used, lines, batch = self._cut(text, number, ended)
                 if batch is not None:
                     yield batch
                 number += lines
-                rest = data[whole:] + more
-                if len(data) - whole > LONGEST_LINE:
+                left = text[used:] + last
+                rest = left + more
+                if len(left) > LONGEST_LINE:
                     raise SourceError(
                         f"{self.shown} line {number} is longer than {LONGEST_LINE >> 20} MB: "
                         "correct it, or set source.format to what the file is"
@@ -290,7 +310,7 @@ class Records:
         number, text, at, ended = 1, "", 0, False
         found: list[str] = []
         decoder, in_array = json.JSONDecoder(), False
-        unpacked = codecs.getincrementaldecoder("utf-8-sig")()
+        unpacked = codecs.getincrementaldecoder("utf-8")()
         with opened(self.path, self.shown, self.encoding) as stream:
             while True:
                 at = _skipped(text, at)
@@ -311,12 +331,12 @@ class Records:
                     _, end = decoder.raw_decode(text, at)
                     # A number may go on in the next block.
                     whole = ended or text[end - 1] in '}]"' or end < len(text)
-                except ValueError as error:
+                except ValueError:
                     whole = False
                     if ended or len(text) - at > LONGEST_LINE:
                         raise SourceError(
-                            f"{self.shown} value {number + len(found)} is no valid JSON ({error}): "
-                            "correct it, or deliver it again"
+                            f"{self.shown} value {number + len(found)} is no valid JSON, "
+                            f"{text[at : at + 100]!r}: correct it, or deliver it again"
                         ) from None
                 if whole:
                     found.append(text[at:end])
@@ -346,7 +366,27 @@ class _Lines:
 
 def compression_of(start: bytes) -> str | None:
     """Tell the compression of a file by its first bytes; None: it has none that is known."""
+    if re.match(rb"[\x50-\x5f]\x2a\x4d\x18", start):
+        return "zstd"  # a frame that is skipped, as some tools write before the others
     return next((kind for magic, kind in COMPRESSIONS.items() if start.startswith(magic)), None)
+
+
+def refuse_no_parquet(path: Path, shown: str) -> None:
+    """Raise SourceError for a file that is no Parquet."""
+    with path.open("rb") as file:
+        start = file.read(HEAD)
+    if start.startswith(b"PAR1"):
+        return
+    if start.startswith(b"PARE"):
+        raise SourceError(f"{shown} is encrypted Parquet, which is not read: decrypt it")
+    if kind := compression_of(start):
+        raise SourceError(
+            f"{shown} is compressed with {kind}: unpack it, Parquet is small by itself"
+        )
+    what = _other_of(start)
+    raise SourceError(
+        f"{shown} is {what}" if what else f"{shown} is no Parquet: set source.format to what it is"
+    )
 
 
 @contextmanager
@@ -359,7 +399,7 @@ def opened(path: Path, shown: str, encoding: str = "utf-8") -> Iterator["_Text"]
         It is empty, of a kind that is not read, or not compressed as its name says.
     """
     with path.open("rb") as file:
-        start = file.read(64)
+        start = file.read(HEAD)
     if not start:
         raise SourceError(f"{shown} is empty: remove it, or deliver it again")
     named = SUFFIXES.get(path.suffix.lower())
@@ -367,41 +407,78 @@ def opened(path: Path, shown: str, encoding: str = "utf-8") -> Iterator["_Text"]
     if named and named != kind:
         raise SourceError(f"{shown} is not compressed as its name says: rename it")
     with pa.input_stream(str(path), compression=kind) as stream:
-        start = stream.read(64)
+        start = stream.read(HEAD)
         if not start:
             raise SourceError(f"{shown} is empty: remove it, or deliver it again")
-        if encoding == "utf-8":
-            _refuse_others(start, shown)
-        yield _Text(start, stream, encoding)
+        if kind and compression_of(start):
+            raise SourceError(f"{shown} is compressed twice: unpack it once")
+        if what := _other_of(start):
+            raise SourceError(f"{shown} is {what}")
+        text = _Text(start, stream, encoding, shown)
+        if text.decoder is None and (what := _utf_of(start)):
+            raise SourceError(f"{shown} is {what}")
+        yield text
 
 
 class _Text:
     """A stream of UTF-8, with what was read of it put back before it."""
 
-    def __init__(self, start: bytes, stream: pa.NativeFile, encoding: str) -> None:
-        self.start, self.stream = start, stream
+    def __init__(self, start: bytes, stream: pa.NativeFile, encoding: str, shown: str) -> None:
+        self.start, self.stream, self.encoding, self.shown = start, stream, encoding, shown
         plain = codecs.lookup(encoding).name == "utf-8"
         self.decoder = None if plain else codecs.getincrementaldecoder(encoding)()
+        self.lines = 1
 
     def read(self, size: int) -> bytes:
-        """Return the next bytes, about `size` of them and only at the end none."""
+        """Return the next bytes, about `size` of them and only at the end none.
+
+        Raises SourceError where they are not of the encoding.
+        """
         while True:
             start, self.start = self.start, b""
             found = start + bytes(self.stream.read(max(size - len(start), 1)))
             if self.decoder is None:
                 return found
-            text = self.decoder.decode(found, final=not found)
+            try:
+                text = self.decoder.decode(found, final=not found)
+            except UnicodeError as error:
+                raise self._refused(error) from None
+            self.lines += text.count("\n")
             if text or not found:
                 return text.encode()
 
+    def _refused(self, error: UnicodeError) -> SourceError:
+        where = ""
+        if isinstance(error, UnicodeDecodeError):
+            before = error.object[: error.start].decode(self.encoding, "replace")
+            wrong = error.object[error.start : error.end]
+            where = f" line {self.lines + before.count(chr(10))} has {wrong!r}, which"
+        return SourceError(
+            f"{self.shown}{where} is not {self.encoding}, as source.encoding says: correct it, or "
+            "convert the file to UTF-8"
+        )
 
-def _refuse_others(start: bytes, shown: str) -> None:
-    for magic, what in OTHERS.items():
-        if start.startswith(magic):
-            raise SourceError(f"{shown} is {what}")
-    halves = start[::2], start[1::2]
-    if len(start) > 8 and any(not half.strip(b"\0") for half in halves):
-        raise SourceError(f"{shown} is {UTF16}")
+
+def _other_of(start: bytes) -> str | None:
+    """Say what a file is that is not read, by its first bytes."""
+    if start.startswith(b"PK\x03\x04"):
+        book = b"[Content_Types].xml" in start or b"xl/" in start
+        return "an Excel workbook: save it as CSV" if book else "a zip archive: unpack it"
+    if start[257:262] == b"ustar":
+        return "a tar archive: unpack it"
+    if start.startswith(b"ORC") and b"\0" in start:
+        return f"ORC, which is not read: {TO_PARQUET}"
+    begun = start.lstrip(b"\xef\xbb\xbf \r\n")
+    return next((what for magic, what in OTHERS.items() if begun.startswith(magic)), None)
+
+
+def _utf_of(start: bytes) -> str | None:
+    """Say that a text is in another UTF than the one of 8 bits."""
+    if start.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return UTF32
+    halves = start[:64:2], start[1:64:2]
+    bare = len(start) > 8 and any(not half.strip(b"\0") for half in halves)
+    return UTF16 if bare or start.startswith((b"\xff\xfe", b"\xfe\xff")) else None
 
 
 def _not_utf8(data: bytes, starts: npt.NDArray[np.int64]) -> Iterator[int]:

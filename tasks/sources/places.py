@@ -1,8 +1,7 @@
 """Where files and tables lie: in a folder of this machine, or in an S3-compatible store.
 
 An object is copied to this machine while it is read, one at a time and in small pieces, so that
-each format, compression and check is the same as that of a file. Keys are never written to logs
-or settings: they come from the environment as AWS's own tools name them, or from a connection.
+each format, compression and check is the same as that of a file.
 """
 
 import datetime as dt
@@ -16,40 +15,28 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
-from tasks.connections import s3_options
+from tasks import stores
 from tasks.errors import SourceError
-from tasks.settings import Settings, SourceSettings
+from tasks.settings import ReadSettings, Settings
 from tasks.sources.lines import compression_of
-
-if TYPE_CHECKING:
-    from obstore.store import S3Store
+from tasks.stores import Said
 
 PIECE = 8 * 1024 * 1024  # bytes of an object that are in memory at a time, about
 START = 64 * 1024  # bytes of a file that tell its kind
 
-# Tables by a folder of theirs.
+# Tables by a folder of theirs, and what has to be in it.
 TABLES = {
-    "_delta_log": ("Delta", 'set source.kind = "delta" and source.path to this folder'),
-    ".hoodie": ("Hudi", "export its rows to Parquet files"),
+    "_delta_log": ("a Delta", "", 'set source.kind = "delta" and source.path to this folder'),
+    ".hoodie": ("a Hudi", "", "export its rows to Parquet files"),
+    "metadata": ("an Iceberg", ".metadata.json", "export its rows to Parquet files"),
 }
-RETRIES = 4  # of a request, within a minute
-
-# What a store says that a person has to mend, by its error codes.
-NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
-OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraint"}
-REFUSED = {
-    "AccessDenied",
-    "ExpiredToken",
-    "InvalidAccessKeyId",
-    "InvalidToken",
-    "SignatureDoesNotMatch",
-}
-NO_KEYS = r"169\.254\.169\.254|loading credentials"  # the machine itself was asked for some
-LACKS_RIGHTS = "The operation lacked"  # privileges, or valid credentials: in deltalake's words
+NO_FILE = "no file, but a pipe, a socket or a device"
+A_FOLDER = "a folder that source.path fits: let it fit the files within"
+A_LINK = "a link to a folder, which is not followed: name the folder in source.path"
 
 
 class Found(NamedTuple):
@@ -62,7 +49,7 @@ class Found(NamedTuple):
 class Place(Protocol):
     """Files below a common root."""
 
-    passed: list[str]  # what `find` did not look into: links to folders that it lists anyway
+    passed: dict[str, str]  # what `find` met that is no file, and what it is
 
     def find(self) -> list[Found]:
         """List the files in the order of their folders and names.
@@ -114,9 +101,13 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.only, self.root, self.pattern = None, path, "**"
-        self.passed: list[str] = []
+        self.passed: dict[str, str] = {}
         if path.is_file():
             self.only, self.root = path, path.parent
+        elif path.exists() and not path.is_dir():
+            raise SourceError(
+                f"source.path is {path}, which is {NO_FILE}: write the events to a file"
+            )
         elif not path.is_dir():
             self.root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
             self.pattern = str(path.relative_to(self.root))
@@ -127,7 +118,7 @@ class Folder:
 
     def find(self) -> list[Found]:
         """List the files; SourceError for a file or a folder that lies outside of the folder."""
-        self.passed = []
+        self.passed = {}
         files = {self.only.name: self.only} if self.only else self._listed()
         root = self.root.resolve()
         names = list(files) if self.only else _visible(files)
@@ -135,12 +126,11 @@ class Folder:
         logs = {
             (parent / log).relative_to(self.root).as_posix()
             for parent in parents
-            for log in TABLES
-            if (parent / log).is_dir()
+            for log in _logs_in(parent)
         }
         _refuse_tables(self.root, names, logs)
         for folder in self.root.parents:  # a folder of one of its partitions
-            _refuse_tables(folder, ["."], {log for log in TABLES if (folder / log).is_dir()})
+            _refuse_tables(folder, ["."], _logs_in(folder))
         for name in names:
             try:
                 name.encode()
@@ -159,13 +149,13 @@ class Folder:
     def _listed(self) -> dict[str, Path]:
         """Return every file that the pattern names, by its path below the root."""
         pattern, root = self.pattern.split("/"), self.root.resolve()
-        if "**" not in pattern:  # which names a depth: to look at all below would take longer
-            below_root = {
-                path.relative_to(self.root).as_posix(): path
-                for path in self.root.glob(self.pattern)
-            }
-            return {name: path for name, path in below_root.items() if _is_file(name, path)}
         files: dict[str, Path] = {}
+        if "**" not in pattern:  # which names a depth: to look at all below would take longer
+            for path in self.root.glob(self.pattern):
+                name = path.relative_to(self.root).as_posix()
+                if self._is_file(name, path):
+                    files[name] = path
+            return files
         for folder, folders, names in os.walk(self.root):
             here = Path(folder)
             below = "" if here == self.root else f"{here.relative_to(self.root).as_posix()}/"
@@ -176,12 +166,32 @@ class Folder:
                 # A link is not followed: it may lead to a folder that it lies in.
                 if not (real := link.resolve()).is_relative_to(root):
                     raise _leads_out(link, real, self.root)
-                self.passed.append(f"{below}{name}")
+                self.passed[f"{below}{name}"] = A_LINK
             for name in names:
                 path, name = here / name, f"{below}{name}"
-                if _matches(name.split("/"), pattern) and _is_file(name, path):
+                if _matches(name.split("/"), pattern) and self._is_file(name, path):
                     files[name] = path
         return files
+
+    def _is_file(self, name: str, path: Path) -> bool:
+        """Whether it is a file; what else it is is told in `passed`.
+
+        Raises SourceError for a link to nothing, whose rows would be missing.
+        """
+        if path.is_file() or not _visible([name]):
+            return path.is_file()
+        if not path.exists():
+            raise SourceError(
+                f"{path} is a link to {path.readlink()}, where nothing is: deliver the file "
+                "itself, or remove the link"
+            )
+        if not path.is_dir():
+            self.passed[name] = NO_FILE
+        elif path.is_symlink():
+            self.passed[name] = A_LINK
+        elif any(path.iterdir()):
+            self.passed[name] = A_FOLDER
+        return False
 
     def shown(self, name: str) -> str:
         """Return the path."""
@@ -197,110 +207,35 @@ class Folder:
             return _unpacked(file.read(START))
 
 
-class Address:
+SAID = Said(
+    url="source.path",
+    connection="source.connection",
+    endpoint="source.endpoint",
+    region="source.region",
+    error=SourceError,
+)
+
+
+class Address(stores.Address):
     """What `source.path` names in an S3-compatible store, by a URL such as s3://bucket/events."""
 
-    def __init__(self, source: SourceSettings) -> None:
-        self.url = source.path
-        scheme, _, rest = source.path.partition("://")
-        self.bucket, _, key = rest.partition("/")
-        self.parts = key.rstrip("/").split("/") if key.rstrip("/") else []
-        if scheme != "s3" or not self.bucket or {"", ".", ".."} & set(self.parts):
-            raise SourceError(
-                f"source.path is {source.path}: of URLs those are read that are written "
-                "s3://bucket/folder, without empty parts, . and .."
-            )
-        # Keys, region and endpoint by obstore's names; what is not there the environment says.
-        self.options = s3_options(source.connection) if source.connection else {}
-        if source.region:
-            self.options["region"] = source.region
-        named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-        endpoint = self.options.pop("endpoint", named)
-        if endpoint := source.endpoint or endpoint:
-            self.options["endpoint_url_s3"] = endpoint  # goes before that of the environment
-        self.allow_http = endpoint.startswith("http://")
-
-    def store(self) -> "S3Store":
-        """Return the bucket as obstore reads it."""
-        from obstore.store import S3Store
-
-        options: dict[str, Any] = {f"aws_{name}": value for name, value in self.options.items()}
-        return S3Store(
-            self.bucket,
-            client_options={"allow_http": self.allow_http},
-            retry_config={"max_retries": RETRIES, "retry_timeout": dt.timedelta(minutes=1)},
-            **options,
+    def __init__(self, source: ReadSettings) -> None:
+        super().__init__(
+            source.path,
+            SAID,
+            connection=source.connection,
+            endpoint=source.endpoint,
+            region=source.region,
+            schemes=("s3",),
         )
-
-    def delta_options(self) -> dict[str, str]:
-        """Return what the deltalake package is to be told of the store; it holds the secret."""
-        options = {f"aws_{name}": value for name, value in self.options.items()}
-        # Without one it would ask the machine that it may be running on.
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        options.setdefault("aws_region", region or "us-east-1")
-        return options | {
-            "allow_http": str(self.allow_http).lower(),
-            "max_retries": str(RETRIES),
-            "retry_timeout": "60s",
-        }
-
-    @contextmanager
-    def explaining(self, *kinds: type[Exception]) -> Iterator[None]:
-        """Turn what the store says into a sentence; what may pass by itself is tried again.
-
-        kinds: errors of obstore's callers that may hold the store's words; without these words
-        they come as they are.
-        """
-        from obstore.exceptions import (
-            BaseError,
-            InvalidPathError,
-            PermissionDeniedError,
-            UnauthenticatedError,
-        )
-
-        told: tuple[type[Exception], ...] = (BaseError, *kinds)
-        try:
-            yield
-        except InvalidPathError as error:
-            raise SourceError(
-                f"{self.url}: {_first_line(str(error))}; rename the object, or name another prefix"
-            ) from None
-        except told as error:
-            text = str(error)
-            if not isinstance(error, BaseError):
-                if not re.search(f"S3 error|{LACKS_RIGHTS}|{NO_KEYS}", text):
-                    raise
-                text = re.sub(r"(\x1b\[\d+m|↳|\s)+", " ", text)  # drawn as a tree for a terminal
-            code = (re.findall(r"<Code>(\w+)</Code>", text) or [""])[0]
-            if code in NO_BUCKET:
-                raise SourceError(
-                    f"there is no bucket {self.bucket}: correct source.path or source.endpoint"
-                ) from None
-            if code in OTHER_REGION or "configured region" in text:
-                raise SourceError(
-                    f"the bucket {self.bucket} is in another region: correct source.region"
-                ) from None
-            lacks_rights = isinstance(error, PermissionDeniedError | UnauthenticatedError)
-            if code in REFUSED or lacks_rights or LACKS_RIGHTS in text:
-                raise SourceError(
-                    f"{self.url} is refused ({code or type(error).__name__}): give keys that may "
-                    "list and read it, in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or in the "
-                    "connection that source.connection names"
-                ) from None
-            if re.search(NO_KEYS, text):
-                raise SourceError(
-                    f"there are no keys for {self.url}: set AWS_ACCESS_KEY_ID and "
-                    "AWS_SECRET_ACCESS_KEY, or name a connection in source.connection"
-                ) from None
-            raise ConnectionError(f"{self.url} cannot be read: {_first_line(text)}") from None
 
 
 class Bucket:
     """Objects of an S3-compatible store below a prefix, or that fit a glob."""
 
-    def __init__(self, source: SourceSettings, scratch: Path) -> None:
+    def __init__(self, source: ReadSettings, scratch: Path) -> None:
         self.address, self.scratch = Address(source), scratch
-        self.passed: list[str] = []
+        self.passed: dict[str, str] = {}
         parts = self.address.parts
         self.root = list(takewhile(lambda part: not glob.has_magic(part), parts))
         self.pattern = parts[len(self.root) :]
@@ -335,7 +270,20 @@ class Bucket:
             for name in _visible(found)
             if not self.pattern or _matches(name.split("/"), self.pattern)
         ]
-        _refuse_tables(self.address.url, names, {folder[start:] for folder in folders})
+        logs = {
+            folder[start:]
+            for folder in folders
+            if not (ending := TABLES.get(folder.rpartition("/")[2], ("", "", ""))[1])
+            or any(
+                one["path"].startswith(f"{folder}/") and one["path"].endswith(ending)
+                for one in objects
+            )
+        }
+        _refuse_tables(self.address.url, names, logs)
+        for name in _visible(found):
+            for parent in PurePosixPath(name).parents[:-1] if name not in names else ():
+                if _matches(list(parent.parts), self.pattern):
+                    self.passed[str(parent)] = A_FOLDER
         return [Found(name, found[name]) for name in names]
 
     def shown(self, name: str) -> str:
@@ -381,14 +329,13 @@ def _unpacked(start: bytes) -> bytes:
     return found
 
 
-def _is_file(name: str, path: Path) -> bool:
-    """Whether there is a file; SourceError for a link to nothing, whose rows would be missing."""
-    if path.is_symlink() and not path.exists() and _visible([name]):
-        raise SourceError(
-            f"{path} is a link to {path.readlink()}, where nothing is: deliver the file itself, "
-            "or remove the link"
-        )
-    return path.is_file()
+def _logs_in(folder: Path) -> set[str]:
+    """Return which folders of a table's log are in a folder."""
+    return {
+        log
+        for log, (_, ending, _) in TABLES.items()
+        if (folder / log).is_dir() and (not ending or any((folder / log).glob(f"*{ending}")))
+    }
 
 
 def _leads_out(link: Path, real: Path, root: Path) -> SourceError:
@@ -403,11 +350,11 @@ def _refuse_tables(root: object, names: Iterable[str], folders: AbstractSet[str]
     """
     above = {parent for name in names for parent in (PurePosixPath(), *PurePosixPath(name).parents)}
     for parent in sorted(above):
-        for log, (kind, mend) in TABLES.items():
+        for log, (kind, _, mend) in TABLES.items():
             if (parent / log).as_posix() in folders:
                 where = root if parent == PurePosixPath() else f"{parent} in {root}"
                 raise SourceError(
-                    f"{where} is a {kind} table, whose files also hold rows that it no longer has: "
+                    f"{where} is {kind} table, whose files also hold rows that it no longer has: "
                     f"{mend}"
                 )
 
@@ -426,7 +373,3 @@ def _matches(parts: list[str], pattern: list[str]) -> bool:
     if pattern[0] == "**":
         return any(_matches(parts[n:], pattern[1:]) for n in range(len(parts)))
     return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
-
-
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0].rstrip(". ")

@@ -33,8 +33,15 @@ from tasks import postgres
 from tasks.connections import postgres_uri
 from tasks.errors import NotReadyError, SourceError
 from tasks.lake.duck import identifier, literal
-from tasks.settings import Settings, SourceSettings
-from tasks.sources.rows import as_json, chosen, numbered_by_content, source_rows
+from tasks.settings import CatalogueSettings, ReadSettings, Settings, SourceSettings
+from tasks.sources.rows import (
+    Object,
+    as_json,
+    chosen,
+    needed,
+    numbered_by_content,
+    source_rows,
+)
 from tasks.sources.units import (
     END_OF_TIME,
     START_OF_TIME,
@@ -43,6 +50,7 @@ from tasks.sources.units import (
     refuse_dates,
     unit_of,
 )
+from tasks.sources.views import view_rows
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +96,7 @@ class Window:
     """The rows of a table or query between two times."""
 
     title: str
-    settings: SourceSettings
+    settings: ReadSettings
     first: dt.datetime | None
     end: dt.datetime
     versions = None
@@ -133,11 +141,14 @@ class Window:
     def _bring(self, con: duckdb.DuckDBPyConnection, cursor: adbc.Cursor, uri: str) -> str:
         """Put the rows into the table `brought`; return the SELECT of `source_rows` over it."""
         source = self._from()
+        if isinstance(self.settings, CatalogueSettings):
+            return self._bring_items(con, cursor, uri, self.settings)
+        assert isinstance(self.settings, SourceSettings)
         # Prepared by itself, what is not one single statement is refused before it does anything.
         described = cursor.adbc_execute_schema(f"SELECT * FROM {source}")
         types = {column.name: _type(column) for column in described}
         wanted = chosen(self, types, self.settings)
-        self._refuse_what_a_query_does(wanted, types)
+        self._refuse_what_a_query_does(self.settings, wanted, types)
         time = _Time(wanted["time"], types[wanted["time"]])
         if time.type in NUMBERS:
             sampled = (
@@ -170,13 +181,7 @@ class Window:
             f"SELECT {', '.join(listed)} FROM {source} "
             f"WHERE ({between}) OR {time.column} IS NULL OR {time.unusable}"
         )
-        cursor.execute(query)
-        try:
-            _copy(con, cursor.fetch_record_batch())
-        except (OSError, pa.ArrowException) as error:
-            if postgres.absence(self.settings.connection, error):
-                raise
-            raise postgres.asked_again(uri, query) or error from None
+        self._copy(con, cursor, uri, query)
         kept = {time.name: "DOUBLE" if time.type in NUMBERS else "TIMESTAMPTZ"}
         as_read = {**columns, time.name: f"coalesce(odd_time, {columns[time.name]}::VARCHAR)"}
         return source_rows(
@@ -189,9 +194,45 @@ class Window:
             types={name: kept.get(name, "VARCHAR") for name in columns},
         )
 
-    def _refuse_what_a_query_does(self, wanted: dict[str, str], types: dict[str, str]) -> None:
+    def _bring_items(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        cursor: adbc.Cursor,
+        uri: str,
+        settings: CatalogueSettings,
+    ) -> str:
+        """Put all rows of a catalogue into `brought`, as JSON: it keeps arrays and long numbers."""
+        cursor.adbc_execute_schema(f"SELECT * FROM {self._from()}")  # one statement, or refused
+        query = f"SELECT to_jsonb(found)::text AS object FROM (SELECT * FROM {self._from()}) found"
+        self._copy(con, cursor, uri, query)
+        columns = con.execute("SELECT json_keys(object::JSON) FROM brought LIMIT 1").fetchone()
+        if columns and not set(settings.item_columns) & set(columns[0]):
+            needed(self, columns[0], settings.item_columns, "source.item_columns")
+        return view_rows(
+            self,
+            settings,
+            Object("object"),
+            reader="(SELECT object::JSON AS object FROM brought)",
+            row_number=numbered_by_content(["object"]),
+            raw="object::VARCHAR",
+        )
+
+    def _copy(
+        self, con: duckdb.DuckDBPyConnection, cursor: adbc.Cursor, uri: str, query: str
+    ) -> None:
+        cursor.execute(query)
+        try:
+            _copy(con, cursor.fetch_record_batch())
+        except (OSError, pa.ArrowException) as error:
+            if postgres.absence(self.settings.connection, error):
+                raise
+            raise postgres.asked_again(uri, query) or error from None
+
+    def _refuse_what_a_query_does(
+        self, settings: SourceSettings, wanted: dict[str, str], types: dict[str, str]
+    ) -> None:
         """Raise SourceError for settings of files, and for columns that are no text."""
-        if self.settings.time_format or self.settings.time_zone != "UTC":
+        if settings.time_format or settings.time_zone != "UTC":
             raise SourceError(
                 "source.time_unit is a format, or source.time_zone not UTC, which PostgreSQL does "
                 "itself: turn the time into a timestamptz in a source.query"

@@ -5,15 +5,19 @@ an object, `events[].aid` one of each element of a list, `history[ ]` each word 
 `shown[ -].1` what stands before the first "-" in each word.
 """
 
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
+
+import duckdb
 
 from tasks.errors import SourceError
 from tasks.lake.duck import literal
-from tasks.settings import SourceSettings
+from tasks.settings import ReadSettings, SourceSettings
 from tasks.sources.units import END_OF_TIME, SMALLEST_TIME
 
+NS = int(SMALLEST_TIME["ns"])  # from here on whole numbers are nanoseconds
 LAST_US = int(END_OF_TIME.timestamp()) * 1_000_000 - 1
 
 SESSION = "session:"  # before the id of a session that stands for a user
@@ -26,7 +30,8 @@ NESTED = ("STRUCT", "MAP", "UNION", "VARIANT")
 # Formats whose numbers follow each other: each must then have all its digits.
 DIGITS = re.compile(r"%[YmdHMS]%[mdHMSy]")
 # What a text may end with besides a digit to be taken as it says: any other zone is a guess.
-KNOWN_ZONE = r"(Z| ?UTC| ?GMT| [A-Za-z_]+/[A-Za-z_/+-]+)"
+KNOWN_ZONE = r"(?i)(Z| ?UTC| ?GMT| [A-Z_]+/[A-Z_/+-]+)"
+NO_WEIGHT = "the weight is no finite number such as 3.5 (source.weight_columns)"
 
 LIST = re.compile(r"(?P<list>.+?)\[(?P<signs>[^\]]{0,2})\](?:\.(?P<rest>.+))?")
 
@@ -62,10 +67,30 @@ class Table:
                 else Field(f"CAST({column} AS VARCHAR)")
             )
         for dot in re.finditer(r"\.", name):
-            if found := self.field(name[: dot.start()]) if dot.start() else None:
-                keys = name[dot.end() :].split(".")
-                return Field(f"json_extract({_json(found)}, {literal(_pointer(keys))})", "JSON")
+            if (column := name[: dot.start()]) in self.columns:
+                found = _within(self.field(column), name[dot.end() :].split("."))
+                kind = (self.types or {}).get(name)
+                return found._replace(type=kind) if found and kind else found
         return None
+
+
+def _within(value: Field | None, keys: list[str]) -> Field | None:
+    """Return what a path of keys leads to in a value; None in a struct without such a key."""
+    if value is None or not keys:
+        return value
+    if value.type.startswith(("STRUCT(", "MAP(")) and not value.type.endswith("]"):
+        # As JSON a value would lose its type, and with it what tells whether it can be an id.
+        types = dict(duckdb.sqltype(value.type).children)
+        key = literal(keys[0])
+        if value.type.startswith("STRUCT("):
+            if keys[0] not in types:
+                return None
+            inner = Field(f"struct_extract({value.sql}, {key})", str(types[keys[0]]))
+            return _within(inner, keys[1:])
+        if str(types["key"]) == "VARCHAR":
+            inner = Field(f"map_extract_value({value.sql}, {key})", str(types["value"]))
+            return _within(inner, keys[1:])
+    return Field(f"json_extract({in_json(value)}, {literal(pointer(keys))})", "JSON")
 
 
 class Object:
@@ -76,9 +101,33 @@ class Object:
 
     def field(self, name: str) -> Field:
         """Return the value of a key; of a key with dots in it first, else of the path."""
-        pointers = dict.fromkeys((_pointer([name]), _pointer(name.split("."))))
+        pointers = dict.fromkeys((pointer([name]), pointer(name.split("."))))
         found = [f"json_extract({self.sql}, {literal(pointer)})" for pointer in pointers]
         return Field(f"coalesce({', '.join(found)})" if found[1:] else found[0], "JSON")
+
+    def twice(self, names: Iterable[str]) -> str:
+        """Write that one of the keys on the way to these names is there twice, else null."""
+        wanted: dict[str, set[str]] = {}
+        for name in names:
+            keys = name.split(".")
+            for n, key in enumerate(keys):
+                wanted.setdefault(pointer(keys[:n]), set()).add(key)
+            wanted[""].add(name)
+        # To look at the keys takes longer than to find that none is there twice at all.
+        signs = sorted(re.escape(json.dumps(key)) for keys in wanted.values() for key in keys)
+        maybe = "|".join([*(f"{sign}.*{sign}" for sign in signs), r"\\u"])  # or an escape is one
+        cases = []
+        for parent, among in wanted.items():
+            listed = ", ".join(map(literal, sorted(among)))
+            there = f"json_keys({self.sql}{f', {literal(parent)}' if parent else ''})"
+            found = f"list_filter({there}, lambda key: key IN ({listed}))"
+            count = f"len(list_filter({found}, lambda one: one = key))"
+            twice = f"list_filter({found}, lambda key: {count} > 1)"
+            cases.append(f"'the object has two keys ' || ({twice})[1]")
+        return (
+            f"CASE WHEN regexp_matches({self.sql}::VARCHAR, {literal(f'(?s){maybe}')}) "
+            f"THEN coalesce({', '.join(cases)}) END"
+        )
 
 
 def source_rows(
@@ -92,7 +141,6 @@ def source_rows(
     broken: str = "NULL::VARCHAR",
     types: Mapping[str, str] | None = None,
     folders: Mapping[str, str | None] | None = None,
-    unit_known: bool = True,
     ordered: bool = True,
 ) -> str:
     """Write the SELECT of the view `source_rows` over what has named columns.
@@ -113,9 +161,6 @@ def source_rows(
         DuckDB type of each column, FLOAT16 for a float of two bytes; None: all are taken as text.
     folders
         Values of columns that stand in the path of the part, for roles that it has no column for.
-    unit_known
-        Whether the variable `unit` says by then in which unit numbers are times. If not, `raw` is
-        null also where they are a time in some unit.
     ordered
         Whether the reader gives its rows in the same order each time: of lists, events are then
         numbered through.
@@ -148,47 +193,42 @@ def source_rows(
     given = {role: field for role, field in wanted.items() if field}
     taken = ", ".join(f'{field.sql} AS "the {role}"' for role, field in given.items())
     named = {role: Field(f'"the {role}"', field.type) for role, field in given.items()}
-    user, no_user = _id(named.get("user"), "user", source)
+    user, no_user = identified(named.get("user"), "user", source)
+    item, no_item = identified(named.get("item"), "item", source)
+    kind, no_kind = identified(named.get("type"), "type", source)
+    unread = [*exploded.twice(source), no_user, no_item, no_kind]
     if "session" in named:
-        session_id, _ = _id(named["session"], "session", source)
+        session_id, no_session = identified(named["session"], "session", source)
+        unread.append(f"CASE WHEN {user} IS NULL THEN {no_session} END")
         user = f"coalesce({user}, {literal(SESSION)} || ({session_id}))"
-    item, no_item = _id(named.get("item"), "item", source)
-    kind, _ = _id(named.get("type"), "type", source)
-    strength = "NULL::FLOAT"
-    if weight := named.get("weight"):
-        strength = f"TRY_CAST({_text(weight)} AS FLOAT)"
+    weight, no_weight = _weight(named.get("weight"), source)
+    if named["time"].type in ("FLOAT", "FLOAT16"):
+        refuse_short_floats(part)
     time = _time(named["time"], source)
     values = {
         "row_number": row_number,
         "user_id": user,
         "item_id": item,
         "event_type": f"coalesce({kind}, 'event')",
-        "weight": strength,
+        "weight": weight,
         "has_time": time.given,
         "time_number": time.number,
         "time_stamp": time.stamp,
         "broken": broken,
-        "unread": f"coalesce({no_user}, {no_item})",
+        "unread": f"coalesce({', '.join(unread)})",
         "unread_time": time.unread,
     }
     found = ", ".join(f'{value} AS "its {name}"' for name, value in values.items())
-    # A date as text would have to be read for it, so it is only where it is read anyway.
-    sound = []
-    if time.numbers and unit_known:
-        us = "\"its time_number\" * getvariable('us_per_unit')"
-        sound.append(f"getvariable('unit') <> 'iso' AND {us} BETWEEN 1 AND {LAST_US}")
-    elif time.numbers:
-        smallest = SMALLEST_TIME["s"]
-        sound.append(f'"its time_number" BETWEEN {smallest:.0f} AND {LAST_US}000')
-    if not time.numbers or not unit_known:
-        sound.append(f'epoch_us("its time_stamp") BETWEEN 1 AND {LAST_US}')
+    plain = has_plain_time('"its time_number"', '"its time_stamp"')
+    no_value = f'coalesce("its unread", {no_weight})'
     return f"""
         SELECT
             "its row_number" AS row_number,
             -- To write it for each row takes as long as to read them.
             CASE
-                WHEN "its broken" IS NULL AND "its user_id" IS NOT NULL
-                    AND "its item_id" IS NOT NULL AND ({" OR ".join(sound)}) THEN NULL
+                WHEN "its broken" IS NULL AND "its has_time" AND "its user_id" IS NOT NULL
+                    AND "its item_id" IS NOT NULL AND {no_value} IS NULL
+                    AND ({plain}) THEN NULL
                 ELSE {raw}
             END AS raw,
             "its user_id" AS user_id,
@@ -196,17 +236,26 @@ def source_rows(
             "its event_type" AS event_type,
             CASE WHEN isfinite("its weight") THEN "its weight" END AS weight,
             "its has_time" AS has_time,
-            "its time_number" AS time_number,
+            {time.rounded_down} AS time_number,
             "its time_stamp" AS time_stamp,
             "its broken" AS broken,
-            "its unread" AS unread,
+            {no_value} AS unread,
             "its unread_time" AS unread_time
         FROM (SELECT *, {found} FROM (SELECT *, {taken} FROM {reader}))
     """
 
 
-ROLES = ("user", "item", "time", "type", "weight", "session")
-NEEDED = ("user", "item", "time")
+def has_plain_time(number: str, stamp: str) -> str:
+    """Write whether a time is like those that are taken, by the variables of `PlainTimes`."""
+    return (
+        f"({number} >= getvariable('plain_from') AND {number} < getvariable('plain_to') "
+        f"AND NOT coalesce({number} >= getvariable('first_date') "
+        f"AND {number} < getvariable('last_date'), false)) "
+        f"OR (getvariable('plain_stamps') AND epoch_us({stamp}) BETWEEN 1 AND {LAST_US})"
+    )
+
+
+ROLES, NEEDED = SourceSettings.roles, SourceSettings.needed
 
 
 class _Exploded:
@@ -214,7 +263,7 @@ class _Exploded:
 
     def __init__(self, part: object, record: Record, source: SourceSettings) -> None:
         self.part, self.record = part, record
-        self.elements = self.list = ""
+        self.elements = self.list = self.type = ""  # of the elements
         for role in ROLES:
             for name in getattr(source, f"{role}_columns"):
                 self._find(name)
@@ -225,6 +274,11 @@ class _Exploded:
             return
         if not (field := self.record.field(found["list"])):
             return
+        if found["signs"].isdigit() or "[" in (found["rest"] or ""):
+            raise SourceError(
+                f"a column in the settings is {name}, which cannot be read of {self.part}: one "
+                "list is taken apart, and each element of it, as in events[].item_id, is a row"
+            )
         named = f"{found['list']}[{found['signs']}]"
         if self.list and named != self.list:
             raise SourceError(
@@ -233,15 +287,18 @@ class _Exploded:
             )
         self.list = named
         if signs := found["signs"]:
-            text = _text(field)
+            text = in_text(field)
             split = (
                 rf"regexp_split_to_array(trim({text}), '\s+')"
                 if signs[0] == " "
                 else f"string_split({text}, {literal(signs[0])})"
             )
             self.elements = f"list_filter({split}, lambda word: trim(word) <> '')"
+        elif field.type.endswith("]"):
+            self.type = re.sub(r"\[\d*\]$", "", field.type)
+            self.elements = f"({field.sql})::{self.type}[]"
         else:
-            self.elements = f"json_extract({_json(field)}, '$[*]')"
+            self.elements = f"json_extract({in_json(field)}, '$[*]')"
 
     def field(self, name: str) -> Field | None:
         """Return the column of this name, or what a path leads to."""
@@ -249,6 +306,8 @@ class _Exploded:
         if not found or f"{found['list']}[{found['signs']}]" != self.list:
             return self.record.field(name)
         signs, rest = found["signs"], found["rest"]
+        if not signs and self.type:
+            return _within(Field('"its element"', self.type), rest.split(".") if rest else [])
         if not signs:
             return Object('"its element"').field(rest) if rest else Field('"its element"', "JSON")
         if rest is None:
@@ -259,6 +318,19 @@ class _Exploded:
                 "sign and its number, such as shown[ -].1"
             )
         return Field(f'string_split("its element", {literal(signs[1])})[{int(rest)}]')
+
+    def twice(self, source: SourceSettings) -> list[str]:
+        """Write for each object that a row is made of that a key of it is there twice."""
+        if not isinstance(self.record, Object):
+            return []
+        names = [name for role in ROLES for name in getattr(source, f"{role}_columns")]
+        lists = [LIST.fullmatch(name) for name in names]
+        outer = [found["list"] if found else name for name, found in zip(names, lists, strict=True)]
+        inner = [found["rest"] for found in lists if found and found["rest"] and not found["signs"]]
+        objects = [self.record.twice(dict.fromkeys(outer))]
+        if inner and self.elements:
+            objects.append(Object('"its element"').twice(dict.fromkeys(inner)))
+        return objects
 
     def names(
         self, role: str, source: SourceSettings, folders: Mapping[str, str | None]
@@ -316,10 +388,9 @@ def needed(part: object, columns: Iterable[str], wanted: tuple[str, ...], settin
     """Return the first wanted column that is there; SourceError without one."""
     name = next((name for name in wanted if name in columns), None)
     if name is None:
-        raise SourceError(
-            f"{part} has no column {' or '.join(wanted)}; it has {', '.join(columns)}: "
-            f"name the right one in {setting}"
-        )
+        there = ", ".join(name or '""' for name in columns)
+        missing = f"no column {' or '.join(wanted)}; it has" if wanted else "the columns"
+        raise SourceError(f"{part} has {missing} {there}: name the right one in {setting}")
     return name
 
 
@@ -341,6 +412,12 @@ def chosen(part: object, columns: Iterable[str], source: SourceSettings) -> dict
     return {role: name for role, name in found.items() if name is not None}
 
 
+def columns_of(source: ReadSettings, role: str) -> tuple[str, ...]:
+    """Return the names of columns that the settings give for a role."""
+    names: tuple[str, ...] = getattr(source, f"{role}_columns")
+    return names
+
+
 def column_of(columns: Iterable[str], name: str) -> str:
     """Return the column that a name is, or leads into."""
     return next(
@@ -350,7 +427,7 @@ def column_of(columns: Iterable[str], name: str) -> str:
     )
 
 
-def _id(field: Field | None, role: str, source: SourceSettings) -> tuple[str, str]:
+def identified(field: Field | None, role: str, source: ReadSettings) -> tuple[str, str]:
     """Write a value as an id, null when it is none; and why it cannot be one, else null.
 
     A whole number is the same id however it is stored: 123 is 123.0.
@@ -378,13 +455,40 @@ def _id(field: Field | None, role: str, source: SourceSettings) -> tuple[str, st
         return rf"regexp_replace({sql}::VARCHAR, '\.0*$', '')", "NULL"
     if kind == "BLOB":
         return (
-            filled(_text(field), source),
-            f"CASE WHEN {sql} IS NOT NULL AND {_text(field)} IS NULL "
+            filled(in_text(field), source),
+            f"CASE WHEN {sql} IS NOT NULL AND {in_text(field)} IS NULL "
             f"THEN 'the {role} is bytes that are no text in UTF-8' END",
         )
     if kind.endswith("INT") or kind in ("INTEGER", "UINTEGER", "UUID"):
         return f"{sql}::VARCHAR", "NULL"
-    return filled(_text(field), source), "NULL"
+    return filled(in_text(field), source), "NULL"
+
+
+def _weight(field: Field | None, source: SourceSettings) -> tuple[str, str]:
+    """Write a value as a weight; and, by the column "its weight", why it cannot be one."""
+    if field is None:
+        return "NULL::FLOAT", "NULL"
+    sql, kind = field
+    if _is_number(kind):
+        number, given = sql, _given(sql, kind)
+    else:
+        number = in_text(field)
+        given = f"({filled(number, source)}) IS NOT NULL"
+    return (
+        f"TRY_CAST({number} AS FLOAT)",
+        f'CASE WHEN isfinite("its weight") THEN NULL WHEN {given} THEN {literal(NO_WEIGHT)} END',
+    )
+
+
+def _given(number: str, kind: str) -> str:
+    """Write whether there is a number. NaN is how many write that there is none."""
+    return f"{number} IS NOT NULL" + f" AND NOT isnan({number})" * (kind in EXACT_BITS)
+
+
+def _is_number(kind: str) -> bool:
+    return kind in (*EXACT_BITS, "INTEGER", "UINTEGER") or bool(
+        re.fullmatch(r"U?[A-Z]*INT|DECIMAL\(.*\)", kind)
+    )
 
 
 def _whole(number: str, bits: int, text: str) -> str:
@@ -404,7 +508,7 @@ def _too_large(role: str) -> str:
     return literal(f"the {role} is a float too large to be exact")
 
 
-def _text(field: Field) -> str:
+def in_text(field: Field) -> str:
     """Write a value as text."""
     if field.type == "JSON":
         return f"({field.sql} ->> '$')"
@@ -413,7 +517,7 @@ def _text(field: Field) -> str:
     return field.sql if field.type == "VARCHAR" else f"({field.sql}::VARCHAR)"
 
 
-def _json(field: Field) -> str:
+def in_json(field: Field) -> str:
     """Write a value as JSON; null when it is a text that is none."""
     if field.type == "JSON":
         return field.sql
@@ -422,7 +526,7 @@ def _json(field: Field) -> str:
     return f"CASE WHEN json_valid({field.sql}) THEN {field.sql}::JSON END"
 
 
-def filled(text: str, source: SourceSettings) -> str:
+def filled(text: str, source: ReadSettings) -> str:
     """Null for a value that is blank, or one of `source.null_values`."""
     # One pattern: DuckDB makes a join of a list of texts, for every row.
     nulls = ("".join(f"\\x{{{ord(sign):x}}}" for sign in value) for value in source.null_values)
@@ -441,6 +545,19 @@ class _Time(NamedTuple):
     stamp: str
     unread: str
     numbers: bool  # whether it may be a number
+    whole: str = ""  # the number without a fraction, if it is exact only so
+
+    @property
+    def rounded_down(self) -> str:
+        """The column "its time_number", nanoseconds to microseconds.
+
+        As floats they would be rounded, and the last ones of a day into the next.
+        """
+        number = '"its time_number"'
+        if not self.whole:
+            return number
+        us = f"coalesce(({self.whole} // 1000 * 1000)::DOUBLE, {number})"
+        return f"CASE WHEN {number} >= {NS} THEN {us} ELSE {number} END"
 
 
 def _time(field: Field, source: SourceSettings) -> _Time:
@@ -449,22 +566,33 @@ def _time(field: Field, source: SourceSettings) -> _Time:
     none, not_unread = "NULL::DOUBLE", "NULL::VARCHAR"
     if kind.startswith(("TIMESTAMP", "DATE")):
         # A cast would ask the calendar of the time zone, which takes longer than to read the file.
-        us = f"epoch_ns({sql}) // 1000" if kind == "TIMESTAMPTZ_NS" else f"epoch_us({sql})"
+        if kind == "DATE":
+            sql = f"{sql}::TIMESTAMP"
+        # epoch_us would round nanoseconds, and the last ones of a day into the next.
+        us = f"epoch_ns({sql}) // 1000" if kind.endswith("_NS") else f"epoch_us({sql})"
         stamp = f"make_timestamptz({us})"
         zoned = kind.startswith(("TIMESTAMP WITH", "TIMESTAMPTZ"))
-        if zone != "UTC" and kind.startswith("TIMESTAMP") and not zoned:
-            stamp = f"timezone({literal(zone)}, make_timestamp(epoch_us({sql})))"
-        return _Time(f"{sql} IS NOT NULL", none, stamp, not_unread, numbers=False)
-    text = _text(field)
+        if zone != "UTC" and not zoned:
+            stamp = f"timezone({literal(zone)}, make_timestamp({us}))"
+        return _Time(f"{sql} IS NOT NULL", none, stamp, not_unread, False)
+    text = in_text(field)
     given = f"({filled(text, source)}) IS NOT NULL"
     if source.time_format:
         if kind in EXACT_BITS:
             text = _whole(sql, 53, text)
         stamp = _parsed(text, source.time_format, zone)
-        return _Time(given, none, stamp, not_unread, numbers=False)
+        return _Time(given, none, stamp, not_unread, False)
+    if _is_number(kind) and not kind.startswith("DECIMAL"):
+        number, whole = f"{sql}::DOUBLE", "" if kind in EXACT_BITS else sql
+        given = _given(sql, kind)
+        if kind in EXACT_BITS:
+            # The statistics of a Parquet file say nothing of NaN, and DuckDB compares by them.
+            number = f"CASE WHEN NOT isnan({sql}) THEN {number} END"
+        if markers := [value for value in source.null_values if re.fullmatch(r"-?[\d.]+", value)]:
+            given += f" AND {sql}::VARCHAR NOT IN ({', '.join(map(literal, markers))})"
+        return _Time(given, number, "NULL::TIMESTAMPTZ", not_unread, True, whole)
     number = f"TRY_CAST({text} AS DOUBLE)"
-    if kind in EXACT_BITS or kind.endswith("INT") or kind in ("INTEGER", "UINTEGER"):
-        return _Time(given, number, "NULL::TIMESTAMPTZ", not_unread, numbers=True)
+    digits = rf"regexp_extract({text}, '^\s*\+?(\d{{18,20}})(\.\d*)?\s*$', 1)"
     stamp = f"TRY_CAST({text} AS TIMESTAMPTZ)"
     if zone != "UTC":
         # Whatever stands behind the time: a cast to TIMESTAMP would leave it out, known or not.
@@ -474,14 +602,20 @@ def _time(field: Field, source: SourceSettings) -> _Time:
             f"ELSE timezone({literal(zone)}, TRY_CAST({text} AS TIMESTAMP)) END"
         )
     ends = f"({text} < ':' AND {text}[-1] BETWEEN '0' AND '9')"
+    # DuckDB takes any hours for an offset. A text without one is shorter.
+    far = rf"(strlen({text}) > 19 AND regexp_matches({text}, '[+-](1[5-9]|[2-9]\d)(:?\d\d)*$'))"
+    ends = f"({ends} AND NOT {far})"
     known = f"regexp_full_match({text}, {literal('.*[0-9]' + KNOWN_ZONE)})"
     stamp = f"CASE WHEN {ends} OR {known} THEN {stamp} END"
     guess = rf"regexp_extract({text}, '\d\d:\d\d.*\d ?\(?([A-Za-z]{{2,5}})\)?$', 1)"
     unread = (
-        f"CASE WHEN {ends} OR {known} THEN NULL WHEN {guess} <> '' THEN 'the zone ' || {guess} || "
+        f"CASE WHEN {ends} OR {known} THEN NULL WHEN upper({guess}) IN ('AM', 'PM') THEN "
+        "'the time has AM or PM: set source.time_unit to its format, which may be "
+        '"%m/%d/%Y %I:%M %p"\' '
+        f"WHEN {guess} <> '' THEN 'the zone ' || {guess} || "
         "' of the time has several meanings: write an offset such as +01:00' END"
     )
-    return _Time(given, number, stamp, unread, numbers=True)
+    return _Time(given, number, stamp, unread, True, f"TRY_CAST({digits} AS HUGEINT)")
 
 
 def _parsed(text: str, pattern: str, zone: str) -> str:
@@ -491,6 +625,41 @@ def _parsed(text: str, pattern: str, zone: str) -> str:
     if DIGITS.search(pattern):
         stamp = f"CASE WHEN strftime({stamp}, {form}) = {text} THEN {stamp} END"
     return stamp if "%z" in pattern else f"timezone({literal(zone)}, {stamp})"
+
+
+def refuse_names_twice(part: object, names: Sequence[str]) -> None:
+    """Raise SourceError for two columns of one name; columns without one are never asked for."""
+    if twice := next((name for name in names if name and names.count(name) > 1), None):
+        raise SourceError(f"{part} has two columns named {twice}: rename one of them")
+
+
+def refuse_short_floats(part: object) -> None:
+    """Raise SourceError for times that are floats of 32 bits or fewer."""
+    raise SourceError(
+        f"the times of {part} are floats of 32 bits or fewer, which hold seconds since 1970 only "
+        "to some two minutes: deliver them as whole numbers, floats of 64 bits or timestamps, or "
+        "name another column in source.time_columns"
+    )
+
+
+def by_position(reader: str, names: Sequence[str], *more: str) -> tuple[str, dict[str, str]]:
+    """Name the columns of a reader by their position, whatever the part calls them.
+
+    A name of the part may differ from another in capitals only, or be one that a SELECT here uses.
+
+    Parameters
+    ----------
+    names
+        Of the columns, in their order.
+    more
+        Names of what the reader gives behind these.
+
+    Returns
+    -------
+    The reader with its columns named, and the expression of each column by the name of the part.
+    """
+    columns = {name: f"c{n}" for n, name in enumerate(names)}
+    return f"{reader} AS part ({', '.join([*columns.values(), *more])})", columns
 
 
 def numbered_by_content(columns: list[str]) -> str:
@@ -507,5 +676,6 @@ def as_json(columns: Mapping[str, str]) -> str:
     return f"json_object({', '.join(pairs)})::VARCHAR"
 
 
-def _pointer(keys: Iterable[str]) -> str:
+def pointer(keys: Iterable[str]) -> str:
+    """Return the JSON pointer of a path of keys."""
     return "".join("/" + key.replace("~", "~0").replace("/", "~1") for key in keys)

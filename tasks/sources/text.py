@@ -10,23 +10,33 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
 
 from tasks.errors import SourceError
-from tasks.lake.duck import literal
-from tasks.settings import SourceSettings
+from tasks.lake.duck import literal, set_variables
+from tasks.settings import CatalogueSettings, ReadSettings
 from tasks.sources.lines import Records
-from tasks.sources.rows import Object, as_json, filled, needed, source_rows
-from tasks.sources.units import SYNTHETIC_EPOCH
+from tasks.sources.rows import (
+    Object,
+    columns_of,
+    filled,
+    has_plain_time,
+    needed,
+    refuse_names_twice,
+)
+from tasks.sources.units import ANY_TIMES, SYNTHETIC_EPOCH, PlainTimes, plain_times, unit_like
+from tasks.sources.views import view_rows
 
 log = logging.getLogger(__name__)
 
 SEPARATORS = (",", "\t", ";", "|")
-SAMPLED_RECORDS = 1000  # of a JSON file without a needed key, to name those that it has
+SAMPLED_RECORDS = 1000  # of a JSON file, to name the keys that it has
+# How a role shows in the rows of a JSON file.
+THERE = {"user": "count(user_id)", "item": "count(item_id)", "time": "count_if(has_time)"}
 # A line of a sequence file, where the settings do not say that it is one: ids, the user's not a
 # word. Anything else may be a table or prose.
 IDS = r"\s*[\w-]*[0-9][\w-]*( +[\w-]+)* *"
@@ -46,7 +56,7 @@ class SourceFile:
         return self.shown
 
 
-def _records(file: SourceFile, source: SourceSettings, **options: Any) -> Records:
+def _records(file: SourceFile, source: ReadSettings, **options: Any) -> Records:
     return Records(
         file.path, str(file), encoding=source.encoding, skipped=source.skip_rows, **options
     )
@@ -64,16 +74,45 @@ def _text_lines(con: duckdb.DuckDBPyConnection, records: Records) -> Iterator[No
 
 
 @contextmanager
-def _held(con: duckdb.DuckDBPyConnection, records: Records, rows: str) -> Iterator[None]:
+def _held(
+    con: duckdb.DuckDBPyConnection, records: Records, rows: str, source: ReadSettings
+) -> Iterator[None]:
     """Read text once: the view `source_rows` is over what `rows` makes of `text_lines`."""
-    with _text_lines(con, records):
-        con.execute(f"CREATE OR REPLACE TEMP TABLE text_rows AS {rows}")
+    _hold(con, records, rows, ANY_TIMES)
     con.execute("CREATE OR REPLACE TEMP VIEW source_rows AS FROM text_rows")
+    if "time" in source.roles:
+        _keep_lines_of_odd_times(con, records, rows)
     try:
         yield
     finally:
         con.execute("DROP VIEW source_rows")
         con.execute("DROP TABLE text_rows")
+
+
+def _keep_lines_of_odd_times(con: duckdb.DuckDBPyConnection, records: Records, rows: str) -> None:
+    """Read the text once more if times are of another unit than most, to have their lines too.
+
+    Which unit most are of is known only after all are read.
+    """
+    ((numbers, middle),) = con.execute(
+        "SELECT count_if(isfinite(time_number)) * 2 > count_if(has_time), "
+        "approx_quantile(time_number, 0.5) FILTER (isfinite(time_number) AND time_number <> 0) "
+        "FROM text_rows"
+    ).fetchall()
+    plain = plain_times(unit_like(middle or 0.0) if numbers else "iso", middle or 0.0)
+    set_variables(con, plain)
+    ((unlike,),) = con.execute(
+        "SELECT count(*) FROM text_rows "
+        f"WHERE raw IS NULL AND NOT coalesce({has_plain_time('time_number', 'time_stamp')}, false)"
+    ).fetchall()
+    if unlike:
+        _hold(con, records, rows, plain)
+
+
+def _hold(con: duckdb.DuckDBPyConnection, records: Records, rows: str, plain: PlainTimes) -> None:
+    set_variables(con, plain)
+    with _text_lines(con, records):
+        con.execute(f"CREATE OR REPLACE TEMP TABLE text_rows AS {rows}")
 
 
 class Dialect(NamedTuple):
@@ -155,10 +194,15 @@ def _code(sign: str) -> str:
 
 @contextmanager
 def _table(
-    con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings
+    con: duckdb.DuckDBPyConnection, file: SourceFile, source: ReadSettings
 ) -> Iterator[None]:
     """Read a text file whose lines have columns."""
     number, line = _records(file, source).first()
+    if said := re.fullmatch(r'"?sep=([^"]+)"?', line.strip("\ufeff\r ")):
+        # How Excel is told the separator. The names are in the next line.
+        number, line = replace(_records(file, source), skipped=number).first()
+        if source.separator == "auto":
+            source = source.model_copy(update={"separator": said[1]})
     dialect = _dialect(file, source, line)
     if source.columns:
         number, names = number - 1, list(source.columns)
@@ -180,16 +224,16 @@ def _table(
         f"FROM (SELECT *, {dialect.fields(n)} AS fields FROM text_lines "
         f"WHERE line <> '' AND line_number > {number}))"
     )
-    rows = source_rows(
+    rows = view_rows(
         file,
         source,
         columns,
         reader=reader,
         row_number="line_number",
-        raw=f"CASE WHEN fields IS NULL THEN line ELSE {as_json(columns)} END",
+        raw="line",
         broken="broken",
         folders=file.folders,
-        unit_known=False,
+        blanks_between=_of_several_words(file, line),
     )
     records = _records(
         file,
@@ -200,15 +244,26 @@ def _table(
         columns=n,
         sure=source.quote != "auto",
     )
-    with _held(con, records, rows):
+    with _held(con, records, rows, source):
         yield
 
 
-def _dialect(file: SourceFile, source: SourceSettings, line: str) -> Dialect:
+def _dialect(file: SourceFile, source: ReadSettings, line: str) -> Dialect:
     if file.format == "recbole":
         return Dialect("\t", "", "", loose=False)
     separator = separator_of(line) if source.separator == "auto" else source.separator
     quote = '"' if source.quote == "auto" else source.quote
+    if source.escape and source.escape == quote:
+        raise SourceError(
+            f"source.escape is {quote}, which is the quote: leave source.escape empty, for a quote "
+            "that is written twice within quotes is read as one anyway"
+        )
+    for name, sign in {"source.quote": quote, "source.escape": source.escape}.items():
+        if sign and sign in separator:
+            raise SourceError(
+                f"{name} is {sign!r}, which is in the separator {separator!r} of {file}: set it, "
+                "or source.separator, to another sign"
+            )
     # In a file with tabs a quote is mostly a letter, as in a title.
     loose = source.quote == "auto" and (separator == "\t" or len(separator) > 1)
     return Dialect(separator, quote, source.escape, loose and not source.escape)
@@ -222,19 +277,30 @@ def separator_of(line: str) -> str:
 def _names(file: SourceFile, dialect: Dialect, line: str) -> list[str]:
     """Return the columns that the first line names."""
     if file.format == "recbole":
-        return [name.partition(":")[0] for name in line.split("\t")]
-    if len(dialect.separator) > 1 or not dialect.quote:
+        names = [name for name, _ in _recbole_names(line)]
+    elif len(dialect.separator) > 1 or not dialect.quote:
         names = line.split(dialect.separator)
     else:
         names = next(csv.reader([line], delimiter=dialect.separator, quotechar=dialect.quote))
-    if twice := next((name for name in names if name and names.count(name) > 1), None):
-        raise SourceError(f"{file} has two columns named {twice}: rename one in its first line")
+    refuse_names_twice(file, names)
     return names
+
+
+def _recbole_names(line: str) -> list[tuple[str, str]]:
+    """Return the columns and their types that the first line of a RecBole file names."""
+    parts = [name.partition(":") for name in line.split("\t")]
+    return [(name, kind) for name, _, kind in parts]
+
+
+def _of_several_words(file: SourceFile, line: str) -> list[str]:
+    """Return the columns of a RecBole file whose values are words with blanks between them."""
+    named = _recbole_names(line) if file.format == "recbole" else []
+    return [name for name, kind in named if kind.endswith("_seq")]
 
 
 def _refuse_rows_as_names(
     file: SourceFile,
-    source: SourceSettings,
+    source: ReadSettings,
     columns: dict[str, str],
     line: str,
     dialect: Dialect,
@@ -256,18 +322,18 @@ def _refuse_rows_as_names(
         return
     names = line.split(dialect.separator)
     times = [name for name in columns if re.fullmatch(r"\d{8,19}(\.\d+)?|\d{4}-\d\d-\d\d.*", name)]
-    missing = not any(
-        set(wanted) & {*columns, *file.folders}
-        for wanted in (source.item_columns, source.time_columns)
-    )
+    known_by = {name for role in source.known_by for name in columns_of(source, role)}
+    missing = not known_by & {*columns, *file.folders}
     if (missing and any(re.search(r"\d", name) for name in names)) or (
-        times and set(times) & set(source.time_columns)
+        set(times) & set(getattr(source, "time_columns", ()))
     ):
+        example = ", ".join(f'"{columns_of(source, role)[0]}"' for role in source.roles[:3])
+        first, second, third = (f"{role}_columns" for role in source.roles[:3])
         raise SourceError(
             f"{file} names none of the columns in its first line, {line[:100]!r}: if that is a "
             "row, name the columns by their position in source.columns, such as "
-            '["user_id", "item_id", "timestamp"]; if not, set source.separator and '
-            "source.user_columns, item_columns and time_columns (has no column "
+            f"[{example}]; if not, set source.separator and source.{first}, {second} and {third} "
+            "(has no column "
             f"{' or '.join(source.item_columns)})"
         )
 
@@ -277,7 +343,7 @@ def _bare(name: str, dialect: Dialect) -> str:
     return name.strip().strip(dialect.quote or None).strip().casefold()
 
 
-def _json_records(file: SourceFile, source: SourceSettings) -> Records:
+def _json_records(file: SourceFile, source: ReadSettings) -> Records:
     start = _records(file, source).start().lstrip()
     values = start.startswith("[")
     if file.format == "json" and not values:
@@ -289,9 +355,7 @@ def _json_records(file: SourceFile, source: SourceSettings) -> Records:
 
 
 @contextmanager
-def _json(
-    con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings
-) -> Iterator[None]:
+def _json(con: duckdb.DuckDBPyConnection, file: SourceFile, source: ReadSettings) -> Iterator[None]:
     """Read JSON: an object a line, or with `json` values one after another or in an array."""
     records = _json_records(file, source)
     # A line that is no JSON gets no object, so that looking into it does not fail.
@@ -301,7 +365,7 @@ def _json(
         "coalesce(broken, CASE WHEN NOT json_valid(line) THEN 'no valid JSON' END) AS broken "
         "FROM text_lines WHERE trim(line, ' \t\r') <> '')"
     )
-    rows = source_rows(
+    rows = view_rows(
         file,
         source,
         Object("object"),
@@ -310,33 +374,44 @@ def _json(
         raw="line",
         broken="broken",
         folders=file.folders,
-        unit_known=False,
     )
-    with _held(con, records, rows):
+    with _held(con, records, rows, source):
         _refuse_missing_keys(con, file, source, records)
+        counts = counted_names(con, file, source, SAMPLED_RECORDS)
+        for role, names in list(file.columns.items()):  # to be told: those that it has
+            file.columns[role] = " or ".join(name for name in names.split(" or ") if counts[name])
         yield
 
 
 def counted_names(
-    con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings, names: list[str]
+    con: duckdb.DuckDBPyConnection,
+    file: SourceFile,
+    source: ReadSettings,
+    sampled: int | None = None,
 ) -> dict[str, int]:
-    """Return how many objects of a JSON file have a value by each name; [] counts as its list."""
+    """Return how many objects of a JSON file have a value by each name; [] counts as its list.
+
+    sampled: how many objects are looked at, from the first on; None: all.
+    """
+    names = list(dict.fromkeys(n for role in source.roles for n in columns_of(source, role)))
     fields = [Object("line").field(name.partition("[")[0]).sql for name in names]
     counts = ", ".join(f"count(nullif({field}::VARCHAR, 'null'))" for field in fields)
     with _text_lines(con, _json_records(file, source)):
         (found,) = con.execute(
-            f"SELECT {counts} FROM (SELECT line FROM text_lines WHERE json_valid(line))"
+            f"SELECT {counts} FROM (FROM text_lines LIMIT {sampled or 2**62}) "
+            "WHERE json_valid(line)"
         ).fetchall()
     return dict(zip(names, found, strict=True))
 
 
 def _refuse_missing_keys(
-    con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings, records: Records
+    con: duckdb.DuckDBPyConnection, file: SourceFile, source: ReadSettings, records: Records
 ) -> None:
-    """Raise SourceError when no record has a user, an item or a time by any of the names."""
+    """Raise SourceError when no record has what it needs, by any of the names."""
+    there = ", ".join(THERE[role] for role in source.needed)
     (counts,) = con.execute(
-        "SELECT count(user_id), count(item_id), count_if(has_time), count(*), "
-        "count(unread), any_value(unread) FROM text_rows WHERE broken IS NULL"
+        f"SELECT {there}, count(*), count(unread), any_value(unread) "
+        "FROM text_rows WHERE broken IS NULL"
     ).fetchall()
     *found, rows, unread, reason = counts
     if not rows or all(found):
@@ -347,23 +422,34 @@ def _refuse_missing_keys(
             f"FROM (SELECT line FROM text_lines LIMIT {SAMPLED_RECORDS}) "
             "WHERE CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' END"
         ).fetchall()
-    for role, count in zip(("user", "item", "time"), found, strict=True):
-        wanted = getattr(source, f"{role}_columns")
+    if not keys:
+        line = _records(file, source, values=records.values).first()[1]
+        kind, example = (
+            ("an item", '{"item_id": 2, "title": "A lamp"}')
+            if isinstance(source, CatalogueSettings)
+            else ("an event", '{"user_id": 1, "item_id": 2, "ts": "2026-11-02T12:00:00Z"}')
+        )
+        raise SourceError(
+            f"{file} has no JSON objects, its first value is {line[:100]}: have {kind} be an "
+            f"object, such as {example}"
+        )
+    for role, count in zip(source.needed, found, strict=True):
+        wanted = columns_of(source, role)
         if role == "user":
-            wanted += source.session_columns  # either does
+            wanted += columns_of(source, "session")  # either does
         heads = {re.split(r"[.\[]", name)[0] for name in wanted} | set(wanted)
         if not count and not heads & set(keys):
             needed(file, keys, wanted, f"source.{role}_columns")
     if unread == rows:
         raise SourceError(
-            f"no row of {file} can be read, for {reason}: name a value in it, such as user_id.key, "
-            "in source.user_columns and its neighbours"
+            f"no row of {file} can be read, for {reason}: name a value in it, such as "
+            f"{source.needed[0]}_id.key, in source.{source.needed[0]}_columns and its neighbours"
         )
 
 
 @contextmanager
 def _sequences(
-    con: duckdb.DuckDBPyConnection, file: SourceFile, source: SourceSettings
+    con: duckdb.DuckDBPyConnection, file: SourceFile, source: ReadSettings
 ) -> Iterator[None]:
     """Read a file of ids, on each line a user and its items in their order."""
     log.info(
@@ -407,7 +493,7 @@ def _sequences(
             )
         )
     """
-    with _held(con, _records(file, source), rows):
+    with _held(con, _records(file, source), rows, source):
         yield
 
 

@@ -16,6 +16,8 @@ SYNTHETIC_EPOCH = "2000-01-01 00:00:00+00"
 
 # A number of this size, up to 1000 times 7.26e9, is a time between 1973 and 2199 in one unit only.
 SMALLEST_TIME = {"s": 1e8, "ms": 1e11, "us": 1e14, "ns": 1e17}
+# Ticks of 100 ns since the year 1 or 1601 are smaller: these two are nanoseconds of before 2001.
+FIRST_SURE_NS = 1e18
 LARGEST_SECONDS = 7_258_118_400  # 2200-01-01
 
 # How a date is written in so many digits, as a format of DuckDB.
@@ -80,6 +82,39 @@ def _is_of(unit: str, number: float) -> bool:
     return SMALLEST_TIME[unit] <= number < LARGEST_SECONDS * 1e6 / US_PER_UNIT[unit]
 
 
+class PlainTimes(NamedTuple):
+    """Which times of a source are taken; the texts of their rows are not kept.
+
+    Numbers from `plain_from` to before `plain_to`, but for those from `first_date` to before
+    `last_date`; and dates and clocks, if `plain_stamps`.
+    """
+
+    plain_from: float
+    plain_to: float
+    plain_stamps: bool
+    first_date: float | None = None
+    last_date: float | None = None
+
+
+# Of some unit: for as long as it is not known which.
+ANY_TIMES = PlainTimes(SMALLEST_TIME["s"], LARGEST_SECONDS * 1e9, plain_stamps=True)
+
+
+def plain_times(unit: str | None, middle: float) -> PlainTimes:
+    """Return which times are taken where most, around `middle`, are in this unit; None: in none."""
+    if unit in ("iso", None):
+        return PlainTimes(0.0, 0.0, plain_stamps=unit == "iso")
+    limits = limits_of(unit, middle)
+    first = max(limits.smallest_time, 1.0 / US_PER_UNIT[unit])
+    last = LARGEST_SECONDS * 1e6 / US_PER_UNIT[unit]
+    return PlainTimes(first, last, False, limits.first_date, limits.last_date)
+
+
+def unit_like(middle: float) -> str | None:
+    """Return the unit in which a number is a time between 1973 and 2199."""
+    return next((unit for unit in SMALLEST_TIME if _is_of(unit, middle)), None)
+
+
 def unit_of(source: object, wanted: str, middle: float) -> str:
     """Decide in which unit times around `middle` are written: by size, or as the setting says.
 
@@ -95,13 +130,19 @@ def unit_of(source: object, wanted: str, middle: float) -> str:
     SourceError
         The size fits no unit, or contradicts the setting.
     """
-    looks = next((unit for unit in SMALLEST_TIME if _is_of(unit, middle)), None)
+    looks = unit_like(middle)
     if wanted == "auto":
         if looks is None:
             raise SourceError(
                 f"the times of {source} are around {middle:.0f}, which is a date after 1973 in no "
                 'unit: set source.time_unit to "s", "ms", "us" or "ns", or name another column '
                 "in source.time_columns"
+            )
+        if looks == "ns" and middle < FIRST_SURE_NS:
+            raise SourceError(
+                f"the times of {source} are around {middle:.0f}, which may be nanoseconds of "
+                "before 2001 or ticks of .NET or Windows: convert them, or, if they are "
+                'nanoseconds, set source.time_unit to "ns"'
             )
         return looks
     if looks is not None and looks != wanted:

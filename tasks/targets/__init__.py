@@ -60,7 +60,9 @@ def targets_of(settings: Settings) -> Iterator[Target]:
         A target's connection is missing or none to PostgreSQL.
     """
     for setting, target in TARGETS.items():
-        if getattr(settings.publish, setting):
+        if named := getattr(settings.publish, setting):
+            if "://" in named:
+                target = IN_A_STORE[setting]
             module, _, name = target.partition(":")
             yield getattr(import_module(module), name)(settings)
 
@@ -70,3 +72,4 @@ TARGETS = {
     "parquet": "tasks.targets.parquet:ParquetFolder",
     "postgres_connection": "tasks.targets.postgres:PostgresTable",
 }
+IN_A_STORE = {"parquet": "tasks.targets.objects:ParquetObjects"}  # where the setting is a URL

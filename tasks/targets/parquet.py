@@ -36,6 +36,28 @@ REVISIONS = "revisions"  # in a file's metadata: a JSON list of the night's revi
 NEW = ".new"  # below the folder: a night that is not finished; afterwards, the one before
 
 
+def write_labels(
+    con: duckdb.DuckDBPyConnection, view: str, file: Path, day: str, revisions: pa.Table
+) -> str:
+    """Write the labels of a day to a file; return 16 hexadecimal digits that stand for them.
+
+    view: the labels, without those of other days. revisions: of any days.
+    """
+    columns = ", ".join(name for name in contract.NAMES if name != "dt")  # it is the folder's
+    of_night = [row for row in revisions.to_pylist() if row["dt"].isoformat() == day]
+    metadata = {
+        contract.KEY: str(contract.VERSION),
+        REVISIONS: json.dumps(of_night, default=str),
+    }
+    key_values = ", ".join(f"{key}: {duck.literal(value)}" for key, value in metadata.items())
+    con.execute(
+        f"COPY (SELECT {columns} FROM {view} ORDER BY user_id) TO {duck.literal(str(file))} "
+        f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{key_values}}})"
+    )
+    with file.open("rb") as written:
+        return hashlib.file_digest(written, "sha256").hexdigest()[:16]
+
+
 class ParquetFolder:
     """The folder that `publish.parquet` names."""
 
@@ -49,7 +71,7 @@ class ParquetFolder:
     def check(self) -> None:
         """Refuse a folder that is none, that is the lake's, or whose nights have others' files."""
         root = self.settings.lake.root
-        if self.folder.resolve().is_relative_to(root.resolve()):
+        if isinstance(root, Path) and self.folder.resolve().is_relative_to(root.resolve()):
             raise PublishError(
                 f"publish.parquet is {self.folder}, inside of the lake {root}, where files that "
                 "are in no table are deleted: name a folder outside of it"
@@ -93,20 +115,7 @@ class ParquetFolder:
         new = self.folder / NEW
         new.mkdir()
         file = new / "unnamed"
-        columns = ", ".join(name for name in contract.NAMES if name != "dt")  # it is the folder's
-        day = night.name.removeprefix("dt=")
-        of_night = [row for row in revisions.to_pylist() if row["dt"].isoformat() == day]
-        metadata = {
-            contract.KEY: str(contract.VERSION),
-            REVISIONS: json.dumps(of_night, default=str),
-        }
-        key_values = ", ".join(f"{key}: {duck.literal(value)}" for key, value in metadata.items())
-        con.execute(
-            f"COPY (SELECT {columns} FROM {view} ORDER BY user_id) TO {duck.literal(str(file))} "
-            f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{key_values}}})"
-        )
-        with file.open("rb") as written:
-            content = hashlib.file_digest(written, "sha256").hexdigest()[:16]
+        content = write_labels(con, view, file, night.name.removeprefix("dt="), revisions)
         named = file.rename(new / f"intent_labels-{content}.parquet")
         if not (night / named.name).exists():
             # On the disk before readers can find it: a crash leaves the night before or this one.

@@ -33,6 +33,7 @@ COMPARED = (
     tables.MODELS,
     tables.METRICS,
     tables.INTENT_LABELS,
+    tables.LABEL_EVIDENCE,
     tables.INTENT_PROFILES,
 )
 MODEL = {"n_intents": 3, "max_epochs": 1, "warm_epochs": 1, "device": "cpu", "threads": 1}

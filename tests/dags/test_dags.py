@@ -12,14 +12,16 @@ from typing import Any
 import polars as pl
 import pytest
 from airflow.sdk import DAG, RetryAction
-from airflow.sdk.execution_time.context import NEVER_EXPIRE
+from airflow.sdk.execution_time.context import NEVER_EXPIRE, OutletEventAccessors
 
 from dags.failures import MendFirstError, TryAgainError
 from tasks.connections import postgres_uri
 from tasks.errors import NotReadyError, SourceError
 from tasks.lake import Lake, tables
+from tasks.night.publish import publish
 from tasks.settings import load_settings
 from tasks.steps import STEPS, run_step
+from tests.tasks.labels import labels_of, write_labels
 
 REPO = Path(__file__).resolve().parents[2]
 NO_DAGS = (REPO / "dags" / ".airflowignore").read_text().split()
@@ -176,6 +178,9 @@ def test_a_scheduled_run_takes_the_night_of_its_interval_whatever_the_events_are
 
 def test_a_run_by_hand_takes_the_night_of_the_form(nightly: DAG, shop: Path) -> None:
     assert settled(nightly, "manual", "1998-04-22", shop, Kept()) == "1998-04-22"
+    today = str(dt.datetime.now(dt.UTC).date())
+    with pytest.raises(MendFirstError, match=f"night {today} is not over yet"):
+        settled(nightly, "manual", today, shop, Kept())
 
 
 def test_a_run_by_hand_without_a_night_takes_the_newest_of_the_source_and_keeps_it(
@@ -274,6 +279,8 @@ def test_the_log_of_a_failed_task_ends_with_its_sentence(
         for task in dag.tasks:
             # Airflow logs frames of what is an Exception, and none of what exits.
             assert isinstance(raised, Exception) is (says == f"{type(raised).__name__}: {raised}")
+            # "Task exited" is logged with its code, before anything else is said.
+            assert getattr(raised, "code", says) == says
             decision = task.retry_policy.evaluate(raised, 1, 3)
             assert (decision.action is RetryAction.FAIL) is fails
             for callbacks in (task.on_failure_callback, task.on_retry_callback):
@@ -352,6 +359,23 @@ def test_people_named_in_the_form_are_forgotten(bag: Any, events: Path, by_file:
         run(params={"users": None, "users_file": None, "lake.root": str(events)})
 
 
+def test_naming_an_intent_goes_by_the_form_and_by_who_triggers_it(
+    bag: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr("tasks.chores.naming.name", lambda *a, **k: given.append((a[1:], k)) or {})
+    dag = bag.dags["name_intent"]
+    run = dag.get_task("name").python_callable
+    form = {"intent": 3, "name": None, "description": None, "by": None, "lake.root": "/l"}
+    run(params=form, dag_run=SimpleNamespace(triggering_user_name="ann"))
+    run(params=form | {"name": "Cooks", "description": "They cook.", "by": "ben"}, dag_run=None)
+    assert given == [
+        ((3, ""), {"description": None, "by": "ann"}),
+        ((3, "Cooks"), {"description": "They cook.", "by": "ben"}),
+    ]
+    assert dag.schedule is None
+
+
 def test_a_relabelling_that_cannot_be_fails_its_first_task(bag: Any, events: Path) -> None:
     run = bag.dags["relabel"].get_task("choose_nights").python_callable
     params = {"from": "2026-03-01", "to": "2026-03-01", "version": "x", "other_settings": False}
@@ -362,8 +386,8 @@ def test_a_relabelling_that_cannot_be_fails_its_first_task(bag: Any, events: Pat
 @pytest.mark.parametrize("task", ["one_night.label", "one_night.publish"])
 def test_a_setting_that_is_wrong_fails_a_relabelled_night_at_once(bag: Any, task: str) -> None:
     run = bag.dags["relabel"].get_task(task).python_callable
-    with pytest.raises(MendFirstError, match=r"^setting lake\.root .* name a folder$"):
-        run("2026-03-01", params={"version": "x", "lake.root": "s3://bucket/lake"})
+    with pytest.raises(MendFirstError, match=r"^setting lake\.root .* write a URL as s3://"):
+        run("2026-03-01", params={"version": "x", "lake.root": "gs://bucket/lake"})
 
 
 def test_relabelled_nights_go_the_way_of_every_night_from_label_on(bag: Any, nightly: DAG) -> None:
@@ -377,6 +401,45 @@ def test_relabelled_nights_go_the_way_of_every_night_from_label_on(bag: Any, nig
         assert task.downstream_task_ids == {following.task_id}
     outlets = [[outlet.name for outlet in task.outlets] for task in tasks]
     assert outlets == [[]] * (len(tasks) - 1) + [["intent_labels"]]
+
+
+def test_refresh_looks_only_when_it_runs_dry_and_takes_the_form(
+    bag: Any, events: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = bag.dags["refresh"].get_task("run_stale").python_callable
+    form = {"dry_run": False, "to": None, "not_known": False, "lake.root": str(events)}
+    nothing = {"nights": {}, "left_as_they_are": {}, "not_known": []}
+    assert run(params=form) == nothing
+    said = [f"{events} has no labelled nights yet"]
+    assert run(params=form | {"dry_run": True}) == {"dry_run": True, "stale": said}
+    seen: list[Any] = []
+    monkeypatch.setattr("tasks.chores.stale.refresh", lambda _, **given: seen.append(given) or {})
+    run(params=form | {"to": "2026-03-01", "not_known": True})
+    assert seen == [{"last": dt.date(2026, 3, 1), "not_known": True}]
+    with pytest.raises(MendFirstError, match="there is no lake"):
+        run(params=form | {"lake.root": str(events / "none"), "dry_run": True})
+
+
+def test_a_refreshed_night_with_other_labels_is_told_as_a_nightly_one_is(
+    bag: Any, events: Path, nightly: DAG, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dag = bag.dags["refresh"]
+    order = [task.task_id for task in dag.topological_sort()]
+    assert order == ["run_stale", "changed_nights", "tell"]
+    assert all(a in dag.get_task(b).upstream_task_ids for a, b in itertools.pairwise(order))
+    outlets = [outlet.name for task in dag.tasks for outlet in task.outlets]
+    assert outlets == ["intent_labels"] and dag.get_task("tell").is_mapped
+    night, given = dt.date(2026, 3, 1), {"lake.root": str(events)}
+    settings = load_settings(**given)
+    write_labels(settings, night, labels_of(night, ["ann", "bob"]))
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "manual__2026-03-05")
+    publish(settings, night)
+    [changed] = dag.get_task("changed_nights").python_callable(params=given)
+    told = OutletEventAccessors()
+    dag.get_task("tell").python_callable(changed, params=given, outlet_events=told)
+    [asset] = nightly.get_task("publish").outlets
+    assert told[asset].partition_keys == {"2026-03-01"}
+    assert told[asset].extra["users"] == 2
 
 
 def test_upkeep_runs_dry_or_not_and_only_where_nights_have_a_schedule(

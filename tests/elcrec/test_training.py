@@ -315,7 +315,11 @@ def test_a_model_that_ends_with_its_warm_up_has_placed_intents():
 
 def test_training_goes_on_with_other_threads(tmp_path):
     ELCRec(tiny(max_epochs=1)).fit(walks(), 40, checkpoint_dir=tmp_path)
-    again = ELCRec(tiny(max_epochs=1, threads=1)).fit(walks(), 40, checkpoint_dir=tmp_path)
+    threads = torch.get_num_threads()
+    try:
+        again = ELCRec(tiny(max_epochs=1, threads=2)).fit(walks(), 40, checkpoint_dir=tmp_path)
+    finally:
+        torch.set_num_threads(threads)
     assert len(again.history) == 1
 
 

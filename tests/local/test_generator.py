@@ -1,5 +1,6 @@
 """The generated events: reproducible, with the structure and the faults they promise."""
 
+import hashlib
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import polars as pl
 import pytest
 
 from local.generator import SECONDS_A_DAY, Generated, _draw_night, generate
+from local.themes import themes_of
 from tasks.errors import PipelineError
 
 SIZES: dict[str, Any] = {
@@ -41,7 +43,10 @@ def test_same_arguments_give_the_same_files_and_another_seed_gives_others(
     again = generate(tmp_path / "again", **SIZES)
     other = generate(tmp_path / "other", **{**SIZES, "seed": 12})
     assert read(again).equals(read(world))
-    assert pl.read_parquet(again.truth).equals(pl.read_parquet(world.truth))
+    for file in ("truth", "catalogue", "themes"):
+        assert pl.read_parquet(getattr(again, file)).equals(
+            pl.read_parquet(getattr(world, file)), null_equal=True
+        )
     assert not read(other).equals(read(world))
 
 
@@ -69,7 +74,8 @@ def test_a_killed_generator_leaves_nothing_that_looks_complete(
     monkeypatch.undo()
     generated = generate(tmp_path, **SIZES)
     assert len(list(generated.events.iterdir())) == SIZES["nights"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["events", "truth.parquet"]
+    files = ["catalogue.parquet", "events", "themes.parquet", "truth.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
 
 
 def test_a_killed_generator_leaves_the_result_before_as_it_was(
@@ -168,6 +174,12 @@ def test_sizes_no_world_can_have_are_refused(
         generate(tmp_path, **{**SIZES, **sizes})
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(PipelineError, match=r"in .*file/world \(Not a directory.*another folder"):
+        generate(tmp_path / "file" / "world", **SIZES)
+
+
 def test_a_folder_of_other_events_is_left_alone(tmp_path: Path) -> None:
     precious = tmp_path / "events" / "real.parquet"
     precious.parent.mkdir()
@@ -181,3 +193,34 @@ def test_a_folder_of_other_events_is_left_alone(tmp_path: Path) -> None:
 def test_a_handful_of_users_and_nights_without_events_work(tmp_path: Path, users: int) -> None:
     generated = generate(tmp_path, **{**SIZES, "users": users})
     assert read(generated).drop_nulls()["user_id"].n_unique() == users
+
+
+def test_the_events_are_what_they_were_before_there_was_a_catalogue(world: Generated) -> None:
+    # A digest of the rows; the golden labels and all published figures stand on them.
+    rows = read(world).sort("user_id", "item_id", "event_type", "timestamp")
+    digest = hashlib.sha256(rows.write_csv().encode()).hexdigest()
+    assert digest[:16] == "ce67b65bfa7b5fee"
+
+
+def test_titles_tell_the_theme_of_the_intent_that_owns_the_item(
+    world: Generated, clean: pl.DataFrame
+) -> None:
+    truth, themes = pl.read_parquet(world.truth), pl.read_parquet(world.themes)
+    assert themes["intent"].to_list() == list(range(SIZES["intents"]))
+    assert themes["theme"].n_unique() == SIZES["intents"]
+    items = pl.read_parquet(world.catalogue)
+    assert items["item_id"].n_unique() == len(items)
+    assert 0.95 * SIZES["items"] < len(items) < SIZES["items"]
+    assert items["categories"].list.len().min() == 0
+    # Among the events of an intent's users its own theme is by far the most frequent word.
+    named = clean.join(truth, on="user_id").join(items, on="item_id")
+    for intent, theme in themes.iter_rows():
+        titles = named.filter(intent=intent)["title"].drop_nulls().str.to_lowercase()
+        shares = {word: titles.str.contains(word).mean() for word in themes["theme"]}
+        own = shares.pop(theme)
+        assert 0.4 < own < 0.95 and max(shares.values()) < own / 2
+
+
+def test_more_intents_than_there_are_themes_have_words_of_their_own() -> None:
+    words = [theme.word for theme in themes_of(60)]
+    assert len(set(words)) == 60 and words[0] == "camping" and words[24] == "camping2"

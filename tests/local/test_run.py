@@ -1,11 +1,12 @@
 """What `make run` and `make up` settle before Airflow starts."""
 
+import contextlib
 import datetime as dt
 import fcntl
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import pytest
 from local.__main__ import form_of_up, main, run, settings_of_up
 from local.client import Airflow
 from local.keys import password
-from local.logs import TaskLogs
-from local.night import _follow
+from local.logs import UNDERSTOOD, TaskLogs
+from local.night import _follow, run_night
 from local.services import airflow, environment
 from local.source import Source, choose_night, choose_source
 from tasks.__main__ import main as command_line
@@ -65,6 +66,35 @@ def test_only_the_settings_own_source_is_published(
     monkeypatch.setenv("ELCREC_SOURCE__PATH", str(_events(tmp_path)))
     own = choose_source(None, str(tmp_path / "own"), NIGHT).settings.publish
     assert own.postgres_connection == "warehouse"
+
+
+def test_items_are_read_with_the_events_that_they_are_named_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, items = str(_events(tmp_path)), tmp_path / "items.csv"
+    items.write_text("item_id,title\ni,One\n")
+    named = choose_source(events, None, NIGHT, str(items))
+    assert named.overrides["catalogue.path"] == str(items)
+    assert named.settings.catalogue.path == str(items)
+    assert form_of_up(named, NIGHT)["catalogue.path"] == str(items)
+    with pytest.raises(PipelineError, match=r"no file or folder nothing\.csv: correct ITEMS"):
+        choose_source(events, None, NIGHT, "nothing.csv")
+    # The catalogue of the settings is of the source of the settings, and of no other.
+    monkeypatch.setenv("ELCREC_CATALOGUE__PATH", str(tmp_path / "own.csv"))
+    assert choose_source(events, None, NIGHT).settings.catalogue.path == ""
+    monkeypatch.setenv("ELCREC_SOURCE__PATH", events)
+    own = choose_source(None, str(tmp_path / "own"), NIGHT).settings
+    assert own.catalogue.path == str(tmp_path / "own.csv")
+
+
+def test_generated_events_have_a_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = choose_source(None, None, NIGHT)
+    catalogue = Path(source.settings.catalogue.path)
+    assert catalogue.is_file()
+    # Events that were generated before there were catalogues get one.
+    catalogue.unlink()
+    choose_source(None, None, NIGHT)
+    assert catalogue.is_file()
 
 
 def _with_tables(source: Source) -> Path:
@@ -194,6 +224,15 @@ def _logged(folder: Path, attempt: int, *records: dict[str, Any]) -> None:
     log = folder / "task_id=ingest" / f"attempt={attempt}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_make_run_prints_how_ingest_understood_the_source(tmp_path: Path) -> None:
+    told = {"logger": UNDERSTOOD, "level": "info", "event": "[a].csv is read as csv, 2 rows"}
+    other = {"logger": "tasks.night.ingest", "level": "info", "event": "[a].csv: csv, 2 rows"}
+    _logged(tmp_path, 1, other, told)
+    assert list(TaskLogs(tmp_path).new_lines()) == [
+        r"ingest  \[a].csv is read as csv, 2 rows",
+    ]
 
 
 def test_why_a_task_failed_is_the_sentence_that_its_last_try_ended_with(tmp_path: Path) -> None:
@@ -345,6 +384,40 @@ def test_brackets_in_what_a_task_says_are_printed_as_they_are(
 
     _follow(_answering(replies, tmp_path, monkeypatch), "r")
     assert f"OSError: {said}" in capsys.readouterr().out
+
+
+def test_a_run_that_is_stopped_does_not_go_on_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: dict[str, str] = {}
+    paused = []
+
+    def replies(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content or "{}")
+        name = request.url.path.rpartition("/")[2]
+        if request.method == "POST":
+            runs[body["dag_run_id"]] = "running"
+        elif request.method == "PATCH" and name in runs:
+            runs[name] = body["state"]
+        elif request.method == "PATCH":
+            paused.append(body["is_paused"])
+        state = request.url.params.get("state")
+        found = [{"dag_run_id": run} for run, its in runs.items() if its == state]
+        return httpx.Response(200, json={"dag_runs": found})
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def started(*_: object) -> Iterator[Airflow]:
+        yield _answering(replies, tmp_path, monkeypatch)
+
+    monkeypatch.setattr("local.night.airflow", started)
+    monkeypatch.setattr("local.night._follow", stopped)
+    source = choose_source(str(_events(tmp_path)), str(tmp_path / "lake"), NIGHT)
+    with pytest.raises(KeyboardInterrupt):
+        run_night(NIGHT, source, tmp_path)
+    assert list(runs.values()) == ["failed"] and paused == [False, True]
 
 
 def test_a_slow_api_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """Lakes on which the model steps have run, for the tests of single steps."""
 
+import fcntl
+import os
 import shutil
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 
 from local.generator import generate
 from tasks.settings import Settings
+from tests.places import root, store  # noqa: F401 - fixtures
 from tests.tasks.nights import NIGHT, histories_of, small_settings, write_histories
 
 
@@ -18,13 +21,30 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Run the model steps once on generated events: a lake that tests copy, and the truth."""
+    """Run the model steps once on generated events: a lake that tests copy, and the truth.
+
+    It is one for all processes that run tests side by side: the first that needs it makes it.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # in which each process has a folder of its own
+    folder /= "trained"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            shutil.rmtree(folder / "lake", ignore_errors=True)  # of a process that failed
+            _train(folder)
+            (folder / "done").touch()
+    return folder / "lake", folder / "truth.parquet"
+
+
+def _train(folder: Path) -> None:
     from tasks.night.evaluate import evaluate
     from tasks.night.label import label
     from tasks.night.promote import promote
     from tasks.night.train import train
 
-    folder = tmp_path_factory.mktemp("trained")
     generated = generate(
         folder, users=640, items=240, intents=8, nights=14, last_night=NIGHT, seed=3
     )
@@ -34,7 +54,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     forced = small_settings(folder / "lake", promote={"force": True})
     for step in (train, evaluate, promote, label):
         step(forced if step is promote else settings, NIGHT)
-    return folder / "lake", generated.truth
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def no_file_larger_than(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def small_settings(root: Path, **sections: Any) -> Settings:
+def small_settings(root: Path | str, **sections: Any) -> Settings:
     return load_settings(
         **{
             "lake": {"root": root},

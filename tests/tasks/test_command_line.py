@@ -170,6 +170,29 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_refresh_that_is_stopped_says_how_to_go_on(
+    called: Called, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def pressed(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    monkeypatch.setattr("tasks.chores.stale.refresh", pressed)
+    code, _, said = called("refresh", "--lake", tmp_path)
+    assert code == 130
+    assert "stopped in refreshing nights: what was brought up to date stays so" in said
+    assert said.strip().endswith(f"to go on: .venv/bin/python -m tasks refresh --lake {tmp_path}")
+
+
+@pytest.mark.parametrize("command", ["report", "stale", "refresh", "upkeep"])
+def test_a_folder_that_is_not_there_is_no_lake(
+    called: Called, tmp_path: Path, command: str
+) -> None:
+    code, _, said = called(command, "--lake", tmp_path / "typo")
+    assert code == 2
+    assert said.startswith(f"error: there is no lake at {tmp_path / 'typo'}: correct lake.root")
+
+
 def test_an_error_without_ctrl_c_stays_what_it_is(
     called: Called, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from tasks import steps
 from tasks.errors import LakeError, NightError, SourceError
 from tasks.lake import Lake, tables
 from tasks.settings import REPO, Settings, load_settings
@@ -76,11 +75,11 @@ def test_steps_of_a_night_and_ingests_of_all_nights_take_turns(
     settings: Settings, step: str, turn: str, waits: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_step("ingest", settings, NIGHT)
-    caplog.set_level(logging.INFO, "tasks.lake.delta")
+    caplog.set_level(logging.INFO, "tasks.lake.storage")
     held, done = threading.Event(), threading.Event()
 
     def said() -> list[str]:  # by the lake alone, for steps log at a level that others have set
-        return [one.getMessage() for one in caplog.records if one.name == "tasks.lake.delta"]
+        return [one.getMessage() for one in caplog.records if one.name == "tasks.lake.storage"]
 
     def another() -> None:
         with Lake(settings.lake.root).turn(turn):
@@ -143,14 +142,28 @@ def test_every_step_can_be_loaded(step: Step) -> None:
     assert callable(step.load())
 
 
-def test_naming_the_steps_loads_no_heavy_library() -> None:
+def test_what_needs_no_model_and_no_check_loads_neither_torch_nor_great_expectations() -> None:
+    """Each costs a process more than a second before it does anything."""
+    light = [
+        "tasks.steps",
+        "tasks.registry.inputs",  # `run_step` imports it when a step starts
+        "tasks.__main__",
+        *(f"tasks.chores.{name}" for name in ("forget", "inspection", "report", "stale", "upkeep")),
+        *(
+            STEPS[name].target.partition(":")[0]
+            for name in ("ingest", "build-sequences", "publish")
+        ),
+    ]
     code = (
-        # The second is what `run_step` imports when a step starts.
-        "import sys, tasks.steps, tasks.registry.inputs; "
-        "print([m for m in ('torch', 'great_expectations', 'airflow') if m in sys.modules])"
+        "import importlib, json, sys\n"
+        "heavy = {'torch', 'scipy', 'sklearn', 'great_expectations', 'airflow'}\n"
+        "loads = {}\n"
+        f"for name in {light}:\n"
+        "    importlib.import_module(name)\n"
+        "    loads[name] = sorted(heavy & set(sys.modules))\n"
+        "print(json.dumps(loads))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "[]"
-    assert steps.STEPS
+    assert json.loads(done.stdout) == {name: [] for name in light}

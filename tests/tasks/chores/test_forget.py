@@ -20,9 +20,10 @@ from safetensors import safe_open
 
 from tasks.chores.forget import USER_TABLES, Names, forget, read_users
 from tasks.errors import ForgetError, LakeError
-from tasks.lake import Lake, tables
+from tasks.lake import PAGES, Lake, tables
 from tasks.settings import REPO, Settings, load_settings
 from tasks.steps import run_step
+from tests.places import Place, got
 from tests.tasks.nights import table
 
 NIGHT = dt.date(2026, 11, 2)
@@ -35,7 +36,18 @@ STEPS = ("ingest", "check-events", "build-sequences", "check-sequences")
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Give settings on two nights of JSON lines, some of them unusable."""
+    """Give settings on two nights of JSON lines, and on a lake in a folder."""
+    return settings_of(tmp_path, tmp_path / "lake")
+
+
+@pytest.fixture
+def anywhere(tmp_path: Path, root: Place) -> Settings:
+    """Give the same on a lake in a folder, and on one in a store."""
+    return settings_of(tmp_path, root)
+
+
+def settings_of(tmp_path: Path, root: Place) -> Settings:
+    """Write two nights of JSON lines, some of them unusable."""
     (tmp_path / "events").mkdir()
     for day in DAYS:
         rows: list[dict[str, Any]] = [
@@ -57,7 +69,7 @@ def settings(tmp_path: Path) -> Settings:
         file = tmp_path / "events" / f"{day}.jsonl"
         file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return load_settings(
-        lake={"root": tmp_path / "lake"},
+        lake={"root": root},
         source={"path": str(tmp_path / "events")},
         quality={"max_quarantined_share": 1.0},
         sequences={"min_item_events": 2},
@@ -121,16 +133,20 @@ def test_every_table_with_user_ids_is_known() -> None:
 
 
 @pytest.mark.slow
-def test_nothing_of_a_forgotten_person_is_left_and_all_others_stay(settings: Settings) -> None:
+def test_nothing_of_a_forgotten_person_is_left_and_all_others_stay(
+    anywhere: Settings, tmp_path: Path
+) -> None:
+    settings = anywhere
     run_nights(settings)
-    root = settings.lake.root
-    page = root / "quality" / "2026-11-02" / "events" / "made by hand.html"
-    page.write_text(f"<p title='{ANN}'>such as {html.escape(ZOE)}, {OTHERS[0]}</p>")
-    assert len(files_naming(root, [ANN, ZOE])) > 10
+    root, storage = settings.lake.root, Lake(settings.lake.root).storage
+    page = f"{PAGES}/2026-11-02/events/made by hand.html"
+    text = f"<p title='{ANN}'>such as {html.escape(ZOE)}, {OTHERS[0]}</p>"
+    storage.write(page, text.encode())
+    assert len(files_naming(got(root, tmp_path / "before"), [ANN, ZOE])) > 10
     before = content(settings)
     report = forget(settings, [ANN, ZOE])
 
-    assert files_naming(root, [ANN, ZOE]) == []
+    assert files_naming(got(root, tmp_path / "after"), [ANN, ZOE]) == []
     after = content(settings)
     for name, rows in before.items():
         kept = [
@@ -152,7 +168,8 @@ def test_nothing_of_a_forgotten_person_is_left_and_all_others_stay(settings: Set
         "check_results": 0,
     }
     assert [one["left"] for one in told.values()] == [0] * 7
-    assert page.read_text() == f"<p title='forgotten'>such as forgotten, {OTHERS[0]}</p>"
+    told_now = storage.read(page).decode()
+    assert told_now == f"<p title='forgotten'>such as forgotten, {OTHERS[0]}</p>"
     assert ANN not in json.dumps(report) and "zo" not in json.dumps(report)
 
 

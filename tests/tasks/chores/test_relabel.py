@@ -17,10 +17,11 @@ from tasks.lake.tables import TABLES
 from tasks.night.label import label
 from tasks.registry.versions import promoted
 from tasks.settings import Settings
+from tests.places import Place, put
 from tests.tasks.nights import NIGHT, small_settings, table, write_histories
 
 NIGHTS = [NIGHT + dt.timedelta(days=days) for days in range(3)]
-LABEL_TABLES = (tables.INTENT_LABELS, tables.INTENT_PROFILES)
+LABEL_TABLES = (tables.INTENT_LABELS, tables.LABEL_EVIDENCE, tables.INTENT_PROFILES)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,14 @@ def settings(three_nights: Settings, tmp_path: Path) -> Settings:
     return small_settings(tmp_path / "lake")
 
 
+@pytest.fixture
+def anywhere(three_nights: Settings, root: Place) -> Settings:
+    """Give settings on a copy of that lake in a folder, and on one in a store."""
+    assert isinstance(three_nights.lake.root, Path)
+    put(three_nights.lake.root, root)
+    return small_settings(root)
+
+
 def version_of(settings: Settings) -> str:
     found = promoted(Lake(settings.lake.root), until=NIGHTS[-1])
     assert found is not None
@@ -78,7 +87,8 @@ def same(one: list[pl.DataFrame], other: list[pl.DataFrame]) -> bool:
 
 
 @pytest.mark.slow
-def test_order_and_repetition_make_no_difference(settings: Settings) -> None:
+def test_order_and_repetition_make_no_difference(anywhere: Settings) -> None:
+    settings = anywhere
     version = version_of(settings)
     nightly = labels(settings)
     relabel(settings, NIGHTS[0], NIGHTS[2], version)

@@ -187,12 +187,15 @@ def test_a_report_says_what_became_of_every_row_and_why(settings: Settings) -> N
     ]
     lake.replace(tables.QUARANTINE, pl.concat(rejects), nights=[NIGHT])
     summary_of(settings, "build-sequences", events_left_out=12, users_left_out=4)
+    read = {"items": 1682, "night_items": 40, "items_without_title": 3}
+    lake.replace(tables.CATALOGUE_READS, row(tables.CATALOGUE_READS, **read), nights=[NIGHT])
     lines = [" ".join(line.split()) for line in printed(settings).splitlines()]
     for said in (
         "100 read",
         "80 events of the night, on a first night of the days before it too",
         "3 unusable, in the table quarantine",
         "17 of a type that source.event_types leaves out",
+        "1,682 items in the catalogue; 3 of the night's 40 items have no title",
         "2 no item a.csv row 5",
         "1 no user a.csv row 9",
     ):
@@ -253,6 +256,66 @@ def test_one_intent_says_what_its_users_are_after_and_where_it_comes_from(
         report.show_intent(settings, NIGHT, 77, console=Console(file=written))
 
 
+def test_names_are_shown_wherever_intents_are(settings: Settings) -> None:
+    many(settings)
+    lake = Lake(settings.lake.root)
+    names = [
+        row(tables.INTENT_NAMES, intent_id=intent, name=name, why="born", rests_on=[], meaning=[])
+        for intent, name in ((7, "Home cooks"), (0, "[red] Garden"))
+    ]
+    lake.replace(tables.INTENT_NAMES, pl.concat(names), nights=[NIGHT])
+    given = {"intent_id": 3, "name": "Night owls", "description": "They read at night."}
+    given |= {"given_by": "ann", "given_at": dt.datetime(2026, 11, 21, tzinfo=dt.UTC)}
+    tomorrow = {"dt": NIGHT + dt.timedelta(days=1), "meaning": []}
+    lake.append(tables.GIVEN_NAMES, row(tables.GIVEN_NAMES, **given | tomorrow))
+    categories = [
+        row(
+            tables.INTENT_FEATURES,
+            intent_id=7,
+            kind="category",
+            value=f"Pans {rank}",
+            rank=rank,
+            is_over=True,
+            share=0.5,
+            expected_share=0.1,
+            log_odds=2.0,
+            z=4.0,
+            score=1.0,
+        )
+        for rank in (1, 2)
+    ]
+    lake.replace(tables.INTENT_FEATURES, pl.concat(categories), nights=[NIGHT])
+    lake.replace(
+        tables.INTENT_PROFILES,
+        row(tables.INTENT_PROFILES, intent_id=7, users=5, share=0.25).with_columns(
+            dt=pl.lit(NIGHT - dt.timedelta(days=1))
+        ),
+        nights=[NIGHT - dt.timedelta(days=1)],
+    )
+    lines = [" ".join(line.split()) for line in printed(settings, everything=True).splitlines()]
+    (cooks,) = (line for line in lines if line.startswith("7 Home cooks"))
+    assert cooks.startswith("7 Home cooks 1 8.3% -4 Pans 1, Pans 2 item-7-0 (9.0)")
+    assert any(line.startswith("user07 7 Home cooks 0.35") for line in lines)
+    assert any(line.startswith("3 Night owls 1 8.3% new") for line in lines)
+    written = io.StringIO()
+    report.show_intent(settings, NIGHT, 7, console=Console(file=written))
+    text = written.getvalue()
+    for said in (
+        "Home cooks (automatic",
+        "3 Night owls (50%)",
+        "Pans 1",
+        "-4 since 1 night before",
+    ):
+        assert said in text
+    report.show_intent(settings, NIGHT, 3, console=Console(file=written))
+    assert "Night owls (given by ann, in the tables from night 2026-11-21)" in written.getvalue()
+    assert "They read at night." in written.getvalue()
+    written = io.StringIO()
+    report.show_user(settings, NIGHT, "user07", console=Console(file=written))
+    assert "7 Home cooks, confidence 0.35" in written.getvalue()
+    assert "0 [red] Garden, confidence 0.01" in written.getvalue()
+
+
 def test_one_user_says_which_history_the_label_follows_from(settings: Settings) -> None:
     many(settings)
     lake = Lake(settings.lake.root)
@@ -266,12 +329,42 @@ def test_one_user_says_which_history_the_label_follows_from(settings: Settings) 
     written = io.StringIO()
     report.show_user(settings, NIGHT, "user07", console=Console(file=written))
     lines = [line.split() for line in written.getvalue().splitlines()]
-    assert ["intent", "7,", "confidence", "0.35"] in lines
+    assert ["intent", "7,", "confidence", "0.35", "(not", "calibrated)"] in lines
     assert ["runner-up", "0,", "confidence", "0.01"] in lines
     at = lines.index(["item-7-2", "7.0"])
     assert lines[at + 1 : at + 3] == [["old"], ["old"]], "the newest first"
     with pytest.raises(LakeError, match=r"no user 'nobody': .* for example 'user00'"):
         report.show_user(settings, NIGHT, "nobody", console=Console(file=written))
+
+
+def test_a_report_says_why_a_user_has_a_label_and_how_sure_that_is(settings: Settings) -> None:
+    many(settings)
+    why = {
+        "calibrated_confidence": 0.42,
+        "clear": False,
+        "held_since": NIGHT - dt.timedelta(days=3),
+        "items": [{"item_id": "[/red]", "share": 0.61}, {"item_id": "old", "share": 0.2}],
+        "intents": [
+            {"intent_id": 0, "probability": 0.5},
+            {"intent_id": 7, "probability": 0.42},
+        ],
+    }
+    evidence = row(tables.LABEL_EVIDENCE, user_id="user07", intent_id=7, **why)
+    Lake(settings.lake.root).replace(tables.LABEL_EVIDENCE, evidence, nights=[NIGHT])
+    written = io.StringIO()
+    report.show_user(settings, NIGHT, "user07", console=Console(file=written))
+    for said in (
+        "7, confidence 0.42, which is not clear",
+        "0, confidence 0.50",
+        "since night 2026-11-17, against a more probable intent",
+        "0 (0.50), 7 (0.42)",
+        "[/red] (61%), old (20%)",
+    ):
+        assert said in written.getvalue()
+    text = printed(settings, everything=True)
+    assert "12 with a label, 1 (8.3%) not clear" in text
+    (line,) = (line.split() for line in text.splitlines() if line.startswith("user07 "))
+    assert line[1:6] == ["7", "0.42", "no", "0", "(0.50)"]
 
 
 def test_a_terminal_of_80_columns_breaks_no_word_and_a_pipe_no_row(settings: Settings) -> None:

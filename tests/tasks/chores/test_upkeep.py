@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from elcrec import Labels
 from tasks import steps
 from tasks.chores.upkeep import KEPT_BY, upkeep
 from tasks.errors import LakeError
-from tasks.lake import Lake, tables
+from tasks.lake import MODELS, NOT_OF_THE_LAKE, PAGES, TRAINING, Lake, model_folder, tables
+from tasks.lake.storage import File
 from tasks.lake.tables import Table
 from tasks.settings import REPO, Settings, load_settings
+from tests.places import Place, age, put
 from tests.tasks.nights import table
 
 LAST = dt.date(2026, 11, 20)
@@ -30,9 +32,16 @@ PER_NIGHT = [one for one in tables.TABLES.values() if "dt" in one.partition_by]
 
 @pytest.fixture
 def lake(ten_nights: Path, tmp_path: Path) -> Lake:
-    """Give a private copy of the lake of ten nights."""
+    """Give a private copy of the lake of ten nights, in a folder."""
     shutil.copytree(ten_nights, tmp_path / "lake")
     return Lake(tmp_path / "lake")
+
+
+@pytest.fixture
+def anywhere(ten_nights: Path, root: Place) -> Lake:
+    """Give a private copy of the lake of ten nights, in a folder and in a store."""
+    put(ten_nights, root)
+    return Lake(root)
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +80,7 @@ def write_models(lake: Lake, *promoted: dt.date) -> None:
     ]
     write(lake, tables.MODELS, *rows)
     for night in NIGHTS:
-        folder = lake.model_dir(version(night))
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "model.json").write_text("{}")
+        lake.storage.write(f"{model_folder(version(night))}/model.json", b"{}")
 
 
 def settings_for(lake: Lake, **retention: int) -> Settings:
@@ -86,15 +93,13 @@ def settings_for(lake: Lake, **retention: int) -> Settings:
 
 
 def models_left(lake: Lake) -> list[str]:
-    return sorted(path.name for path in (lake.root / "model_files").iterdir())
+    return lake.storage.folders(MODELS)
 
 
-def everything(root: Path) -> dict[str, tuple[int, float]]:
-    return {
-        str(file.relative_to(root)): (file.stat().st_size, file.stat().st_mtime)
-        for file in root.rglob("*")
-        if file.is_file() and file.name != ".lock"
-    }
+def everything(lake: Lake) -> list[File]:
+    return [
+        file for file in lake.storage.files() if not file.path.startswith(tuple(NOT_OF_THE_LAKE))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -123,18 +128,17 @@ def test_age_is_counted_from_the_newest_night_and_not_from_today(lake: Lake) -> 
     assert lake.nights(tables.INTENT_LABELS)[:2] == NIGHTS[-2:]
 
 
-def test_a_dry_run_lists_the_same_and_touches_nothing(lake: Lake) -> None:
+def test_a_dry_run_lists_the_same_and_touches_nothing(anywhere: Lake) -> None:
+    lake = anywhere
     settings = settings_for(lake, events_nights=2, models_nights=1, pages_nights=4)
-    training = lake.root / "model_files" / ".training" / "killed"
-    training.mkdir(parents=True)
-    before = everything(lake.root)
+    lake.storage.write(f"{TRAINING}/killed/checkpoints/last", b"")
+    before = everything(lake)
     told = upkeep(settings, dry_run=True)
-    assert everything(lake.root) == before
-    assert training.is_dir()
+    assert everything(lake) == before
     done = upkeep(settings)
     assert (told.pop("dry_run"), done.pop("dry_run")) == (True, False)
     assert told == done
-    assert everything(lake.root) != before
+    assert everything(lake) != before
     nothing = upkeep(settings)
     kinds = ("nights", "models", "trainings", "pages")
     assert not any(nothing[kind] for kind in kinds)
@@ -143,7 +147,8 @@ def test_a_dry_run_lists_the_same_and_touches_nothing(lake: Lake) -> None:
     assert upkeep(settings)["old_files"] == {}
 
 
-def test_a_night_that_was_worked_on_lately_stays(lake: Lake) -> None:
+def test_a_night_that_was_worked_on_lately_stays(anywhere: Lake) -> None:
+    lake = anywhere
     now = dt.datetime.now(dt.UTC)
     write(lake, tables.STEPS, {"dt": NIGHTS[0], "started_at": now - dt.timedelta(hours=30)})
     # Half an hour ago by its end.
@@ -155,12 +160,11 @@ def test_a_night_that_was_worked_on_lately_stays(lake: Lake) -> None:
     assert lake.nights(tables.EVENTS) == kept
     # And the night before it, whose histories it may still be adding its events to.
     assert lake.nights(tables.SEQUENCES) == [NIGHTS[0], *kept]
-    assert sorted(path.name for path in (lake.root / "quality").iterdir()) == [
-        night.isoformat() for night in kept
-    ]
+    assert lake.storage.folders(PAGES) == [night.isoformat() for night in kept]
 
 
-def test_models_that_label_and_the_one_before_stay_with_their_histories(lake: Lake) -> None:
+def test_models_that_label_and_the_one_before_stay_with_their_histories(anywhere: Lake) -> None:
+    lake = anywhere
     write_models(lake, NIGHTS[1], NIGHTS[3], NIGHTS[4])
     upkeep(settings_for(lake, models_nights=2, sequences_nights=2))
     kept = [NIGHTS[3], NIGHTS[4], *NIGHTS[-2:]]
@@ -189,48 +193,44 @@ def test_the_model_of_the_last_training_from_scratch_stays_to_be_compared_with(l
     assert lake.nights(tables.SEQUENCES) == NIGHTS[-2:]
 
 
-def test_a_backfill_that_goes_on_keeps_the_models_of_its_own_time(lake: Lake) -> None:
+def test_a_backfill_that_goes_on_keeps_the_models_of_its_own_time(anywhere: Lake) -> None:
+    lake = anywhere
     write_models(lake, NIGHTS[0], NIGHTS[1], NIGHTS[2], NIGHTS[6], NIGHTS[7])
     write(lake, tables.STEPS, {"dt": NIGHTS[3], "started_at": dt.datetime.now(dt.UTC)})
-    for folder in (lake.root / "model_files").iterdir():
-        age(folder, hours=2)
+    age(lake.root, MODELS, hours=2)
     upkeep(settings_for(lake, models_nights=1, min_age_hours=1))
     kept = [NIGHTS[1], NIGHTS[2], NIGHTS[3], NIGHTS[6], NIGHTS[7], NIGHTS[9]]
     assert models_left(lake) == [version(night) for night in kept]
 
 
-def age(folder: Path, *, hours: float) -> None:
-    then = time.time() - hours * 3600
-    for path in (*folder.rglob("*"), folder):
-        os.utime(path, (then, then))
-
-
-def test_what_killed_trainings_left_goes_when_it_is_old(lake: Lake) -> None:
-    trainings = lake.root / "model_files" / ".training"
+def test_what_killed_trainings_left_goes_when_it_is_old(anywhere: Lake) -> None:
+    lake = anywhere
     for name in ("old", "fresh"):
-        (trainings / name / "checkpoints").mkdir(parents=True)
-        (trainings / name / "checkpoints" / "last").write_text("")
-        age(trainings / name, hours=30)
-    os.utime(trainings / "fresh" / "checkpoints" / "last")
+        lake.storage.write(f"{TRAINING}/{name}/checkpoints/last", b"")
+        age(lake.root, f"{TRAINING}/{name}", hours=30)
+    lake.storage.write(f"{TRAINING}/fresh/checkpoints/last", b"")
     summary = upkeep(settings_for(lake, min_age_hours=24))
     assert summary["trainings"] == ["model_files/.training/old"]
-    assert [path.name for path in trainings.iterdir()] == ["fresh"]
+    assert lake.storage.folders(TRAINING) == ["fresh"]
 
 
-def test_a_folder_of_no_registered_model_goes_when_it_is_old(lake: Lake) -> None:
+def test_a_folder_of_no_registered_model_goes_when_it_is_old(anywhere: Lake) -> None:
+    lake = anywhere
     for name, hours in (("old", 30), ("fresh", 20)):
-        lake.model_dir(name).mkdir()
-        age(lake.model_dir(name), hours=hours)
+        lake.storage.write(f"{model_folder(name)}/weights", b"")
+        age(lake.root, model_folder(name), hours=hours)
     summary = upkeep(settings_for(lake, models_nights=100, min_age_hours=24))
     assert summary["models"] == ["model_files/old"]
-    assert lake.model_dir("fresh").is_dir()
+    assert lake.has_model("fresh")
 
 
 def test_files_of_old_versions_go_when_they_are_old_and_readers_of_the_last_one_go_on(
-    lake: Lake,
+    anywhere: Lake,
 ) -> None:
+    lake = anywhere
+
     def data_files() -> int:
-        return len(list(lake.path(tables.EVENTS).rglob("dt=*/*.parquet")))
+        return len(lake.data_files(tables.EVENTS))
 
     write(lake, tables.EVENTS, {"dt": NIGHTS[0], "user_id": "new"})
     assert data_files() == len(NIGHTS) + 1
@@ -253,6 +253,23 @@ def test_what_the_next_night_or_a_backfill_goes_on_from_stays(lake: Lake, which:
     write(lake, tables.STEPS, {"dt": NIGHTS[3], "started_at": dt.datetime.now(dt.UTC)})
     upkeep(settings_for(lake, sequences_nights=1, labels_nights=1, min_age_hours=1))
     assert lake.nights(which) == [NIGHTS[2], NIGHTS[3], NIGHTS[-4]]
+
+
+def test_a_catalogue_stays_as_long_as_a_night_that_reads_it(lake: Lake) -> None:
+    for night in (*NIGHTS[1:4], *NIGHTS[5:]):
+        lake.replace(tables.CATALOGUE, tables.CATALOGUE.schema.empty_table(), nights=[night])
+    # Left are those of the nights 0 and 4. The labels of the nights from 5 on stay.
+    upkeep(settings_for(lake, labels_nights=5))
+    assert lake.nights(tables.CATALOGUE) == [NIGHTS[4]]
+
+
+def test_a_catalogue_stays_that_a_backfill_reads(lake: Lake) -> None:
+    for night in NIGHTS[1:4]:
+        lake.replace(tables.CATALOGUE, tables.CATALOGUE.schema.empty_table(), nights=[night])
+    write(lake, tables.STEPS, {"dt": NIGHTS[3], "started_at": dt.datetime.now(dt.UTC)})
+    upkeep(settings_for(lake, labels_nights=1, min_age_hours=1))
+    # Of the night before the backfilled one the labels stay, too: both read the first catalogue.
+    assert lake.nights(tables.CATALOGUE) == [NIGHTS[0], NIGHTS[-1]]
 
 
 def test_a_lake_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -307,10 +324,10 @@ def label_slowly(settings: Settings, night: dt.date, reading: Event, go_on: Even
 
     plain = label.label_batch
 
-    def slow(*given: Any) -> pa.RecordBatch:
+    def slow(*given: Any, **more: Any) -> Labels:
         reading.set()
         assert go_on.wait(60)
-        return plain(*given)
+        return plain(*given, **more)
 
     label.label_batch = slow
     steps.run_step("label", settings, night)

@@ -1,14 +1,16 @@
 """A night that is run after later ones leaves what it leaves when it is run in its turn."""
 
 import datetime as dt
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from tasks.lake import Lake, tables
+from tasks.lake import Lake, model_folder, tables
 from tasks.settings import Settings
 from tasks.steps import run_step
+from tests.places import PLACES, Place, bucket
 from tests.tasks.nights import NIGHT, small_settings, table
 
 STEPS = ("ingest", "build-sequences", "train", "evaluate", "promote", "label")
@@ -45,7 +47,7 @@ def write_source(folder: Path) -> Path:
     return folder
 
 
-def run_nights(root: Path, source: Path, order: list[int]) -> Settings:
+def run_nights(root: Place, source: Path, order: list[int]) -> Settings:
     settings = small_settings(
         root,
         model=MODEL,
@@ -60,12 +62,31 @@ def run_nights(root: Path, source: Path, order: list[int]) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def lakes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Settings]:
-    """Run the nights in their turn, and with the second one left for last."""
-    folder = tmp_path_factory.mktemp("backfill")
-    source = write_source(folder / "source")
-    in_turn = run_nights(folder / "in_turn", source, [1, 2, 3])
-    return in_turn, run_nights(folder / "backfilled", source, [1, 3, 2])
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_source(tmp_path_factory.mktemp("source") / "events")
+
+
+@pytest.fixture(scope="module")
+def in_turn(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Run the nights in their turn, on a lake in a folder."""
+    return run_nights(tmp_path_factory.mktemp("in_turn") / "lake", source, [1, 2, 3])
+
+
+@pytest.fixture(scope="module", params=PLACES)
+def lakes(
+    request: pytest.FixtureRequest,
+    source: Path,
+    in_turn: Settings,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Settings, Settings]]:
+    """Run the nights with the second one left for last, too: in a folder, and in a store."""
+    order = [1, 3, 2]
+    if request.param == "folder":
+        root = tmp_path_factory.mktemp("backfilled") / "lake"
+        yield in_turn, run_nights(root, source, order)
+    else:
+        with bucket(request.getfixturevalue("store")) as url:
+            yield in_turn, run_nights(f"{url}/lake", source, order)
 
 
 def test_the_order_of_nights_numbers_items_in_another_way(
@@ -95,8 +116,9 @@ def test_backfill_of_a_past_night_makes_the_very_same_model(
     contents = []
     for settings in lakes:
         [version] = table(settings, tables.MODELS, NIGHTS[1])["model_version"]
-        folder = Lake(settings.lake.root).model_dir(version)
-        contents.append({file.name: file.read_bytes() for file in folder.iterdir()})
+        storage = Lake(settings.lake.root).storage
+        files = [file.path for file in storage.files(model_folder(version))]
+        contents.append({path: storage.read(path) for path in files})
     assert contents[0] == contents[1] and len(contents[0]) == 4
 
 
@@ -105,6 +127,7 @@ def test_no_item_of_a_later_night_is_in_a_backfilled_model(
 ) -> None:
     _, backfilled = lakes
     [version] = table(backfilled, tables.MODELS, NIGHTS[1])["model_version"]
-    folder = Lake(backfilled.lake.root).model_dir(version)
-    known = pl.read_parquet(folder / "vocabulary.parquet")["item_id"].to_list()
+    file = f"{model_folder(version)}/vocabulary.parquet"
+    content = Lake(backfilled.lake.root).storage.read(file)
+    known = pl.read_parquet(content)["item_id"].to_list()
     assert known == [f"{night}{item}" for night in "ac" for item in range(5)]

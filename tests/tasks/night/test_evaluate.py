@@ -62,12 +62,16 @@ def test_the_model_beats_popularity_and_its_labels_are_worth_something(
         "utilisation",
         "largest_share",
         "intent_lift@20",
+        "calibration_error",
+        "clear_share",
     }
     assert all(math.isfinite(value) for value in measured.values())
     for name in names:
         assert measured[version, name] > 1.5 * measured["popularity", name], name
     assert measured[version, "intent_lift@20"] > 2
     assert measured[version, "utilisation"] > 0.9
+    assert measured[version, "calibration_error"] < 0.1
+    assert measured[version, "clear_share"] > 0.8
 
 
 def test_a_rerun_leaves_identical_figures(night_done: Settings) -> None:

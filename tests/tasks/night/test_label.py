@@ -1,6 +1,7 @@
 """Labels and profiles of a night: every user, whole partitions, the same every time."""
 
 import datetime as dt
+import json
 import shutil
 import signal
 import subprocess
@@ -16,9 +17,11 @@ from elcrec.matching import first_ids
 from tasks.errors import LakeError, ModelError
 from tasks.lake import Lake, tables
 from tasks.lake.duck import connect, sql
-from tasks.night.label import TOP_ITEMS, label
+from tasks.night.label import label
 from tasks.registry.identity import model_of_night
 from tasks.registry.intent_ids import named
+from tasks.registry.names import Names
+from tasks.registry.profiles import TOP_ITEMS
 from tasks.settings import REPO, Settings
 from tests.tasks.nights import (
     NIGHT,
@@ -32,11 +35,11 @@ from tests.tasks.nights import (
 NEXT_NIGHT = NIGHT + dt.timedelta(days=1)
 
 
-def labels_and_profiles(settings: Settings) -> list[Any]:
-    return [
-        table(settings, which).to_dicts()
-        for which in (tables.INTENT_LABELS, tables.INTENT_PROFILES)
-    ]
+WRITTEN = (tables.INTENT_LABELS, tables.LABEL_EVIDENCE, tables.INTENT_PROFILES)
+
+
+def all_written(settings: Settings) -> list[Any]:
+    return [table(settings, which).to_dicts() for which in WRITTEN]
 
 
 def test_every_user_has_one_label_with_a_runner_up(night_done: Settings) -> None:
@@ -64,10 +67,109 @@ def test_profiles_add_up_to_the_labels(night_done: Settings) -> None:
         assert len(items) == TOP_ITEMS and lifts == sorted(lifts, reverse=True) and lifts[0] > 2
 
 
-def test_a_rerun_leaves_identical_tables(night_done: Settings) -> None:
-    before = labels_and_profiles(night_done)
+def test_evidence_says_of_each_label_why(night_done: Settings) -> None:
+    labels = table(night_done, tables.INTENT_LABELS, NIGHT).sort("user_id")
+    evidence = table(night_done, tables.LABEL_EVIDENCE, NIGHT).sort("user_id")
+    same = ["dt", "user_id", "intent_id", "model_version"]
+    assert evidence.select(same).equals(labels.select(same))
+    names = dict(table(night_done, tables.ITEMS).select("item_index", "item_id").iter_rows())
+    histories = dict(
+        table(night_done, tables.SEQUENCES, NIGHT).select("user_id", "items").iter_rows()
+    )
+    for row in evidence.iter_rows(named=True):
+        own = {names[item] for item in histories[row["user_id"]]}
+        shares = [item["share"] for item in row["items"]]
+        assert {item["item_id"] for item in row["items"]} <= own
+        assert 1 <= len(shares) <= 3 and shares == sorted(shares, reverse=True)
+        assert 0 < sum(shares) <= 1 + 1e-6
+    firsts = evidence.with_columns(first=pl.col("intents").list.first())
+    assert (firsts["first"].struct["intent_id"] == labels["intent_id"]).all()
+    probability = firsts["first"].struct["probability"]
+    assert probability.equals(evidence["calibrated_confidence"], check_names=False)
+    assert evidence["calibrated_confidence"].is_between(0, 1).all()
+    assert evidence["held_since"].null_count() == evidence.height
+    limit = night_done.label.clear_above
+    assert (evidence["clear"] == (evidence["calibrated_confidence"] >= limit)).all()
+    assert evidence["clear"].mean() > 0.5
+
+
+def test_a_label_is_clear_above_the_limit_of_the_settings(night_done: Settings) -> None:
+    sure = table(night_done, tables.LABEL_EVIDENCE, NIGHT)["calibrated_confidence"]
+    limit = float(sure.median())
+    strict = small_settings(night_done.lake.root, label={"clear_above": limit})
+    label(strict, NIGHT)
+    clear = table(night_done, tables.LABEL_EVIDENCE, NIGHT)["clear"]
+    assert clear.sum() == (sure >= limit).sum() < clear.len()
+
+
+def test_held_since_is_the_first_night_of_holding(night_done: Settings) -> None:
+    """Labels of before are set to the runner-up, so that those of idle users are held."""
+    lake = Lake(night_done.lake.root)
+    before = table(night_done, tables.INTENT_LABELS, NIGHT)
+    lake.replace(
+        tables.INTENT_LABELS, before.with_columns(intent_id="runner_up_id"), nights=[NIGHT]
+    )
+    histories = dict(
+        table(night_done, tables.SEQUENCES, NIGHT).select("user_id", "items").iter_rows()
+    )
+    users = list(histories)[:20]
+    idle = set(users[:10])
+    for night in (NEXT_NIGHT, NEXT_NIGHT + dt.timedelta(days=1)):
+        some = {user: histories[user] for user in users}
+        write_histories(night_done, night, some, idle_since=(NIGHT, idle))
+        labels_before = table(night_done, tables.INTENT_LABELS, night - dt.timedelta(days=1))
+        last = dict(
+            table(night_done, tables.SEQUENCES, night).select("user_id", "last_ts").iter_rows()
+        )
+        lake.replace(
+            tables.INTENT_LABELS,
+            labels_before.with_columns(
+                last_ts=pl.col("user_id").replace_strict(last, default=pl.col("last_ts"))
+            ),
+            nights=[night - dt.timedelta(days=1)],
+        )
+        label(night_done, night)
+        evidence = table(night_done, tables.LABEL_EVIDENCE, night)
+        held = evidence.filter(pl.col("user_id").is_in(list(idle)))
+        assert set(held["held_since"]) == {NEXT_NIGHT}
+        assert (held["intents"].list.first().struct["intent_id"] != held["intent_id"]).all()
+    label(night_done, night)
+    assert table(night_done, tables.LABEL_EVIDENCE, night).equals(evidence)
+
+
+def test_users_without_a_known_item_have_evidence_of_nothing(night_done: Settings) -> None:
+    histories = {"one": [7], "twice": [7, 7], "new": [4321], "none": []}
+    write_histories(night_done, NEXT_NIGHT, histories)
+    label(night_done, NEXT_NIGHT)
+    rows = table(night_done, tables.LABEL_EVIDENCE, NEXT_NIGHT).rows_by_key("user_id", named=True)
+    for user in ("one", "twice"):
+        assert rows[user][0]["items"] == [{"item_id": "i7", "share": 1.0}]
+        assert len(rows[user][0]["intents"]) == 3
+    for user in ("new", "none"):
+        for column in ("intent_id", "calibrated_confidence", "clear", "held_since"):
+            assert rows[user][0][column] is None
+        assert rows[user][0]["items"] == [] == rows[user][0]["intents"]
+
+
+def test_a_model_from_before_calibration_labels_without_it(night_done: Settings) -> None:
+    version = model_of_night(night_done, NIGHT).version
+    file = Lake(night_done.lake.root).model_dir(version) / "model.json"
+    facts = json.loads(file.read_text())
+    del facts["calibration"]
+    file.write_text(json.dumps(facts))
+    before = table(night_done, tables.INTENT_LABELS)
     label(night_done, NIGHT)
-    assert labels_and_profiles(night_done) == before
+    assert table(night_done, tables.INTENT_LABELS).equals(before)
+    evidence = table(night_done, tables.LABEL_EVIDENCE)
+    assert evidence["calibrated_confidence"].null_count() == evidence.height
+    assert evidence["clear"].null_count() == evidence.height
+    assert (evidence["items"].list.len() > 0).all()
+
+
+def test_a_rerun_leaves_identical_tables(night_done: Settings) -> None:
+    before = all_written(night_done)
+    label(night_done, NIGHT)
+    assert all_written(night_done) == before
 
 
 def test_labels_do_not_depend_on_the_size_of_batches(
@@ -110,9 +212,14 @@ def test_lift_is_the_share_of_the_intent_over_the_share_of_all(settings: Setting
         lake = Lake(settings.lake.root)
         lake.view(con, tables.SEQUENCES, first=NIGHT, last=NIGHT)
         lake.view(con, tables.ITEMS)
-        labels = pl.DataFrame({"user_id": list(intents), "intent_id": list(intents.values())})
+        labels = pl.DataFrame(
+            {"user_id": list(intents), "intent_id": list(intents.values()), "confidence": 0.5}
+        )
         con.register("intent_labels", labels.to_arrow())
         con.register("model_intents", named(first_ids(3), NIGHT, None).rows(with_retired=True))
+        no_features = table(settings, tables.INTENT_FEATURES)
+        con.register("effective_names", Names({}, {}).effective(no_features))
+        con.execute(sql("intent_holders"))
         values = {"night": NIGHT, "pool": 30, "top": 10}
         rows = con.sql(sql("intent_profiles"), params=values).pl().to_dicts()
     assert [(row["users"], row["share"], row["status"]) for row in rows] == [
@@ -133,35 +240,49 @@ def test_lift_is_the_share_of_the_intent_over_the_share_of_all(settings: Setting
 KILLED_RUN = """
 import datetime, os, pathlib, signal, sys
 import tasks.night.label
+import tasks.registry.profiles
 from elcrec import ELCRec
 from tests.tasks.nights import small_settings
 
 place, root, night = sys.argv[1:]
 tasks.night.label.USERS_A_BATCH = 100
-transform, open_statement, batches = ELCRec.transform, tasks.night.label.sql, []
+transform, open_statement, batches = ELCRec.transform, tasks.registry.profiles.sql, []
+replace = tasks.night.label.Lake.replace
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
-def transform_and_die(self, *arguments):
+def transform_and_die(self, *arguments, **more):
     batches.append(arguments)
-    return die() if len(batches) == 3 else transform(self, *arguments)
+    return die() if len(batches) == 3 else transform(self, *arguments, **more)
 
 def open_or_die(name):
     return die() if name == "intent_profiles" else open_statement(name)
 
+def replace_or_die(lake, table, data, **where):
+    return die() if table.name == "label_evidence" else replace(lake, table, data, **where)
+
 if place == "third batch":
     ELCRec.transform = transform_and_die
+elif place == "between labels and evidence":
+    tasks.night.label.Lake.replace = replace_or_die
 else:
-    tasks.night.label.sql = open_or_die
+    tasks.registry.profiles.sql = open_or_die
 tasks.night.label.label(small_settings(pathlib.Path(root)), datetime.date.fromisoformat(night))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["third batch", "between labels and profiles"])
+@pytest.mark.parametrize(
+    ("place", "left"),
+    [
+        ("third batch", (10, 10, 10)),
+        ("between labels and evidence", (250, 10, 10)),
+        ("between evidence and profiles", (250, 250, 10)),
+    ],
+)
 def test_a_run_killed_in_the_middle_leaves_whole_partitions_and_a_rerun_completes_it(
-    night_done: Settings, place: str
+    night_done: Settings, place: str, left: tuple[int, int, int]
 ) -> None:
     histories = {f"u{user}": [1 + user % 50, 60] for user in range(250)}
     write_histories(night_done, NEXT_NIGHT, dict(list(histories.items())[:10]))
@@ -169,17 +290,26 @@ def test_a_run_killed_in_the_middle_leaves_whole_partitions_and_a_rerun_complete
     write_histories(night_done, NEXT_NIGHT, histories)
 
     def users() -> tuple[int, int, int]:
-        labels = table(night_done, tables.INTENT_LABELS, NEXT_NIGHT)["user_id"]
+        labels, evidence = (
+            table(night_done, which, NEXT_NIGHT)["user_id"]
+            for which in (tables.INTENT_LABELS, tables.LABEL_EVIDENCE)
+        )
         profiles = table(night_done, tables.INTENT_PROFILES, NEXT_NIGHT)
-        assert profiles.height == 8
-        return labels.len(), labels.n_unique(), profiles["users"].sum()
+        assert profiles.height == 8 and labels.len() == labels.n_unique()
+        return labels.len(), evidence.len(), profiles["users"].sum()
 
     arguments = [place, str(night_done.lake.root), NEXT_NIGHT.isoformat()]
     killed = subprocess.run([sys.executable, "-c", KILLED_RUN, *arguments], cwd=REPO, check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert users() == ((10, 10, 10) if place == "third batch" else (250, 250, 10))
+    assert users() == left
     label(night_done, NEXT_NIGHT)
     assert users() == (250, 250, 250)
+    same = ["user_id", "intent_id", "model_version"]
+    labels, evidence = (
+        table(night_done, which, NEXT_NIGHT).select(same).sort("user_id")
+        for which in (tables.INTENT_LABELS, tables.LABEL_EVIDENCE)
+    )
+    assert labels.equals(evidence)
 
 
 @pytest.mark.parametrize("size", [100, 1000])
@@ -187,7 +317,7 @@ def test_a_disk_that_is_full_leaves_the_labels_as_they_were(
     night_done: Settings, size: int
 ) -> None:
     def written() -> list[pl.DataFrame]:
-        return [table(night_done, one) for one in (tables.INTENT_LABELS, tables.INTENT_PROFILES)]
+        return [table(night_done, one) for one in WRITTEN]
 
     before = written()
     with no_file_larger_than(size), pytest.raises(Exception, match="File too large"):
@@ -208,11 +338,11 @@ def test_a_night_is_labelled_by_no_model_of_a_later_night(night_done: Settings) 
 def test_bad_states_end_in_one_sentence_and_leave_the_tables_readable(
     night_done: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = labels_and_profiles(night_done)
+    before = all_written(night_done)
     with pytest.raises(LakeError, match="no rows for night 2026-11-21: run build-sequences"):
         label(night_done, NEXT_NIGHT)
 
-    def without_numbers(self: ELCRec, histories: Histories, *_: object) -> Labels:
+    def without_numbers(self: ELCRec, histories: Histories, *_: object, **__: object) -> Labels:
         n = len(histories)
         nan, ids = np.full(n, np.nan, np.float32), np.zeros(n, np.int32)
         return Labels(ids, nan, ids, nan)
@@ -227,7 +357,7 @@ def test_bad_states_end_in_one_sentence_and_leave_the_tables_readable(
     shutil.rmtree(Lake(night_done.lake.root).model_dir(version))
     with pytest.raises(ModelError, match=rf"{version} .*the folder is missing.*run train"):
         label(night_done, NIGHT)
-    assert labels_and_profiles(night_done) == before
+    assert all_written(night_done) == before
 
 
 def test_settings_of_another_model_label_with_the_promoted_one(night_done: Settings) -> None:

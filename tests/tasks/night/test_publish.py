@@ -210,9 +210,9 @@ def test_a_folder_that_cannot_be_the_target_is_named(settings: Settings, tmp_pat
     assert [file.name for file in (tmp_path / "other").rglob("*.*")] == ["part-0.parquet"]
 
 
-def test_an_object_store_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"publish\.parquet .* name a folder"):
-        load_settings(publish={"parquet": "s3://bucket/labels"})
+def test_a_url_of_another_kind_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"publish\.parquet .* write a URL as s3://"):
+        load_settings(publish={"parquet": "gs://bucket/labels"})
 
 
 def test_a_relative_folder_is_below_that_of_the_settings() -> None:

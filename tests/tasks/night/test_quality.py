@@ -400,9 +400,19 @@ def test_utilisation_is_the_perplexity_by_the_number_of_intents(settings: Settin
     assert "the intents are used (found 0.3535" in warning
 
 
+def test_a_named_intent_that_has_become_another_one_is_a_warning(settings: Settings) -> None:
+    named = {"dt": NIGHT, "status": "active", "named_by": "ann"}
+    profiles = [{**named, "intent_id": number, "kept_meaning": 0.9} for number in range(4)]
+    profiles[2]["kept_meaning"] = 0.25
+    write(settings, tables.INTENT_PROFILES, profiles)
+    (warning,) = check_labels(settings, NIGHT)["warnings"]
+    assert "are still what they were then (found 0.25, expected at least 0.5)" in warning
+    assert "name them anew with tasks name" in warning
+
+
 def test_every_expectation_says_what_it_expects_and_what_to_do() -> None:
     suites = sorted(SUITES.glob("*.json"))
-    assert len(suites) == 8
+    assert len(suites) == 9
     for file in suites:
         suite = json.loads(file.read_text("utf-8"))
         assert suite["name"] == file.stem

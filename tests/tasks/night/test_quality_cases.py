@@ -66,6 +66,7 @@ class Night:
         }
     )
     earlier: list[dict[str, Any]] = field(default_factory=_earlier)
+    reads: list[dict[str, Any]] = field(default_factory=list)  # of the catalogue
     known_users: int = 36
     known_items: int = 18
     quality: dict[str, Any] = field(default_factory=dict)
@@ -80,6 +81,9 @@ class Night:
         write_deltalake(lake.path(tables.EVENTS), rows, partition_by=["dt"])
         _write(lake, tables.INGESTS, [self.ingest])
         _write(lake, tables.NIGHT_STATS, self.earlier)
+        _write(lake, tables.CATALOGUE_READS, self.reads)
+        if self.reads:
+            _write(lake, tables.STEPS, [{"dt": before, "step": "check-events"}])
         users = [{"dt": before, "user_id": f"user{number}"} for number in range(self.known_users)]
         _write(lake, tables.SEQUENCES, users)
         items = [
@@ -137,6 +141,16 @@ def given(**values: Any) -> Change:
             setattr(night, name, value)
 
     return change
+
+
+def catalogue(**values: int) -> Change:
+    """Let the night have a catalogue of 100 items, as the night before it."""
+    tonight = {"items": 100, "rows_read": 100, "rows_rejected": 0, "night_items": 20}
+    reads = [
+        {"dt": NIGHT - DAY, "items": 100},
+        {"dt": NIGHT, **tonight, "items_without_title": 0, **values},
+    ]
+    return given(reads=reads)
 
 
 def usual(events: int, which: Callable[[int], bool]) -> Change:
@@ -259,6 +273,21 @@ BREAKS: list[tuple[str, Change, str]] = [
         "0.205, expected at most 0.2",
     ),
     (
+        "the catalogue has more than a sliver of the items of the last one whose check passed",
+        catalogue(items=9),
+        "0.09, expected at least 0.1",
+    ),
+    (
+        "most of the night's items have a title in the catalogue",
+        catalogue(items_without_title=5),
+        "0.25, expected at most 0.2",
+    ),
+    (
+        "most rows of the catalogue can be used",
+        catalogue(rows_rejected=6),
+        "0.06, expected at most 0.05",
+    ),
+    (
         "the tables have the columns and types that this version reads",
         other_type(pa.float64()),
         f"1 of {COLUMNS} rows, such as events.weight is double, not float",
@@ -287,6 +316,7 @@ ALLOWED: dict[str, list[Change]] = {
         again(weight=2.0),
         counted(rows_quarantined=10, rows_duplicate=10),
     ],
+    "catalogue": [catalogue(items=10, items_without_title=4, rows_rejected=5)],
     "silence": [until(18), given(known_users=4, known_items=2)],
     "crowds": [
         many(40, user_id="bot"),
@@ -306,7 +336,9 @@ def expectations(*suites: str) -> list[dict[str, Any]]:
     ]
 
 
-ON_EVENTS = expectations("checked_columns", "checked_events", "checked_ingest", "checked_night")
+ON_EVENTS = expectations(
+    *("checked_columns", "checked_events", "checked_ingest", "checked_night", "checked_catalogue")
+)
 SEVERITY = {one["description"]: one["severity"] for one in ON_EVENTS}
 MEND = {one["description"]: one["meta"]["mend"] for one in ON_EVENTS}
 

@@ -22,7 +22,7 @@ from tasks.lake import Lake, tables
 from tasks.lake.duck import connect
 from tasks.night.publish import publish
 from tasks.registry import inputs, revisions
-from tasks.registry.revisions import PUBLIC
+from tasks.registry.revisions import PUBLIC, nights_of_run
 from tasks.settings import REPO, Settings, load_settings
 from tasks.targets import contract
 from tasks.targets.parquet import ParquetFolder
@@ -84,7 +84,8 @@ def test_the_first_time_is_the_first_revision(
     summary = publish(settings, NIGHT)
     [row] = of(settings)
     assert counts(settings) == [(1, 4, 0, 4, 0)]
-    assert (row["why"], row["because"], row["run"]) == ("first run", None, "command line")
+    told = (row["why"], row["because"], row["run"])
+    assert told == ("first run", "its labels were not published before", "command line")
     assert before <= row["published_at"] <= dt.datetime.now(dt.UTC)
     assert row["model_version"] == "20261101-abc"
     assert (summary["revision"], summary["why"]) == (1, "first run")
@@ -92,6 +93,23 @@ def test_the_first_time_is_the_first_revision(
     monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "scheduled__2026-11-21")
     publish(settings, NEXT)
     assert of(settings, NEXT)[0]["run"] == "scheduled__2026-11-21"
+
+
+def test_a_run_knows_the_nights_that_it_has_changed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake(settings.lake.root)
+    assert nights_of_run(lake) == []
+    publish(settings, NIGHT)
+    write_labels(settings, NEXT, labels_of(NEXT, USERS))
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "manual__2026-11-23")
+    publish(settings, NIGHT)
+    assert nights_of_run(lake) == [], "the same labels again change nothing"
+    publish(settings, NEXT)
+    assert nights_of_run(lake) == [NEXT]
+    write_labels(settings, NIGHT, labels_of(NIGHT, USERS[1:]))
+    publish(settings, NIGHT)
+    assert nights_of_run(lake) == [NIGHT, NEXT]
 
 
 def test_the_same_labels_again_are_no_new_revision(settings: Settings) -> None:
@@ -202,10 +220,11 @@ BEFORE = {"events": "e", "sequences": "s", "model_before": "m", "labels_with": "
 BEFORE |= {"labels_before": "l", "forgotten": "f"}
 WHY: dict[str, tuple[dict[str, str], str]] = {
     "rerun": ({}, "it was made from the same"),
+    "rerun of other histories": ({"sequences": "s2"}, "others than they were: its histories"),
     "relabel": ({"relabelled_with": "v9"}, "a person has named model v9 for this night"),
     "late events": ({"events": "e2"}, f"events of its days came late, with night {NEXT}"),
     "other events": ({"events": "e2"}, "are others than they were"),
-    "people forgotten": ({"events": "e2", "forgotten": "f2"}, ""),
+    "people forgotten": ({"events": "e2", "forgotten": "f2"}, "events of forgotten people"),
     "rollback": ({"labels_with": "v2"}, "a person has chosen model v2"),
     "other settings": ({"labels_with": "v2"}, "trained on other settings, or by another version"),
     "earlier nights": ({"labels_before": "l2"}, "the model or the labels that it goes on from"),
@@ -236,8 +255,8 @@ def test_why_a_revision_came_is_told_from_what_the_labels_were_made_from(
     write_labels(settings, NIGHT, labels)
     publish(settings, NIGHT)
     newest = of(settings)[-1]
-    assert newest["why"] == why and because in (newest["because"] or "")
-    assert because == "" or newest["because"]
+    assert newest["why"] == why.removesuffix(" of other histories")
+    assert because in newest["because"]
 
 
 def test_a_backfill_is_one_also_where_the_night_had_no_revision(
@@ -245,10 +264,30 @@ def test_a_backfill_is_one_also_where_the_night_had_no_revision(
 ) -> None:
     write_labels(settings, NEXT, labels_of(NEXT, USERS))
     publish(settings, NIGHT)
-    assert of(settings)[0]["why"] == "backfill"
+    said = [(row["why"], row["because"]) for row in of(settings)]
+    assert said == [("backfill", f"night {NEXT} was labelled before it")]
     monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "backfill__2026-11-21")
     publish(settings, NEXT)
-    assert of(settings, NEXT)[0]["why"] == "backfill"
+    said = [(row["why"], row["because"]) for row in of(settings, NEXT)]
+    assert said == [("backfill", "run backfill__2026-11-21 made it")]
+
+
+def test_a_rerun_says_what_is_known_of_it(settings: Settings) -> None:
+    publish(settings, NIGHT)
+    write_labels(settings, NIGHT, labels_of(NIGHT, USERS[:3]))
+    publish(settings, NIGHT)
+    assert of(settings)[-1]["because"] == "it is not recorded what its labels were made from"
+    stood_on(settings, **BEFORE | {"relabelled_with": "v9"})
+    write_labels(settings, NIGHT, labels_of(NIGHT, USERS[:2]))
+    publish(settings, NIGHT)
+    stood_on(settings, **BEFORE)
+    write_labels(settings, NIGHT, labels_of(NIGHT, USERS[:1]))
+    publish(settings, NIGHT)
+    said = [(row["why"], row["because"]) for row in of(settings)[-2:]]
+    assert said == [
+        ("relabel", "a person has named model v9 for this night"),
+        ("rerun", "it has its own run's labels again, and not those of model v9"),
+    ]
 
 
 # Forgotten people

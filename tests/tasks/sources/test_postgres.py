@@ -19,6 +19,7 @@ from tasks.lake import Lake, duck, tables
 from tasks.night.ingest import ingest, latest_night
 from tasks.settings import REPO, Settings, load_settings
 from tasks.sources import postgres, source_of
+from tasks.sources.catalogue import Catalogue, opened
 from tests.servers import postgres as running_postgres
 from tests.servers import postgres_server
 
@@ -458,3 +459,36 @@ def test_the_command_line_takes_a_night_from_the_table_to_checked_events(
     assert set(events["source"]) == {"events_db:shop.events"}
     histories = Lake(given.lake.root).scan(tables.SEQUENCES, first=NIGHT).collect()
     assert dict(histories.select("user_id", "n_events").iter_rows()) == {"ann": 2, "böb": 1}
+
+
+def items_of(**catalogue: Any) -> list[tuple[Any, ...]]:
+    given = {"kind": "postgres", "connection": "events_db", **catalogue}
+    settings = load_settings(catalogue=given, duckdb={"threads": 1})
+    with duck.connect(settings) as con:
+        (part,) = Catalogue(settings).parts(NIGHT)
+        with opened(con, part):
+            return con.sql(
+                "SELECT item_id, title, categories, attributes FROM source_rows ORDER BY ALL"
+            ).fetchall()
+
+
+def test_a_table_is_a_catalogue_with_arrays_and_long_numbers(sql: Callable[..., None]) -> None:
+    sql(
+        "CREATE TABLE shop.items (item_id bigint, title text, categories text[], price numeric)",
+        "INSERT INTO shop.items VALUES (9007199254740993, 'A \"b\"', '{x,y z,x}', 1.50), "
+        "(2, NULL, NULL, NULL)",
+    )
+    items = [
+        ("2", None, [], '{"price":null}'),
+        ("9007199254740993", 'A "b"', ["x", "y z"], '{"price":1.5}'),
+    ]
+    assert items_of(table="shop.items") == items
+    assert items_of(query="SELECT * FROM shop.items -- all;") == items
+    # As events, a query is one SELECT that changes nothing.
+    with pytest.raises(SourceError, match=r"catalogue\.query"):
+        items_of(query="DELETE FROM shop.items RETURNING *")
+    with pytest.raises(SourceError, match=r"catalogue\.item_columns"):
+        items_of(query="SELECT title FROM shop.items")
+    with pytest.raises(SourceError, match=r"catalogue\.table"):
+        items_of(table="shop.nothing")
+    assert items_of(table="shop.items") == items

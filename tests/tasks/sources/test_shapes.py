@@ -12,8 +12,10 @@ import datetime as dt
 import gzip
 import io
 import json
+import os
 import re
 import string
+import tarfile
 import tomllib
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,6 +32,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from rich.console import Console
 
+from local.logs import UNDERSTOOD
 from tasks.chores.inspection import inspect
 from tasks.errors import PipelineError, SettingsError
 from tasks.lake import Lake, tables
@@ -57,6 +60,8 @@ class Shape:
     night: dt.date = NIGHT
     at: tuple[str, ...] = ()  # times of the events, where the day alone does not say enough
     left_out: list[str] = field(default_factory=list)
+    raw: tuple[str, ...] = ()  # the rejected rows as read
+    weights: tuple[float | None, ...] = ()
 
     def __str__(self) -> str:
         return self.name
@@ -96,6 +101,26 @@ def link_to_a_folder_elsewhere(path: Path) -> None:
     path.symlink_to(elsewhere)
 
 
+def two_of_one_name(path: Path) -> None:
+    names = ["user_id", "user_id", "item_id", "ts"]
+    pq.write_table(pa.Table.from_arrays([["x"], ["y"], ["a"], [NOON]], names=names), path)
+
+
+def tar_of(content: str) -> bytes:
+    packed, raw = io.BytesIO(), content.encode()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        of_a = tarfile.TarInfo("a.csv")
+        of_a.size = len(raw)
+        archive.addfile(of_a, io.BytesIO(raw))
+    return packed.getvalue()
+
+
+def structs(kind: pa.DataType, *values: Any, name: str = "k") -> pa.Array:
+    return pa.array([{name: value} for value in values], pa.struct([(name, kind)]))
+
+
+ONE = rows(f"u1,a,{DAY}")
+SKIPPED = b"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd"  # a frame of zstd that says nothing
 TABS = "user_id\titem_id\ttitle\tts\n"
 CLOCK = f"{DAY}T01:00:00Z"
 
@@ -115,6 +140,64 @@ SHAPES = [
     Shape("line ends of three systems in one file", {"a.csv": f"user_id,item_id,ts\r\nu1,a,{DAY}T01:00\nu2,b,{DAY}T02:00\r\n"}, ["u1 a", "u2 b"]),
     Shape("line ends of old", {"a.csv": f"user_id,item_id,ts\ru1,a,{DAY}T01:00\r\ru2,b,{DAY}T02:00"}, ["u1 a", "u2 b"]),
     Shape("lines before the header", {"a.csv": f"Export of 2026\n\n{HEAD}u1,a,{DAY}\n"}, ["u1 a"], settings={"skip_rows": 2}),
+    Shape("marks of the byte order between files that were put together", {"a.csv": "\ufeff\ufeff" + rows(f"u1,a,{DAY}T01:00") + f"\ufeffu2,b,{DAY}T02:00\n\ufeff\ufeff" + f'"u,3",c,{DAY}T03:00\n'}, ["u1 a", "u2 b", "u,3 c"]),
+    Shape("marks of the byte order between objects", {"a.jsonl": "\ufeff" + lines(event()) + "\ufeff" + lines(event(item_id="b", ts=f"{DAY}T02:00Z")), "b.json": "\ufeff[]\n\ufeff"}, ["ann a", "ann b"], left_out=["b.json"]),
+    Shape("marks of the byte order between values", {"a.json": "\ufeff" + json.dumps([event()]) + "\n\ufeff" + json.dumps([event(item_id="b", ts=f"{DAY}T02:00Z")])}, ["ann a", "ann b"], settings={"format": "json"}),
+    Shape("a separator as Excel is told it", {"a.csv": f"sep=;\r\nuser_id;item_id;ts\r\nu1;a;{DAY}\r\nu2;;{DAY}\r\n", "b.csv": f'"sep=,"\n{HEAD}u3,a,{DAY}T01:00\n'}, ["u1 a", "u3 a"], ["no item"]),
+    Shape("lines to skip, more than there are", {"a.csv": ONE}, says=("a.csv has nothing behind its first 5 lines", "source.skip_rows"), settings={"skip_rows": 5}),
+    Shape("an escape that is the quote", {"a.csv": ONE}, says=("source.escape is \"", "leave source.escape empty"), settings={"escape": '"'}),
+    Shape("a quote that is the separator", {"a.csv": ONE}, says=("source.quote is ','", "separator ','"), settings={"quote": ","}),
+    Shape("an escape within the separator", {"a.csv": ONE}, says=("source.escape is ':'", "separator '::'"), settings={"escape": ":", "separator": "::"}),
+    Shape("a column without a name among those that are wanted", {"a.csv": ONE}, says=("source.user_columns", "leave the empty name out"), settings={"user_columns": ["", "user_id"]}),
+    Shape("columns without a name", {"a.csv": f",,user,item_id,ts\n0,0,u1,a,{DAY}\n"}, says=('it has "", user, item_id, ts',), settings={"user_columns": ["user_id"]}),
+    Shape("no name for a user", {"a.csv": ONE}, says=("a.csv has the columns user_id, item_id, ts", "source.user_columns"), settings={"user_columns": []}),
+    Shape("one name for two positions", {"a.csv": ONE}, says=("source.columns", "two columns are named user_id"), settings={"columns": ["user_id", "user_id", "ts"]}),
+    Shape("two columns of one name in text", {"a.inter": "user_id:token\tuser_id:token\titem_id:token\tts:float\nx\ty\ta\t1793600000\n"}, says=("a.inter has two columns named user_id", "rename one")),
+    Shape("two columns of one name in Parquet", {"a.parquet": two_of_one_name}, says=("a.parquet has two columns named user_id", "rename one")),
+    Shape("columns that differ in capitals only", {"a.csv": f"USER_ID,user_id,item_id,ts\nx,y,a,{DAY}\n", "b.parquet": parquet(USER_ID=["x"], File_Row_Number=[3])}, ["y a", "ann a"]),
+    Shape("columns that are named as a SELECT does", {"a.parquet": parquet(**{"the user": ["q"], "its weight": ["z"], "its place": [1], "THE ITEM": [2], "c0": [1], "place": ["p"], "weight": [2.5]})}, ["ann a"]),
+    Shape("columns that are named as those of a list", {"a.parquet": parquet(**{"its element": ["q"], "its number": [2], "its elements": [3], "items": [["z"]]})}, ["ann z"], settings={"item_columns": ["items[]"]}),
+    Shape("two values for one key", {"a.jsonl": '{"user_id":"x","user_id":"y","item_id":"a","ts":"2026-11-02"}\n{"user_id":"x","p":{"id":1,"id":1},"ts":"2026-11-02"}\n{"user_id":"x","p":{"id":1,"user_id":2},"n":1,"n":2,"ts":"2026-11-02"}\n'}, ["x 1"], ["two keys user_id", "two keys id"], settings={"item_columns": ["p.id", "item_id"]}),
+    Shape("two values for one key, once with an escape", {"a.jsonl": '{"user\\u005fid":"x","user_id":"y","item_id":"a","ts":"2026-11-02"}\n{"user\\u005fid":"z","item_id":"a","ts":"2026-11-02"}\n'}, ["z a"], ["two keys user_id"]),
+    Shape("two values for one key of an element", {"a.jsonl": '{"user_id":"x","e":[{"id":1,"id":2},{"id":3}],"ts":"2026-11-02"}\n'}, ["x 3"], ["two keys id"], settings={"item_columns": ["e[].id"]}),
+    # What a rejected row was.
+    Shape("rejected lines as they are", {"a.csv": rows('"u1",,2026-11-02,007', 'u1,b,1793600000,"1.50"', f"u1,c,{DAY},1.50", f"u2,c,{DAY},1.50", head="user_id,item_id,ts,x\n"), "b.csv": rows(*(f"u{n},a,1793600000{n:03}" for n in range(5)), 'u9,"b",1793600000.0', f"u9,c,{DAY}", "u9,d,202611021000"), "c.jsonl": lines(event(), event(item_id="b", ts=f"{DAY}T02:00Z")) + '{"user_id":"u1", "item_id":1.50e0 ,"ts":1793600000}\n'}, ["u1 c", "u2 c", "ann a", "ann b", "u0 a", "u1 a", "u2 a", "u3 a", "u4 a"], ["no item", "time cannot be read", "too small", "cannot be read", "date written in digits", "cannot be read"], raw=('"u1",,2026-11-02,007', 'u1,b,1793600000,"1.50"', 'u9,"b",1793600000.0', f"u9,c,{DAY}", "u9,d,202611021000", '{"user_id":"u1", "item_id":1.50e0 ,"ts":1793600000}')),
+    Shape("a type that cannot be read", {"a.jsonl": lines(event(event_type={"a": 1}), event(event_type=["a"]), event(event_type=None)), "b.parquet": parquet(event_type=[b"\xff"])}, ["ann a"], ["the type is an object"] * 2 + ["the type is bytes"]),
+    # Weights.
+    Shape("weights that are no numbers", {"a.csv": f"user_id;item_id;ts;weight\nu1;a;{DAY};3,5\nu2;b;{DAY};x\nu3;c;{DAY};NULL\nu4;d;{DAY}; \nu5;e;{DAY};inf\nu6;f;{DAY};1e40\nu7;g;{DAY};1e3\n"}, ["u3 c", "u4 d", "u7 g"], ["the weight is no finite number such as 3.5 (source.weight_columns)"] * 4, settings={"event_weights": {"event": 7.0}}, weights=(7.0, 7.0, 1000.0)),
+    Shape("weights of objects", {"a.jsonl": lines(event(weight="3,5"), event(weight={"a": 1}), event(weight=True), event(weight=4), event(weight=None, item_id="b"), event(weight="2.5", item_id="c"))}, ["ann a", "ann b", "ann c"], ["the weight is no finite number"] * 3, weights=(4.0, None, 2.5)),
+    Shape("weights of Parquet", {"a.parquet": parquet(user_id=["u"] * 5, item_id=list("abcde"), ts=[NOON] * 5, weight=[float("nan"), None, 2.5, float("inf"), 1e300]), "b.parquet": parquet(weight=[NOON]), "c.parquet": parquet(weight=[Decimal("0.25")])}, ["u a", "u b", "u c", "ann a"], ["the weight is no finite number"] * 3, weights=(None, None, 2.5, 0.25)),
+    # Files of other kinds.
+    Shape("users, items and times in a text", {"a.txt": "1 2 1793600000\n1 3 1793600001\n"}, says=("a.txt may be a table", "column 3 is the time, such as 1793600000", 'source.format = "csv"', 'source.format = "sequences"')),
+    Shape("users, times and items in a text", {"a.txt": "1 1793600000123 7\n1 1793600001000 8\n"}, says=("column 2 is the time",)),
+    Shape("users, items and days in a text", {"a.txt": "1 7 2026-11-02\n1 8 20261102\n"}, says=("column 3 is the time",)),
+    Shape("users, items and times in a text that is said to be a table", {"a.txt": "1 2 1793600000\n1 3 1793600001\n"}, ["1 2", "1 3"], settings={"format": "csv", "separator": " ", "columns": ["user_id", "item_id", "ts"]}),
+    Shape("ids that look like times", {"a.txt": "1 1793600000 1793600001\n2 7\n"}, ["1 1793600000", "2 7", "1 1793600001"], night=dt.date(2000, 1, 1)),
+    Shape("ids that look like times and are said to be ids", {"a.txt": "1 2 1793600000\n"}, ["1 2", "1 1793600000"], settings={"format": "sequences"}, night=dt.date(2000, 1, 1)),
+    Shape("pipes, sockets, folders and links beside files", {"a.csv": ONE, "b.csv": os.mkfifo, "c.csv/x.csv": ONE, "d.csv": lambda path: path.symlink_to("c.csv"), ".e.csv": os.mkfifo}, ["u1 a"], left_out=["b.csv", "c.csv", "d.csv"], settings={"path": "*.csv"}),
+    Shape("pipes and links in a folder", {"a.csv": ONE, "b.csv": os.mkfifo, "x/c.csv": rows(f"u2,b,{DAY}T01:00"), "y": lambda path: path.symlink_to("x")}, ["u1 a", "u2 b"], left_out=["b.csv", "y"]),
+    Shape("folders alone that a glob fits", {"c.csv/x.csv": ONE}, says=("has no event files", "c.csv, a folder that source.path fits"), settings={"path": "*.csv"}),
+    Shape("a pipe alone", {"a.csv": os.mkfifo}, says=("a.csv, which is no file, but a pipe",), settings={"path": "a.csv"}),
+    Shape("an Iceberg table", {"t/data/a.parquet": parquet(), "t/metadata/v1.metadata.json": "{}"}, says=("t in ", "is an Iceberg table", "export its rows")),
+    Shape("a folder of an Iceberg table", {"data/a.parquet": parquet(), "metadata/v1.metadata.json": "{}"}, says=("is an Iceberg table",), settings={"path": "data"}),
+    Shape("a folder of metadata that is no table's", {"a.csv": ONE, "metadata/b.csv": rows(f"u2,b,{DAY}T01:00")}, ["u1 a", "u2 b"]),
+    Shape("a value of a folder that is not UTF-8", {"event_type=%FF/a.csv": ONE}, says=("a.csv lies in the folder event_type=%FF", "no text in UTF-8", "rename")),
+    Shape("two values of a folder", {"event_type=x/event_type=y/a.csv": ONE}, says=("lies in two folders of event_type=",)),
+    Shape("a folder that is not UTF-8 and that nobody asks for", {"%FF=%FF/a.csv": ONE}, ["u1 a"]),
+    Shape("a file that is compressed twice", {"a.csv.gz": gzip.compress(gzip.compress(ONE.encode()))}, says=("a.csv.gz is compressed twice", "unpack it once")),
+    Shape("zstd that begins with a frame to skip", {"a.csv.zst": SKIPPED + pa.compress(ONE.encode(), "zstd", asbytes=True) + SKIPPED}, ["u1 a"]),
+    Shape("a tar archive", {"a.csv.gz": gzip.compress(tar_of(ONE))}, says=("a.csv.gz is a tar archive", "unpack it")),
+    Shape("an Excel workbook", {"a.csv": b"PK\x03\x04" + b"\0" * 26 + b"[Content_Types].xml"}, says=("a.csv is an Excel workbook", "save it as CSV")),
+    Shape("a web page in place of a file", {"a.csv": "<!DOCTYPE html><html><body>403</body></html>\n"}, says=("a.csv is a web page",)),
+    Shape("files of other kinds alone", {"a.xlsx": b"PK", "b.zip": b"PK", "c.orc": b"ORC", "d.avro": b"Obj", "e.json": "[]"}, says=("no event files", "a.xlsx, a spreadsheet: save it as CSV", "b.zip, an archive: unpack it", "c.orc, not read: convert it to Parquet", "d.avro, not read", 'source.format = "json"')),
+    Shape("a spreadsheet that is named", {"a.xlsx": b"PK\x03\x04"}, says=("a.xlsx is a spreadsheet: save it as CSV",), settings={"path": "a.xlsx"}),
+    Shape("a table that is said to be Parquet", {"a.csv": ONE}, says=("a.csv is no Parquet", "source.format"), settings={"format": "parquet"}),
+    Shape("compressed Parquet", {"a.parquet": gzip.compress(parquet())}, says=("a.parquet is compressed with gzip", "unpack it")),
+    Shape("bytes of another encoding than the one that is set", {"a.csv": HEAD.encode() + f"u1,a,{DAY}\n".encode() + b"u\x81,a,1\n"}, says=("a.csv line 3 has b'\\x81', which is not cp1252", "source.encoding"), settings={"encoding": "cp1252"}),
+    Shape("a file in UTF-8 that is said to be in UTF-16", {"a.csv": ONE}, says=("a.csv is not utf-16", "source.encoding"), settings={"encoding": "utf-16"}),
+    Shape("an archive in an encoding that is set", {"a.csv": b"PK\x03\x04" + b"x" * 100}, says=("a.csv is a zip archive",), settings={"encoding": "latin-1"}),
+    Shape("arrays in place of objects", {"a.json": "[[1,2],[3,4]]"}, says=("a.json has no JSON objects, its first value is [1,2]", "user_id"), settings={"format": "json"}),
+    Shape("a value that is no JSON", {"a.json": '[{"user_id":1},{"user_id":}]'}, says=("a.json value 2 is no valid JSON, '{\"user_id\":}]'",), settings={"format": "json"}),
     # What a file is.
     Shape("a table that is named a text", {"a.txt": f"7\t{DAY}T01:00:00Z\t48.1\t11.5\t501\n"}, says=("a.txt", "source.columns")),
     Shape("a table that is named a text, with a header", {"a.txt": TABS + f"u1\ta\tx\t{DAY}\n"}, ["u1 a"]),
@@ -163,7 +246,27 @@ SHAPES = [
     Shape("an object in place of each id", {"a.jsonl": lines(event(user_id={"$oid": "64"}))}, says=("a.jsonl", "the user is an object", "source.user_columns")),
     Shape("a list in place of each id", {"a.parquet": parquet(item_id=[["a", "b"]])}, says=("column item_id", "VARCHAR[]", "item_id[]", "source.item_columns")),
     Shape("JSON keys that change on the way", {"a.jsonl": lines(*[{"user": f"u{n}", "item_id": "a", "ts": f"{DAY}T02:00Z"} for n in range(1001)], event(user="x", ts=f"{DAY}T01:00Z"))}, ["ann a", *(f"u{n} a" for n in range(1001))]),
+    Shape("ids within structs keep their types", {"a.parquet": parquet(user_id=structs(pa.float32(), 2.0**24 - 1, 2.0**24), item_id=["a"] * 2, ts=[NOON] * 2), "b.parquet": parquet(user_id=structs(pa.binary(), "zoë".encode(), b"\xff"), item_id=["b"] * 2, ts=[NOON.replace(hour=13)] * 2), "c.parquet": parquet(user_id=structs(pa.decimal128(30, 2), Decimal("12345678901234567890.00")), ts=[NOON.replace(hour=14)]), "d.parquet": parquet(user_id=structs(pa.float16(), 2047, 2048), item_id=["d"] * 2, ts=[NOON.replace(hour=15)] * 2)}, ["16777215 a", "zoë b", "12345678901234567890 a", "2047 d"], ["too large to be exact", "bytes that are no text", "too large to be exact"], settings={"user_columns": ["user_id.k"]}),
+    Shape("ids of lists and maps keep their types", {"a.parquet": parquet(items=pa.array([[2.0**24, 5.0]], pa.list_(pa.float32()))), "b.parquet": parquet(items=pa.array([[b"\xff", b"b"]], pa.list_(pa.binary()))), "c.parquet": parquet(items=pa.array([[7.0, None]], pa.list_(pa.float32(), 2)))}, ["ann 5", "ann b", "ann 7"], ["too large to be exact", "bytes that are no text", "no item"], settings={"item_columns": ["items[]"]}),
+    Shape("a key of a map", {"a.parquet": parquet(p=pa.array([[("id", 2.0**24), ("x", 1.0)]], pa.map_(pa.string(), pa.float32()))), "b.parquet": parquet(p=pa.array([[("id", b"b")]], pa.map_(pa.string(), pa.binary())))}, ["ann b"], ["too large to be exact"], settings={"item_columns": ["p.id"]}),
+    Shape("a struct without the key", {"a.parquet": parquet(user_id=structs(pa.string(), "u"))}, says=("a.parquet has no column user_id.id", "source.user_columns"), settings={"user_columns": ["user_id.id"]}),
     # Times.
+    Shape("times that are floats of 32 bits", {"a.parquet": parquet(ts=pa.array([1793600000.0], pa.float32()))}, says=("a.parquet are floats of 32 bits", "source.time_columns")),
+    Shape("floats that are no numbers among times", {"a.parquet": parquet(user_id=["u1", "u2"], item_id=["a", "b"], ts=[float("nan"), 1793600000.0])}, ["u2 b"], ["no time"]),
+    Shape("null markers that are numbers", {"a.parquet": parquet(user_id=["u1", "u2"], item_id=["a", "b"], ts=[1793600000, 1793600001])}, ["u2 b"], ["no time"], settings={"null_values": ["1793600000"]}),
+    Shape("null markers in Parquet", {"a.parquet": parquet(user_id=["NULL", "u2", "u3", "u4"], item_id=list("abcd"), ts=[DAY, DAY, DAY, "NULL"], weight=["1", "NULL", "2", "3"], event_type=["x", "x", "", "x"])}, ["u2 b x", "u3 c event"], ["no user", "no time"], weights=(None, 2.0)),
+    Shape("ticks of .NET", {"a.csv": rows("u1,a,639291744000000000")}, says=("639291744000000000", "ticks of .NET", "source.time_unit")),
+    Shape("nanoseconds of before 2001 in their unit", {"a.csv": rows("u1,a,639291744000000000")}, ["u1 a"], settings={"time_unit": "ns"}, night=dt.date(1990, 4, 5)),
+    Shape("times within structs keep their types", {"a.parquet": parquet(ts=structs(pa.timestamp("us"), NOON))}, ["ann a"], at=("2026-11-02 11:00:00",), settings={"time_columns": ["ts.k"], "time_zone": "Europe/Berlin"}),
+    Shape("nanoseconds just before midnight, typed", {"a.parquet": parquet(ts=pa.array([1793663999999999999], pa.timestamp("ns")))}, ["ann a"], at=("2026-11-02 23:59:59.999999",)),
+    Shape("nanoseconds just before midnight, in a zone that is set", {"a.parquet": parquet(ts=pa.array([1793663999999999999], pa.timestamp("ns")))}, ["ann a"], at=("2026-11-02 22:59:59.999999",), settings={"time_zone": "Europe/Berlin"}),
+    Shape("nanoseconds just before midnight", {"a.parquet": parquet(ts=[1793663999999999999]), "b.csv": rows("u1,b,1793663999999999999"), "c.jsonl": '{"user_id":"u2","item_id":"c","ts":1793663999999999999}\n', "d.csv": rows("u3,d,1793663999999999.999999")}, ["ann a", "u1 b", "u2 c"], at=("2026-11-02 23:59:59.999999",) * 3),
+    Shape("days in a zone that is set", {"a.parquet": parquet(ts=[NOON.date()]), "b.csv": rows(f"u1,a,{DAY}")}, ["ann a", "u1 a"], at=("2026-11-01 23:00:00",) * 2, settings={"time_zone": "Europe/Berlin"}),
+    Shape("seventeen digits just before the next minute", {"a.csv": rows("u1,a,20261102235959999", "u1,b,20261102235959998")}, says=("17 digits", "%Y%m%d%H%M%S%g")),
+    Shape("mostly times of 0", {"a.csv": rows("u1,a,0", "u1,b,0", "u1,c,0", "u1,d,1793600000001", "u1,e,1793600000002", "u1,f,1793600001")}, ["u1 d", "u1 e"], ["time is 0"] * 3 + ["too small a number for ms"]),
+    Shape("mostly times of 0 in a unit that is set", {"a.csv": rows("u1,a,0", "u1,b,0", "u1,c,0", "u1,d,1793600000001", "u1,e,1793600000002", "u1,f,1793600001")}, ["u1 d", "u1 e"], ["time is 0"] * 3 + ["too small a number for ms"], settings={"time_unit": "ms"}),
+    Shape("offsets that no place has", {"a.csv": rows(f"u1,a,{DAY}T12:00:00+25:00", f"u2,b,{DAY}T12:00:00-15", f"u3,c,{DAY} 12:00:00.5+1500", f"u4,d,{DAY}T12:00:00+14:00", f"u5,e,{DAY}T12:00:00-12", f"u6,f,{DAY}T12:00:00.123456", f"u7,g,{DAY}T12:00:00.1-00:30")}, ["u4 d", "u6 f", "u7 g"], ["time cannot be read"] * 3, night=dt.date(2026, 11, 2)),
+    Shape("AM and PM, and zones in small letters", {"a.csv": rows(f"u1,a,{DAY} 01:00:00 pm", f"u2,b,{DAY} 01:00:00 PM/utc", f"u3,c,{DAY} 01:00:00 utc", f"u4,d,{DAY} 02:00 Gmt", f"u5,e,{DAY} 03:00:00 europe/berlin")}, ["u3 c", "u4 d", "u5 e"], ["AM or PM: set source.time_unit", "time cannot be read"], at=(f"{DAY} 01:00:00", f"{DAY} 02:00:00", f"{DAY} 02:00:00")),
     Shape("times of ten digits that are dates", {"a.csv": rows("u1,a,2026110212", "u2,b,2026110213")}, says=("a.csv", "2026110212", 'source.time_unit', "%Y%m%d%H")),
     Shape("times of twelve digits that are dates", {"a.parquet": parquet(ts=[202611021200])}, says=("a.parquet", "202611021200", "%Y%m%d%H%M")),
     Shape("times of twelve digits with their format", {"a.parquet": parquet(ts=[202611021201.0])}, ["ann a"], at=("2026-11-02 12:01:00",), settings={"time_unit": "%Y%m%d%H%M"}),
@@ -196,6 +299,8 @@ SHAPES = [
     Shape("a path into a column of JSON texts", {"a.csv": rows('u1,"{""id"": ""x""}",2026-11-02')}, ["u1 x"], settings={"item_columns": ["item_id.id"]}),
     Shape("a list of structs in Parquet", {"a.parquet": parquet(items=[[{"id": "a"}, {"id": "b"}]])}, ["ann a", "ann b"], settings={"item_columns": ["items[].id"]}),
     Shape("a list without elements, and none", {"a.jsonl": lines(event(items=[]), event(), event(items=["x"]))}, ["ann x"], ["no item", "no item"], settings={"item_columns": ["items[]"]}),
+    Shape("a list within a list", {"a.jsonl": lines(event(a=[{"b": [1]}]))}, says=("a[].b[]", "one list is taken apart"), settings={"item_columns": ["a[].b[]"]}),
+    Shape("an element by its number", {"a.jsonl": lines(event(a=[{"b": 1}]))}, says=("a[0].b", "one list is taken apart"), settings={"item_columns": ["a[0].b"]}),
     Shape("two lists", {"a.jsonl": lines(event(items=[1], times=[2]))}, says=("by one list only", "items[]", "times[]"), settings={"item_columns": ["items[]"], "time_columns": ["times[]"]}),
     Shape("an array of objects", {"a.json": json.dumps([event(), event(item_id="b", ts=f"{DAY}T02:00Z")], indent=2)}, ["ann a", "ann b"], settings={"format": "json"}),
     Shape("an array of objects that is named lines", {"a.jsonl": json.dumps([event(), event(item_id="b", ts=f"{DAY}T02:00Z")])}, ["ann a", "ann b"]),
@@ -242,16 +347,15 @@ def read(shape: Shape, folder: Path, **more: Any) -> None:
     if pattern := shape.settings.get("path"):
         source /= pattern
     given |= {"source.path": str(source), "lake.root": folder / "lake", "duckdb.threads": 2}
-    settings = load_settings(**(given | more))
     if shape.says:
         with pytest.raises(PipelineError) as error:
-            ingest(settings, shape.night)
+            ingest(load_settings(**(given | more)), shape.night)
         sentence = str(error.value)
         assert "\n" not in sentence
         for word in shape.says:
             assert word in sentence, sentence
         return
-    summary = ingest(settings, shape.night)
+    summary = ingest(load_settings(**(given | more)), shape.night)
     lake = Lake(folder / "lake")
     found = lake.scan(tables.EVENTS).sort("ts", "source", "row_number").collect()
     columns = ["user_id", "item_id", "event_type"]
@@ -265,6 +369,8 @@ def read(shape: Shape, folder: Path, **more: Any) -> None:
     for reason, words in zip(rejected["reason"], shape.rejected, strict=True):
         assert words in reason
     assert None not in rejected["raw"].to_list()
+    assert not shape.raw or tuple(rejected["raw"]) == shape.raw
+    assert not shape.weights or tuple(found["weight"]) == shape.weights
     counts = ("events", "quarantined", "duplicate", "filtered", "other_nights")
     assert summary["rows_read"] == sum(summary[f"rows_{name}"] for name in counts)
     assert summary["left_out"] == shape.left_out
@@ -305,8 +411,10 @@ def test_what_the_settings_say_goes_before_a_profile(tmp_path: Path) -> None:
     ("content", "says"),
     [
         (None, ["source.profile is", "is no profile", "otto"]),
-        ("user_columns = 1", ["source.user_columns in the profile", "is 1"]),
-        ("user_colums = []", ["source.user_colums in the profile"]),
+        ("user_columns = 1", ["source.user_columns in the profile", "is 1: write a list"]),
+        ("user_colums = []", ["source.user_colums in the profile", "did you mean user_columns"]),
+        ('format = "xml"', ["source.format in the profile", "write one of", "parquet"]),
+        ("skip_rows = -1", ["source.skip_rows in the profile", "of at least 0"]),
         ('path = "x"', ["has path, which it cannot say"]),
         ("=", ["is no valid TOML"]),
     ],
@@ -394,8 +502,37 @@ def test_ingest_logs_how_each_file_was_understood(
     caplog.set_level("INFO")
     shape = Shape("", {"a.csv": rows(f"u1,a,{DAY}", f"u1,b,{DAY}")}, ["u1 a", "u1 b"])
     read(shape, tmp_path)
-    line = "a.csv: 2 rows, times in iso from 2026-11-02 to 2026-11-02; user user_id, item item_id, "
-    assert line + "time ts" in caplog.text
+    told = (
+        "csv, 2 rows, times in iso from 2026-11-02 00:00:00Z to 2026-11-02 00:00:00Z; "
+        "user user_id, item item_id, time ts, type none, weight none"
+    )
+    assert f"a.csv: {told}" in caplog.text
+    assert f"events is read as {told}" in caplog.text
+
+
+def test_ingest_logs_in_one_line_how_the_source_was_understood(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    files: Files = {
+        "a.csv": rows(f"u1,a,{DAY}T01:00"),
+        "b.jsonl": '{"user": "u2", "item_id": "a", "timestamp": 1793600000}\n',
+        "c.csv": HEAD,
+    }
+    read(Shape("", files, ["u1 a", "u2 a"]), tmp_path)
+    (line,) = [one.message for one in caplog.records if one.name == UNDERSTOOD]
+    assert line.endswith(
+        "events is read as 3 files of csv and jsonl, 2 rows, times in iso or s from "
+        "2026-11-02 01:00:00Z to 2026-11-02 06:13:20Z; user user_id or user, item item_id, "
+        "time ts or timestamp, type none, weight none"
+    )
+
+
+def test_inspect_says_of_ids_that_are_written_as_floats(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(rows(f"17850.0,a1.0,{DAY}", f"1.0,a,{DAY}", f",b,{DAY}"))
+    said = io.StringIO()
+    inspect(load_settings(**{"source.path": str(tmp_path)}), Console(file=said, width=200))
+    assert 'All user ids end in ".0"' in said.getvalue()
 
 
 @pytest.mark.parametrize("block", [64, 100, 1000])

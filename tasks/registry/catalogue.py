@@ -1,0 +1,13 @@
+"""Which catalogue of items a night reads."""
+
+import datetime as dt
+
+from tasks.lake import Lake, tables
+
+
+def catalogue_night(lake: Lake, night: dt.date) -> dt.date | None:
+    """Return the night whose partition of `catalogue` a night reads: the newest until then.
+
+    None where there is no catalogue of the night or of one before it.
+    """
+    return max((one for one in lake.nights(tables.CATALOGUE) if one <= night), default=None)
