@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elcrec.config import Config
+from elcrec.config import PAPER_AS_PUBLISHED, Config
 from elcrec.errors import ELCRecError
 from elcrec.estimator import ELCRec
 from elcrec.model import Network
@@ -30,7 +30,7 @@ def load_published(path: Path | str, dataset: str, **changes: Any) -> ELCRec:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as fault:
         raise ELCRecError(f"{path} holds no weights that can be read safely: {fault}") from None
-    config = Config.preset("paper", dataset, **changes)
+    config = Config.preset("paper", dataset, **PAPER_AS_PUBLISHED | changes)
     model = ELCRec(config)
     try:
         # Its last item is the id of a mask token, which is never recommended.

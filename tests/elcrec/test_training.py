@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from elcrec import Config, ELCRec, ELCRecError, Histories
-from elcrec.config import PAPER_AS_WRITTEN
+from elcrec.config import PAPER_AS_PUBLISHED, PAPER_AS_WRITTEN
 from elcrec.model import Network
 from elcrec.packing import pack
 from elcrec.training import Trainer, training_windows
@@ -99,6 +99,7 @@ def test_ablations_switch_losses_off(ablation, expected):
         {},
         {"fusion": "concat"},
         {"mask_same_intent": True},
+        PAPER_AS_PUBLISHED,
         PAPER_AS_WRITTEN,
         *({name: value} for name, value in PAPER_AS_WRITTEN.items()),
     ],
@@ -113,7 +114,8 @@ def test_losses_and_gradients_of_the_paper_preset_are_those_of_the_published_ste
     fusion, monkeypatch
 ):
     """The published step written out: rectangles with padding, centres as they are."""
-    config = tiny("paper", fusion=fusion, dropout=0.0, attention_dropout=0.0, n_intents=6)
+    without_chance = {"dropout": 0.0, "attention_dropout": 0.0}
+    config = tiny("paper", **PAPER_AS_PUBLISHED, **without_chance, fusion=fusion, n_intents=6)
     torch.manual_seed(0)
     network = Network(config, 40)
     trainer = Trainer(network, walks(), config)
@@ -276,7 +278,7 @@ def test_intents_are_placed_after_a_warm_up_on_the_next_item_alone():
 
 
 def test_a_warm_up_with_contrasts_has_all_losses_but_clustering_and_no_padding(monkeypatch):
-    config = tiny("paper", warmup_epochs=1, max_epochs=2)
+    config = tiny("paper", **PAPER_AS_PUBLISHED | {"warmup_epochs": 1}, max_epochs=2)
     sequences: list[int] = []
     whole = Network.forward
 
