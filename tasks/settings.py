@@ -356,10 +356,11 @@ class PublishSettings(Section):
     """Where labels go besides the lake; an empty one is not asked for."""
 
     parquet: str = ""
+    parquet_with: str = ""
     postgres_connection: str = ""
     postgres_table: str = "intent_labels"
 
-    @field_validator("parquet")
+    @field_validator("parquet", "parquet_with")
     @classmethod
     def _is_a_folder(cls, folder: str) -> str:
         if "://" in folder:
@@ -369,10 +370,12 @@ class PublishSettings(Section):
     @field_validator("postgres_table")
     @classmethod
     def _is_a_name(cls, table: str) -> str:
-        name = r"[A-Za-z_][A-Za-z0-9_]{0,55}"  # with _latest behind it no longer than the server's
+        name = (
+            r"[A-Za-z_][A-Za-z0-9_]{0,53}"  # with _evidence behind it no longer than the server's
+        )
         if not re.fullmatch(rf"({name}\.)?{name}", table):
             raise ValueError(
-                "write the name of a table, name or schema.name, of at most 56 letters, digits "
+                "write the name of a table, name or schema.name, of at most 54 letters, digits "
                 "and _ each"
             )
         return table
@@ -705,8 +708,11 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
             "catalogue": _with_absolute_paths_of(settings.catalogue, base),
             "publish": settings.publish.model_copy(
                 update={
-                    "parquet": settings.publish.parquet
-                    and str(_absolute(settings.publish.parquet, base))
+                    name: folder and str(_absolute(folder, base))
+                    for name, folder in (
+                        ("parquet", settings.publish.parquet),
+                        ("parquet_with", settings.publish.parquet_with),
+                    )
                 }
             ),
             "duckdb": settings.duckdb.model_copy(

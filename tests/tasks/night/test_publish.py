@@ -126,7 +126,7 @@ def test_a_night_is_one_file_of_the_columns_and_the_version(settings: Settings) 
     assert in_parquet(settings).equals(expected)
     written = pq.read_schema(files[1])
     assert written.metadata[b"contract_version"] == b"1"
-    assert set(written.metadata) == {b"contract_version", b"revisions"}
+    assert set(written.metadata) == {b"contract_version", b"revisions", b"published_with"}
     promised = {column.name: column.type for column in contract.COLUMNS[1:]}
     assert dict(zip(written.names, written.types, strict=True)) == promised
 

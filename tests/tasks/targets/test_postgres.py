@@ -87,7 +87,10 @@ def test_nights_come_with_table_view_indexes_and_the_version(
     assert summary["targets"][1:] == ["table analytics.intent_labels of connection warehouse"]
     assert in_table(query) == rows(labels_of(NIGHT, USERS), labels_of(NEXT, USERS[:2]))
     assert in_table(query, "intent_labels_latest") == rows(labels_of(NEXT, USERS[:2]))
-    indexes = query("SELECT indexdef FROM pg_indexes WHERE schemaname = 'analytics' ORDER BY 1")
+    indexes = query(
+        "SELECT indexdef FROM pg_indexes WHERE schemaname = 'analytics' "
+        "AND tablename IN ('intent_labels', 'intent_labels_log') ORDER BY 1"
+    )
     assert [index.partition("USING ")[2] for (index,) in indexes] == [
         "btree (intent_id, dt)",
         "btree (dt, revision)",
@@ -212,7 +215,7 @@ def test_a_table_that_others_made_with_these_columns_is_taken(
 
 
 @pytest.mark.parametrize(
-    "table", ["labels; DROP TABLE labels", 'a"b', "a.b.c", "", "ärger", "x" * 57, "labels --"]
+    "table", ["labels; DROP TABLE labels", 'a"b', "a.b.c", "", "ärger", "x" * 55, "labels --"]
 )
 def test_a_table_name_that_is_sql_is_refused(table: str) -> None:
     with pytest.raises(SettingsError, match=r"publish\.postgres_table .* write the name of a tabl"):
