@@ -1,9 +1,10 @@
 """The published states of each night's labels: when, by which run, why, and how many changed.
 
 A night that is published with labels that it was not published with last gets a revision, and so
-does one with the same labels and other profiles, names or evidence; the same again gets none, so running `publish` twice leaves what running it once does. The row is
-written to the lake before any target has it: a run that is killed in between is completed by the
-next, which finds the revision and gives every target that very row.
+does one with the same labels and other profiles, names or evidence. The same again gets none, so
+running `publish` twice leaves what running it once does. The row is written to the lake before any
+target has it: a run that is killed in between is completed by the next, which finds the revision
+and gives every target that very row.
 
 Why a revision came is told from what the labels were made from (`tasks.registry.inputs`), then and
 now.
