@@ -88,7 +88,7 @@ def sources() -> str:
         "schema": "analytics",
         "tables": tables,
     }
-    body = yaml.safe_dump(
+    body: str = yaml.safe_dump(
         {"version": 2, "sources": [source]}, sort_keys=False, width=100, allow_unicode=True
     )
     return HEADER + body

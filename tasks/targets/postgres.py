@@ -246,7 +246,7 @@ class _Place:
                 f"COMMENT ON VIEW {view} IS 'The newest published night.'",
             )
         if not self._columns(self.name + NAMED)[1]:
-            view, columns = self._sql(self.name + NAMED), contract.named_columns()
+            view = self._sql(self.name + NAMED)
             chosen = (f"{self._sql(self.name + of)}.{name}" for name, of in contract.NAMED.items())
             profiles, evidence = (
                 self._sql(self.name + "_profiles"),
@@ -260,7 +260,7 @@ class _Place:
                 f"AND {evidence}.user_id = {self.sql}.user_id "
                 f"WHERE {self.sql}.dt = (SELECT max(dt) FROM {self.sql})",
                 f"COMMENT ON VIEW {view} IS {literal(contract.ABOUT_NAMED)}",
-                *self._comments(view, columns),
+                *self._comments(view, contract.named_columns()),
             )
 
     def log(self, nights: Sequence[dt.date], revisions: pa.Table) -> None:

@@ -32,7 +32,7 @@ def tables() -> dict[str, Any]:
 
 def each_test(tables: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any] | None, Any]]:
     """Return each test with its table and, unless it is of the whole table, its column."""
-    found = []
+    found: list[tuple[dict[str, Any], dict[str, Any] | None, Any]] = []
     for table in tables.values():
         found += [(table, None, test) for test in table.get("data_tests", [])]
         for column in table["columns"]:
