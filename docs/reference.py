@@ -15,6 +15,7 @@ import typer
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
+from docs.dbt_sources import sources
 from tasks.__main__ import app
 from tasks.lake.tables import TABLES
 from tasks.settings import ENV_PREFIX, REPO, QualitySettings, Section, Settings
@@ -44,7 +45,12 @@ CHECKS = {
     "checked_label_totals": ("`check-labels`", "all labels"),
 }
 # Tables that no step writes: who does.
-WRITERS = {"steps": "every step", "forgotten": "`forget`", "taken_out": "`upkeep`"}
+WRITERS = {
+    "steps": "every step",
+    "forgotten": "`forget`",
+    "taken_out": "`upkeep`",
+    "given_names": "`name`",
+}
 SEVERITIES = {"critical": "stop", "warning": "warn"}
 
 
@@ -220,6 +226,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "tables.md": tables,
     "commands.md": commands,
     "checks.md": checks,
+    "sources.yml": sources,
 }
 
 

@@ -400,8 +400,16 @@ class PublishSettings(Section):
 
     parquet: str = ""
     parquet_connection: str = ""
+    parquet_with: str = ""
     postgres_connection: str = ""
     postgres_table: str = "intent_labels"
+
+    @field_validator("parquet_with")
+    @classmethod
+    def _is_a_folder(cls, folder: str) -> str:
+        if "://" in folder:
+            raise ValueError("a URL gets the labels alone: name a folder, or leave it empty")
+        return folder
 
     @field_validator("parquet")
     @classmethod
@@ -411,10 +419,12 @@ class PublishSettings(Section):
     @field_validator("postgres_table")
     @classmethod
     def _is_a_name(cls, table: str) -> str:
-        name = r"[A-Za-z_][A-Za-z0-9_]{0,55}"  # with _latest behind it no longer than the server's
+        name = (
+            r"[A-Za-z_][A-Za-z0-9_]{0,53}"  # with _evidence behind it no longer than the server's
+        )
         if not re.fullmatch(rf"({name}\.)?{name}", table):
             raise ValueError(
-                "write the name of a table, name or schema.name, of at most 56 letters, digits "
+                "write the name of a table, name or schema.name, of at most 54 letters, digits "
                 "and _ each"
             )
         return table
@@ -752,7 +762,10 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
             "source": _with_absolute_paths_of(settings.source, base),
             "catalogue": _with_absolute_paths_of(settings.catalogue, base),
             "publish": settings.publish.model_copy(
-                update={"parquet": _located(settings.publish.parquet, base)}
+                update={
+                    "parquet": _located(settings.publish.parquet, base),
+                    "parquet_with": _located(settings.publish.parquet_with, base),
+                }
             ),
             "duckdb": settings.duckdb.model_copy(
                 update={"temp_directory": temp and str(_absolute(temp, base))}

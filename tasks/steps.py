@@ -150,14 +150,17 @@ STEPS: dict[str, Step] = {
             "check-labels",
             "check the labels",
             "tasks.night.quality:check_labels",
-            ("intent_labels", "intent_profiles", "sequences"),
+            ("intent_labels", "label_evidence", "intent_profiles", "sequences"),
             ("check_results",),
         ),
         Step(
             "publish",
-            "write the labels to the targets that the settings under publish name",
+            "write the labels, and what says what they mean, to the targets under publish",
             "tasks.night.publish:publish",
-            ("intent_labels", "label_revisions", "steps", "choices", "models"),
+            (
+                *("intent_labels", *(table.name for table in tables.WITH_LABELS)),
+                *("label_revisions", "steps", "choices", "models"),
+            ),
             ("label_revisions",),
         ),
     )

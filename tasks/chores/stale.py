@@ -343,6 +343,7 @@ SAID = {
     inputs.METRICS: "metrics",
     inputs.LABELS: "labels",
     inputs.CATALOGUE: "items in the catalogue",
+    **{table.name: f"rows of {table.name}" for table in tables.WITH_LABELS},
     inputs.MODEL_BEFORE: "the last promoted model before it",
     inputs.MODELS: "the models of the night",
     inputs.LABELS_WITH: "the model that labels it",

@@ -762,6 +762,17 @@ GIVEN_NAMES = Table(
     },
 )
 
+# What targets get with the labels, in the transaction of the labels.
+WITH_LABELS = (
+    LABEL_EVIDENCE,
+    INTENT_PROFILES,
+    INTENT_FEATURES,
+    INTENT_NEXT_ITEMS,
+    INTENT_USERS,
+    INTENT_FLOWS,
+    INTENT_NAMES,
+)
+
 STEPS = Table(
     "steps",
     pa.schema(
@@ -843,9 +854,13 @@ LABEL_REVISIONS = Table(
             ("digest", pa.string()),
             ("files", pa.list_(pa.string())),
             ("stood_on", pa.string()),
+            ("published_with", pa.string()),
         ]
     ),
-    row="One published state of one night's labels. The same labels again are no new one.",
+    row=(
+        "One published state of one night's labels. The same labels again are no new one, unless "
+        "profiles, names or evidence are others."
+    ),
     meanings={
         "dt": "The night whose labels these are, a UTC date.",
         "revision": "Its number, from 1 for each night.",
@@ -853,7 +868,7 @@ LABEL_REVISIONS = Table(
         "run": "Airflow's run id, or 'command line'.",
         "why": (
             "first run, relabel, people forgotten, late events, other events, rollback, other "
-            "settings, earlier nights, backfill or rerun."
+            "settings, earlier nights, other profiles, backfill or rerun."
         ),
         "because": "The same as a sentence, with nights and models.",
         "model_version": "The model that gave the labels; null if it is more than one.",
@@ -867,6 +882,10 @@ LABEL_REVISIONS = Table(
         "digest": "What stands for all columns of the labels.",
         "files": "The files of intent_labels that held the labels last, to compare the next with.",
         "stood_on": "What the labels were made from, as JSON.",
+        "published_with": (
+            "What stands for the rows of each table that was published with the labels, as JSON; "
+            "null if that is not known."
+        ),
     },
 )
 

@@ -1,5 +1,7 @@
 """Give the labels of a night to their readers: to each target of the settings under `publish`.
 
+What says what they mean goes with them: profiles and names of the intents, and why users have them.
+
 The Delta table `intent_labels` is there already; with no other target, the labels are validated
 against the contract with their readers and that is all.
 """
@@ -21,8 +23,9 @@ log = logging.getLogger(__name__)
 def publish(settings: Settings, night: dt.date) -> dict[str, Any]:
     """Publish the labels of one night; each target has them whole or stays as it was.
 
-    Labels that are others than those published last are a new revision of the night. Each target
-    has the revisions of the night together with its labels.
+    Labels that are others than those published last are a new revision of the night, and so are the
+    same labels with other profiles, names or evidence. Each target has the revisions of the night
+    together with its labels.
 
     Raises
     ------
@@ -36,7 +39,8 @@ def publish(settings: Settings, night: dt.date) -> dict[str, Any]:
     targets = list(targets_of(settings))
     lake = Lake.of(settings)
     with connect(settings) as con:
-        lake.view(con, tables.INTENT_LABELS, first=night, last=night)
+        for table in (tables.INTENT_LABELS, *tables.WITH_LABELS):
+            lake.view(con, table, first=night, last=night)
         labels = contract.validate(con, night)
         if not labels:
             raise LakeError(

@@ -121,7 +121,7 @@ def check_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
 
 
 def check_labels(settings: Settings, night: dt.date) -> dict[str, Any]:
-    """Check the night's labels against its histories and profiles.
+    """Check the night's labels against its histories, profiles and evidence.
 
     Raises
     ------
@@ -135,6 +135,7 @@ def check_labels(settings: Settings, night: dt.date) -> dict[str, Any]:
         suites=("checked_labels", "checked_label_totals"),
         sources={
             tables.INTENT_LABELS: night,
+            tables.LABEL_EVIDENCE: night,
             tables.SEQUENCES: night,
             tables.INTENT_PROFILES: night,
         },

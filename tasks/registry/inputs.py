@@ -37,6 +37,10 @@ MODELS = "models of the night"
 LABELS_WITH = "labels with"  # the model that labels, by promotion or by a person's choice
 RELABELLED_WITH = "relabelled with"  # the model that a person has named for this night alone
 NAMES_BEFORE = "names before"  # the automatic names that nights before have given
+EVIDENCE = tables.LABEL_EVIDENCE.name
+WITH_LABELS = (
+    "with labels"  # stands for each of tables.WITH_LABELS, which are inputs by their names
+)
 FORGOTTEN = "forgotten"  # says why events have changed, and is no reason by itself
 
 # The rows that a fingerprint is taken of: table and columns. `ingested` says which night brought an
@@ -53,7 +57,7 @@ ROWS: dict[str, tuple[Table, tuple[str, ...]]] = {
     LABELS: (tables.INTENT_LABELS, tuple(tables.INTENT_LABELS.schema.names[1:])),
     LABELS_BEFORE: (tables.INTENT_LABELS, ("user_id", "intent_id", "last_ts")),
     EVIDENCE_BEFORE: (tables.LABEL_EVIDENCE, ("user_id", "held_since")),
-}
+} | {table.name: (table, tuple(table.schema.names[1:])) for table in tables.WITH_LABELS}
 NEAR = dt.timedelta(days=8)  # nights whose records are looked through for digests that are known
 
 
@@ -128,6 +132,11 @@ class Fingerprints:
                 last = max((one for one in labelled if one < night), default=None)
                 if last and not relabelled_with:
                     yield from self.rows(name, last, last)
+            elif name == WITH_LABELS:
+                # A night without evidence is from before they were published.
+                if night in self._files_of(EVIDENCE):
+                    for table in tables.WITH_LABELS:
+                        yield from self.rows(table.name, night, night)
             elif name in ROWS:
                 yield from self.rows(name, night, night)
             elif name == MODEL_BEFORE:
@@ -207,8 +216,8 @@ READS: Mapping[str, tuple[str, ...]] = {
     "evaluate": (SEQUENCES, EVENTS, MODELS, MODEL_BEFORE, LABELS_BEFORE),
     "promote": (METRICS, MODEL_BEFORE),
     "label": (SEQUENCES, LABELS_WITH, LABELS_BEFORE, EVIDENCE_BEFORE, NAMES_BEFORE, CATALOGUE),
-    "check-labels": (LABELS, SEQUENCES),
-    "publish": (LABELS,),
+    "check-labels": (LABELS, SEQUENCES, EVIDENCE),
+    "publish": (LABELS, WITH_LABELS),
 }
 
 

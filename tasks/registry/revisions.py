@@ -1,9 +1,10 @@
 """The published states of each night's labels: when, by which run, why, and how many changed.
 
-A night that is published with labels that it was not published with last gets a revision; the same
-labels again get none, so running `publish` twice leaves what running it once does. The row is
-written to the lake before any target has it: a run that is killed in between is completed by the
-next, which finds the revision and gives every target that very row.
+A night that is published with labels that it was not published with last gets a revision, and so
+does one with the same labels and other profiles, names or evidence. The same again gets none, so
+running `publish` twice leaves what running it once does. The row is written to the lake before any
+target has it: a run that is killed in between is completed by the next, which finds the revision
+and gives every target that very row.
 
 Why a revision came is told from what the labels were made from (`tasks.registry.inputs`), then and
 now.
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 FIRST_RUN, RERUN, BACKFILL = "first run", "rerun", "backfill"
 RELABEL, ROLLBACK, FORGET = "relabel", "rollback", "people forgotten"
 LATE_EVENTS, OTHER_EVENTS = "late events", "other events"
+OTHER_COMPANIONS = "other profiles"
 OTHER_SETTINGS, EARLIER_NIGHTS = "other settings", "earlier nights"
 
 AIRFLOW_RUN = "AIRFLOW_CTX_DAG_RUN_ID"  # Airflow sets it where a task runs
@@ -40,7 +42,7 @@ LATE_NIGHTS = dt.timedelta(days=60)  # the most that ingest.late_days can be
 PUBLIC = tuple(
     name
     for name in tables.LABEL_REVISIONS.schema.names
-    if name not in ("digest", "files", "stood_on")
+    if name not in ("digest", "files", "stood_on", "published_with")
 )
 MADE_BY = ("build-sequences", "train", "label")  # the steps that labels follow from
 OTHERS = {inputs.SEQUENCES: "its histories", inputs.LABELS_WITH: "the model that labels it"}
@@ -49,18 +51,26 @@ OTHERS = {inputs.SEQUENCES: "its histories", inputs.LABELS_WITH: "the model that
 def revise(lake: Lake, con: duckdb.DuckDBPyConnection, night: dt.date) -> dict[str, Any]:
     """Record the labels in the view `intent_labels` as the night's newest revision.
 
-    Nothing is added when they are those of the newest revision already. Returns that revision.
+    Nothing is added when they are those of the newest revision already, and so is what is published
+    with them, of which there are views, too. Returns that revision.
     """
     known = _of_night(lake, night)
     last = known[-1] if known else None
     digest = _digest(con.table("intent_labels"), night)
-    files = _files(lake, night)
-    if last and last["digest"] == digest:
-        if last["files"] != files:  # the same rows, written anew
-            _write(lake, night, [*known[:-1], last | {"files": files}])
+    files, published_with = _files(lake, night), _companions(con, night)
+    others = _differing(last, published_with) if last else []
+    if last and last["digest"] == digest and not others:
+        now = {"files": files, "published_with": json.dumps(published_with, sort_keys=True)}
+        if last != last | now:  # the same rows, written anew
+            _write(lake, night, [*known[:-1], last | now])
         return last
     stood_on = _stood_on(lake, night)
-    why, because = _why(lake, con, night, last, stood_on)
+    if last and last["digest"] == digest:
+        are = "are" if len(others) > 1 else "is"
+        why = OTHER_COMPANIONS
+        because = f"its labels are the same, and {', '.join(others)} of the night {are} not"
+    else:
+        why, because = _why(lake, con, night, last, stood_on)
     changed, added, removed = _changes(lake, con, last)
     versions = con.sql("SELECT DISTINCT model_version FROM intent_labels LIMIT 2").fetchall()
     new = {
@@ -78,6 +88,7 @@ def revise(lake: Lake, con: duckdb.DuckDBPyConnection, night: dt.date) -> dict[s
         "digest": digest,
         "files": files,
         "stood_on": json.dumps(stood_on, sort_keys=True),
+        "published_with": json.dumps(published_with, sort_keys=True),
     }
     _write(lake, night, [*known, new])
     log.info("night %s: revision %d, %s", night, new["revision"], _told(new))
@@ -106,6 +117,7 @@ def forgotten(lake: Lake, others: duckdb.DuckDBPyRelation, night: dt.date, remov
         "removed": removed,
         "digest": _digest(others, night),
         "files": [],
+        "published_with": None,  # it loses their rows, too; the next time it is published says it
     }
     _write(lake, night, [*known, new])
 
@@ -148,6 +160,25 @@ def _of_night(lake: Lake, night: dt.date) -> list[dict[str, Any]]:
 def _write(lake: Lake, night: dt.date, rows: list[dict[str, Any]]) -> None:
     table = pa.Table.from_pylist(rows, schema=tables.LABEL_REVISIONS.schema)
     lake.replace(tables.LABEL_REVISIONS, table, nights=[night])
+
+
+def _companions(con: duckdb.DuckDBPyConnection, night: dt.date) -> dict[str, str]:
+    """Return what stands for the rows of each table that is published with the labels."""
+    found = {}
+    for table in tables.WITH_LABELS:
+        columns = inputs.ROWS[table.name][1]
+        found[table.name] = digests(con.table(table.name), columns).get(night, "")
+    return found
+
+
+def _differing(last: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
+    """Name the tables whose rows are others than those that a revision was published with.
+
+    Of a revision from before they were published, and of one that people were forgotten from, that
+    is not known: then there are none.
+    """
+    before: dict[str, str] = json.loads(last["published_with"] or "{}")
+    return [name for name in now if name in before and before[name] != now[name]]
 
 
 def _digest(rows: duckdb.DuckDBPyRelation, night: dt.date) -> str:

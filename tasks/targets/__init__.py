@@ -1,5 +1,6 @@
 """Where labels are published besides the lake: the interface of a target, and which are asked for.
 
+With labels go profiles and names of intents and the evidence of labels (`contract.COMPANIONS`).
 A target has one copy of each published night. `publish` replaces it as a whole or leaves it as it
 was, also when it is killed; two at once wait for each other.
 """
@@ -31,8 +32,9 @@ class Target(Protocol):
         ...
 
     def publish(self, con: duckdb.DuckDBPyConnection, night: dt.date, revisions: pa.Table) -> None:
-        """Make the rows of the view `intent_labels` the target's copy of the night.
+        """Make the rows of `intent_labels` and of its companions the target's copy of the night.
 
+        con: has a view of the night's rows for each of these tables (`contract.COMPANIONS`).
         revisions: of this night (`contract.REVISIONS`). The target has them with the labels, or has
         the labels and the revisions before.
 

@@ -2,10 +2,15 @@
 
 Every target gets these columns and carries the version. `docs/labels.md` says the same to those
 who read it. A column that is added, dropped, renamed or means something else is a new version.
+
+With the labels of a night a target gets the night's rows of other tables of the lake
+(`COMPANIONS`): profiles and names of its intents, and why users have their labels. They are no part
+of the contract of the labels: a column may be added.
 """
 
 import datetime as dt
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import duckdb
 import pyarrow as pa
@@ -13,7 +18,7 @@ import pyarrow as pa
 from tasks.errors import PublishError
 from tasks.lake import tables
 from tasks.lake.duck import sql
-from tasks.lake.tables import TIME
+from tasks.lake.tables import TIME, Table
 
 VERSION = 1
 KEY = "contract_version"  # of the metadata of a Parquet file
@@ -94,6 +99,156 @@ REVISIONS = (
     Column("added", pa.int64(), "bigint", "Users who had no label before.", nullable=True),
     Column("removed", pa.int64(), "bigint", "Users who have no label now.", nullable=True),
 )
+
+POSTGRES_TYPES = {
+    pa.string(): "text",
+    pa.int32(): "integer",
+    pa.int64(): "bigint",
+    pa.float32(): "real",
+    pa.float64(): "double precision",
+    pa.bool_(): "boolean",
+    pa.date32(): "date",
+    TIME: "timestamp with time zone",
+}
+NESTED = "json"  # the type in PostgreSQL of lists and structs
+
+SHARE = (0.0, 1.0)
+FROM_ZERO, FROM_ONE = (0.0, None), (1.0, None)
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A table of the lake whose rows of a night are published with the night's labels.
+
+    suffix: its name in PostgreSQL is that of the table of labels with this behind it.
+    key: the columns that are together unique; without any, all rows of a night count.
+    filled: the columns besides those of the key that have a value in every row.
+    ranges: the least and the largest value of columns, both included; None: there is no limit.
+    choices: all values of columns that have only a few.
+    """
+
+    table: Table
+    suffix: str
+    key: tuple[str, ...] = ()
+    filled: tuple[str, ...] = ()
+    ranges: Mapping[str, tuple[float, float | None]] = field(default_factory=dict, hash=False)
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+
+    @property
+    def name(self) -> str:
+        """The name of the table in the lake, and of its files."""
+        return self.table.name
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns as PostgreSQL has them; those of the key alone have to have a value."""
+        return tuple(
+            Column(
+                column.name,
+                column.type,
+                POSTGRES_TYPES.get(column.type, NESTED),
+                self.table.meanings[column.name],
+                nullable=column.name not in self.key,
+            )
+            for column in self.table.schema
+        )
+
+    @property
+    def of_users(self) -> bool:
+        """Whether its rows name users."""
+        return "user_id" in self.table.schema.names
+
+
+COMPANIONS = (
+    Companion(
+        tables.LABEL_EVIDENCE,
+        "_evidence",
+        ("dt", "user_id"),
+        filled=("items", "intents", "model_version"),
+        ranges={"calibrated_confidence": SHARE},
+    ),
+    Companion(
+        tables.INTENT_PROFILES,
+        "_profiles",
+        ("dt", "intent_id"),
+        filled=("users", "share", "top_items"),
+        ranges={"users": FROM_ZERO, "share": SHARE, "kept_meaning": SHARE},
+        choices={"status": ("active", "empty", "retired")},
+    ),
+    Companion(
+        tables.INTENT_FEATURES,
+        "_features",
+        ("dt", "intent_id", "kind", "is_over", "rank"),
+        filled=("value", "share", "expected_share", "log_odds", "score"),
+        ranges={
+            "rank": FROM_ONE,
+            "observed": FROM_ZERO,
+            "all_observed": FROM_ZERO,
+            "share": SHARE,
+            "expected_share": SHARE,
+        },
+        choices={"kind": ("category", "word", "item", "event_type")},
+    ),
+    Companion(
+        tables.INTENT_NEXT_ITEMS,
+        "_next",
+        ("dt", "intent_id", "rank"),
+        filled=("item_id", "score"),
+        ranges={"rank": FROM_ONE},
+    ),
+    Companion(
+        tables.INTENT_USERS,
+        "_users",
+        ("dt", "intent_id", "rank"),
+        filled=("user_id",),
+        ranges={"rank": FROM_ONE, "confidence": SHARE},
+    ),
+    Companion(
+        tables.INTENT_FLOWS,
+        "_flows",
+        filled=("dt", "users"),
+        ranges={"users": FROM_ONE},
+    ),
+    Companion(
+        tables.INTENT_NAMES,
+        "_names",
+        ("dt", "intent_id"),
+        filled=("name", "why"),
+        choices={"why": ("born", "drifted", "taken", "catalogue")},
+    ),
+)
+
+ABOUT_NAMED = (
+    "The newest published night, each label with the name of its intent and how sure it is."
+)
+# The view of PostgreSQL that joins the newest labels with the names of their intents: each column,
+# and the table that it is of: the labels (""), or the companion of that suffix.
+NAMED: Mapping[str, str] = {
+    "dt": "",
+    "user_id": "",
+    "intent_id": "",
+    "name": "_profiles",
+    "description": "_profiles",
+    "named_by": "_profiles",
+    "confidence": "",
+    "calibrated_confidence": "_evidence",
+    "clear": "_evidence",
+    "held_since": "_evidence",
+    "runner_up_id": "",
+    "runner_up_confidence": "",
+    "n_events": "",
+    "last_ts": "",
+    "model_version": "",
+}
+
+
+def named_columns() -> tuple[Column, ...]:
+    """Return the columns of that view."""
+    of_table = {"": COLUMNS} | {one.suffix: one.columns for one in COMPANIONS}
+    return tuple(
+        next(column for column in of_table[suffix] if column.name == name)
+        for name, suffix in NAMED.items()
+    )
 
 
 def validate(con: duckdb.DuckDBPyConnection, night: dt.date) -> int:

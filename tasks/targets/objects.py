@@ -6,6 +6,9 @@ the night's labels, of before or of now. A reader that reads on in an object tha
 meanwhile is told so by its e_tag, where its library asks for that, and else fails on the content;
 it has to open the night again.
 
+The labels go alone: what is published with them elsewhere (`contract.COMPANIONS`) is several objects,
+which a store does not replace in one step.
+
 What an object holds is told by a digest in its metadata: the same labels are not written again.
 """
 
@@ -100,7 +103,8 @@ class ParquetObjects:
         path = f"dt={day}/{NAME}"
         with tempfile.TemporaryDirectory(prefix="elcrec-labels-", dir=self.scratch) as folder:
             file = Path(folder) / NAME
-            digest = write_labels(con, view, file, day, revisions)
+            file = write_labels(con, con.table(view), file.with_suffix(""), day, revisions, {})
+            digest = file.stem.rpartition("-")[2]
             if self.storage.fact(path, DIGEST) != digest:
                 self.storage.send(file, path, {DIGEST: digest})
 

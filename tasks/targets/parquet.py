@@ -6,6 +6,12 @@ a file of the same name it could read the footer of one and the columns of the o
 
 The revisions of the night are in the metadata of its file, as JSON: so they come with the labels,
 and whoever reads the folder finds nothing in it but labels.
+
+What is published with the labels (`contract.COMPANIONS`) is in another folder,
+`<with>/dt=YYYY-MM-DD/<table>-<hash>.parquet`. The metadata of the labels' file names these files.
+So labels and what belongs to them change in the one step in which the labels do: new files come
+before it, beside those of before, and what no labels name any more goes after it. A reader who
+opens the labels first finds the files that they name, or finds that they are gone and begins again.
 """
 
 import contextlib
@@ -19,51 +25,58 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
 from tasks.errors import PublishError
-from tasks.lake import duck, hold_lock
+from tasks.lake import duck, hold_lock, tables
 from tasks.settings import Settings
 from tasks.targets import contract
 
 FILES = "dt=*/*.parquet"
-OURS = re.compile(r"intent_labels-[0-9a-f]{16}\.parquet")
+LABELS = tables.INTENT_LABELS.name
+HASHED = r"-[0-9a-f]{16}\.parquet"
+OURS = re.compile(LABELS + HASHED)
+OURS_WITH = re.compile(f"({'|'.join(one.name for one in contract.COMPANIONS)}){HASHED}")
 REVISIONS = "revisions"  # in a file's metadata: a JSON list of the night's revisions
+WITH = "published_with"  # in it, too: the names of the files that belong to the labels, by table
 NEW = ".new"  # below the folder: a night that is not finished; afterwards, the one before
+PART = ".part"  # below the other folder: a file that is not finished
 
 
 def write_labels(
-    con: duckdb.DuckDBPyConnection, view: str, file: Path, day: str, revisions: pa.Table
-) -> str:
-    """Write the labels of a day to a file; return 16 hexadecimal digits that stand for them.
+    con: duckdb.DuckDBPyConnection,
+    rows: duckdb.DuckDBPyRelation,
+    path: Path,
+    day: str,
+    revisions: pa.Table,
+    named: Mapping[str, str],
+) -> Path:
+    """Write the labels of a day; return the file, whose name ends in a digest of its content.
 
-    view: the labels, without those of other days. revisions: of any days.
+    rows: the labels of the day. path: the file without the digest. revisions: of any days.
+    named: the names of the files that belong to the labels, by table.
     """
-    columns = ", ".join(name for name in contract.NAMES if name != "dt")  # it is the folder's
     of_night = [row for row in revisions.to_pylist() if row["dt"].isoformat() == day]
     metadata = {
         contract.KEY: str(contract.VERSION),
         REVISIONS: json.dumps(of_night, default=str),
+        WITH: json.dumps(named),
     }
-    key_values = ", ".join(f"{key}: {duck.literal(value)}" for key, value in metadata.items())
-    con.execute(
-        f"COPY (SELECT {columns} FROM {view} ORDER BY user_id) TO {duck.literal(str(file))} "
-        f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{key_values}}})"
-    )
-    with file.open("rb") as written:
-        return hashlib.file_digest(written, "sha256").hexdigest()[:16]
+    return _write(con, rows.order("user_id"), contract.NAMES, path, metadata)
 
 
 class ParquetFolder:
-    """The folder that `publish.parquet` names."""
+    """The folder that `publish.parquet` names, and that of what is published with the labels."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.folder = Path(settings.publish.parquet)
+        beside = self.folder.with_name(f"{self.folder.name}_with")
+        self.with_labels = Path(settings.publish.parquet_with or beside)
 
     def __str__(self) -> str:
         return f"Parquet files in {self.folder}"
@@ -71,25 +84,35 @@ class ParquetFolder:
     def check(self) -> None:
         """Refuse a folder that is none, that is the lake's, or whose nights have others' files."""
         root = self.settings.lake.root
-        if isinstance(root, Path) and self.folder.resolve().is_relative_to(root.resolve()):
-            raise PublishError(
-                f"publish.parquet is {self.folder}, inside of the lake {root}, where files that "
-                "are in no table are deleted: name a folder outside of it"
-            )
-        if self.folder.exists() and not self.folder.is_dir():
-            raise PublishError(f"publish.parquet is {self.folder}, which is no folder: name one")
-        for file in self.folder.glob("dt=*/*"):
-            if not OURS.fullmatch(file.name):
+        for setting, folder, ours in (
+            ("publish.parquet", self.folder, OURS),
+            ("publish.parquet_with", self.with_labels, OURS_WITH),
+        ):
+            if isinstance(root, Path) and folder.resolve().is_relative_to(root.resolve()):
                 raise PublishError(
-                    f"{file} is none of the files that publish writes, and readers of the folder "
-                    "would take it for labels: move it away, or name another publish.parquet"
+                    f"{setting} is {folder}, inside of the lake {root}, where files that are in no "
+                    "table are deleted: name a folder outside of it"
                 )
+            if folder.exists() and not folder.is_dir():
+                raise PublishError(f"{setting} is {folder}, which is no folder: name one")
+            for file in folder.glob("dt=*/*"):
+                if not ours.fullmatch(file.name):
+                    raise PublishError(
+                        f"{file} is none of the files that publish writes, and readers of the "
+                        f"folder would take it for one: move it away, or name another {setting}"
+                    )
+        if self.with_labels.resolve().is_relative_to(self.folder.resolve()):
+            raise PublishError(
+                f"publish.parquet_with is {self.with_labels}, inside of publish.parquet, where "
+                "readers would take its files for labels: name a folder outside of it"
+            )
 
     def publish(self, con: duckdb.DuckDBPyConnection, night: dt.date, revisions: pa.Table) -> None:
-        """Replace the night's folder; one with the same labels and revisions stays untouched."""
+        """Replace the night's files; with the same content and revisions they stay untouched."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        names = (LABELS, *(companion.name for companion in contract.COMPANIONS))
         with self._locked():
-            self._replace(con, "intent_labels", self.folder / f"dt={night}", revisions)
+            self._replace(con, dict(zip(names, names, strict=True)), f"dt={night}", revisions)
 
     def forget(self, users: Sequence[str], revisions: pa.Table) -> dict[str, int]:
         """Write the nights anew that have rows of these users; what a killed run left goes, too."""
@@ -99,34 +122,95 @@ class ParquetFolder:
                 con.register("wanted", pa.table({"value": pa.array(users, pa.string())}))
                 is_wanted = "user_id IN (SELECT value FROM wanted)"
                 for file in sorted(self.folder.glob(FILES)):
-                    rows = con.read_parquet(str(file))
-                    if found := len(rows.filter(is_wanted)):
-                        rows.filter(f"NOT {is_wanted}").create_view("others")
-                        self._replace(con, "others", file.parent, revisions)
+                    found = 0
+                    views = {}
+                    for name, path in self._files_of(con, file).items():
+                        rows = con.read_parquet(str(path), hive_partitioning=False)
+                        if "user_id" in rows.columns:
+                            found += len(rows.filter(is_wanted))
+                            rows = rows.filter(f"NOT {is_wanted}")
+                        views[name] = f"others in {name}"
+                        rows.create_view(views[name])
+                    if found:
+                        self._replace(con, views, file.parent.name, revisions)
                         removed += found
                         nights += 1
-                for file in self.folder.glob(FILES):
-                    left += len(con.read_parquet(str(file)).filter(is_wanted))
+                    else:
+                        self._clear(con, file.parent.name)
+                for folder in self.with_labels.glob("dt=*"):  # a run was killed before its labels
+                    if not (self.folder / folder.name).exists():
+                        shutil.rmtree(folder)
+                files = [*self.folder.glob(FILES), *self.with_labels.glob(FILES)]
+                for file in files:
+                    rows = con.read_parquet(str(file), hive_partitioning=False)
+                    left += len(rows.filter(is_wanted)) if "user_id" in rows.columns else 0
         return {"rows_removed": removed, "nights_rewritten": nights, "left": left}
 
     def _replace(
-        self, con: duckdb.DuckDBPyConnection, view: str, night: Path, revisions: pa.Table
+        self,
+        con: duckdb.DuckDBPyConnection,
+        views: Mapping[str, str],
+        night: str,
+        revisions: pa.Table,
     ) -> None:
+        """Make the rows of views, by table, those of a night, which is the name of its folder."""
         new = self.folder / NEW
         new.mkdir()
-        file = new / "unnamed"
-        content = write_labels(con, view, file, night.name.removeprefix("dt="), revisions)
-        named = file.rename(new / f"intent_labels-{content}.parquet")
-        if not (night / named.name).exists():
+        named = {}
+        for companion in contract.COMPANIONS:
+            if companion.name in views:
+                columns = companion.table.schema.names
+                order = ", ".join(companion.key or columns).removeprefix("dt, ")
+                view = views[companion.name]
+                rows = con.table(duck.identifier(view)).order(order)
+                file = _write(con, rows, columns, new / companion.name, {})
+                named[companion.name] = file.name
+                self._add(file, night)
+        rows = con.table(duck.identifier(views[LABELS]))
+        day = night.removeprefix("dt=")
+        labels = write_labels(con, rows, new / LABELS, day, revisions, named)
+        folder = self.folder / night
+        if not (folder / labels.name).exists():
             # On the disk before readers can find it: a crash leaves the night before or this one.
-            for path in (named, new):
+            for path in (labels, new):
                 _sync(path)
-            if night.exists():
-                _swap(new, night)
+            if folder.exists():
+                _swap(new, folder)
             else:
-                new.rename(night)
+                new.rename(folder)
             _sync(self.folder)
         shutil.rmtree(new, ignore_errors=True)
+        self._clear(con, night)
+
+    def _add(self, file: Path, night: str) -> None:
+        """Move a file to those of a night that are not the labels'; one that is there stays."""
+        folder = self.with_labels / night
+        if not (folder / file.name).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            # It may be on another file system; the name without a hash is none of a reader's.
+            part = shutil.copyfile(file, self.with_labels / PART)
+            _sync(Path(part))
+            Path(part).rename(folder / file.name)
+            _sync(folder)
+        file.unlink()
+
+    def _files_of(self, con: duckdb.DuckDBPyConnection, labels: Path) -> dict[str, Path]:
+        """Return the files of a night by table: that of the labels, and those that it names."""
+        query = "SELECT decode(value) FROM parquet_kv_metadata($file) WHERE decode(key) = $key"
+        found = con.execute(query, {"file": str(labels), "key": WITH}).fetchall()
+        named = json.loads(found[0][0]) if found else {}
+        folder = self.with_labels / labels.parent.name
+        # The names are joined to a folder: nothing else than what publish writes is one.
+        files = {table: folder / name for table, name in named.items() if OURS_WITH.fullmatch(name)}
+        return {LABELS: labels} | {table: file for table, file in files.items() if file.exists()}
+
+    def _clear(self, con: duckdb.DuckDBPyConnection, night: str) -> None:
+        """Delete the files of a night that its labels do not name."""
+        [labels] = (self.folder / night).glob("*.parquet")
+        named = set(self._files_of(con, labels).values())
+        for file in (self.with_labels / night).glob("*.parquet"):
+            if file not in named:
+                file.unlink()
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -135,9 +219,31 @@ class ParquetFolder:
         try:
             hold_lock(handle, fcntl.LOCK_EX, self.folder, "another run has published")
             shutil.rmtree(self.folder / NEW, ignore_errors=True)
+            (self.with_labels / PART).unlink(missing_ok=True)
             yield
         finally:
             os.close(handle)
+
+
+def _write(
+    con: duckdb.DuckDBPyConnection,
+    rows: duckdb.DuckDBPyRelation,
+    columns: Sequence[str],
+    path: Path,
+    metadata: Mapping[str, str],
+) -> Path:
+    """Write rows without `dt`, which is the folder's, and name the file after what is in it."""
+    key_values = ", ".join(f"{key}: {duck.literal(value)}" for key, value in metadata.items())
+    written_with = f", KV_METADATA {{{key_values}}}" if metadata else ""
+    chosen = ", ".join(name for name in columns if name != "dt")
+    query = rows.select(chosen).sql_query()
+    con.execute(
+        f"COPY ({query}) TO {duck.literal(str(path))} "
+        f"(FORMAT parquet, COMPRESSION zstd{written_with})"
+    )
+    with path.open("rb") as written:
+        content = hashlib.file_digest(written, "sha256").hexdigest()[:16]
+    return path.rename(path.with_name(f"{path.name}-{content}.parquet"))
 
 
 def _swap(one: Path, other: Path) -> None:

@@ -4,14 +4,16 @@ A night is replaced in one transaction: its rows are deleted, the new ones come 
 have the rows before until it ends. Whoever writes holds an advisory lock of the table, so that a
 second run waits. Table, indexes, view and comments are made with the first night.
 
-The revisions of the nights are in a table of their own, `<table>_log`, and are written in the same
-transaction as the labels. A table of labels that was made before there were any gets it with the
-next night.
+What is published with the labels (`contract.COMPANIONS`) has tables of its own, and the revisions
+of the nights have one, `<table>_log`; all are written in the same transaction as the labels. The
+view `<table>_named` joins the newest labels with the names of their intents. A table of labels that
+was made before there were any of these gets them with the next night.
 """
 
 import datetime as dt
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 ROWS_A_BATCH = 65_536  # bounds the memory, whatever the number of labels
 LATEST = "_latest"  # the view's name is the table's with this behind it
 LOG = "_log"  # so is the name of the table of revisions; longer, it would be cut off
+NAMED = "_named"  # and that of the view of labels with names
 VERSION = re.compile(r"contract version (\d+)")  # in the table's comment
 TABLES, VIEWS = "rp", "v"  # kinds of pg_class: tables with partitions or without; views
 
@@ -67,6 +70,16 @@ class PostgresTable:
                 mode="append",
                 db_schema_name=place.schema,
             )
+            for companion in contract.COMPANIONS:
+                table = place.of(companion)
+                cursor.execute(f"DELETE FROM {table} WHERE dt = $1", (night,))
+                cursor.adbc_ingest(
+                    place.name + companion.suffix,
+                    con.sql(_rows_of(companion)).to_arrow_reader(ROWS_A_BATCH),
+                    mode="append",
+                    db_schema_name=place.schema,
+                )
+                cursor.execute(f"ANALYZE {table}")
             place.log([night], revisions)
             # Until PostgreSQL does so by itself, it takes the new night for a handful of rows.
             cursor.execute(f"ANALYZE {place.sql}")
@@ -78,24 +91,30 @@ class PostgresTable:
             place.lock()
             if not place.is_ready():
                 return {"rows_removed": 0, "nights_rewritten": 0, "left": 0}
+            of_users = [place.of(one) for one in contract.COMPANIONS if one.of_users]
+            there = [table for table in of_users if place.has(table)]
             wanted = "user_id = ANY($1)"
-            cursor.execute(
-                f"WITH gone AS (DELETE FROM {place.sql} WHERE {wanted} RETURNING dt) "
-                "SELECT dt, count(*) FROM gone GROUP BY dt",
-                (list(users),),
-            )
-            removed_of = dict(cursor.fetchall())
-            if removed_of:
+            removed, nights, left = Counter[str](), set[dt.date](), 0
+            for table in (place.sql, *there):
+                cursor.execute(
+                    f"WITH gone AS (DELETE FROM {table} WHERE {wanted} RETURNING dt) "
+                    "SELECT dt, count(*) FROM gone GROUP BY dt",
+                    (list(users),),
+                )
+                for night, rows in cursor.fetchall():
+                    removed[table] += rows
+                    nights.add(night)
+                cursor.execute(f"SELECT count(*) FROM {table} WHERE {wanted}", (list(users),))
+                left += _row(cursor)[0]
+            if nights:
                 place.make()
-                place.log(list(removed_of), revisions)
-            cursor.execute(f"SELECT count(*) FROM {place.sql} WHERE {wanted}", (list(users),))
-            [left] = _row(cursor)
-        if removed_of:
+                place.log(sorted(nights), revisions)
+        if removed:
             with self._explaining(), adbc.connect(self.uri, autocommit=True) as connection:
-                connection.cursor().execute(f"VACUUM {place.sql}")
+                connection.cursor().execute(f"VACUUM {', '.join(removed)}")
         return {
-            "rows_removed": sum(removed_of.values()),
-            "nights_rewritten": len(removed_of),
+            "rows_removed": removed.total(),
+            "nights_rewritten": len(nights),
             "left": left,
         }
 
@@ -158,6 +177,15 @@ class _Place:
         """The table's name, quoted."""
         return self._sql(self.name)
 
+    def of(self, companion: contract.Companion) -> str:
+        """Return the name of the table of what is published with the labels, quoted."""
+        return self._sql(self.name + companion.suffix)
+
+    def has(self, table: str) -> bool:
+        """Tell whether there is a table of this quoted name."""
+        self.cursor.execute("SELECT to_regclass($1) IS NOT NULL", (table,))
+        return bool(_row(self.cursor)[0])
+
     def lock(self) -> None:
         """Wait until nobody else writes to the table; it is this transaction's until its end."""
         key = f"hashtextextended({literal(f'labels in {self.schema}.{self.name}')}, 0)"
@@ -170,13 +198,17 @@ class _Place:
     def is_ready(self) -> bool:
         """Tell whether the table is there; PublishError when it or the view is something else."""
         there = self._holds(self.name, TABLES, "publish.postgres_table")
+        beside = "publish.postgres_table, beside which that would be"
         self._holds(self.name + LATEST, VIEWS, "publish.postgres_table, whose view that would be")
+        self._holds(self.name + NAMED, VIEWS, beside, contract.named_columns())
         self._holds(
             self.name + LOG,
             TABLES,
             "publish.postgres_table, whose revisions that would be",
             contract.REVISIONS,
         )
+        for companion in contract.COMPANIONS:
+            self._holds(self.name + companion.suffix, TABLES, beside, companion.columns)
         if there:
             self.cursor.execute(
                 "SELECT coalesce(obj_description(to_regclass($1), 'pg_class'), '')", (self.sql,)
@@ -191,7 +223,7 @@ class _Place:
         return there
 
     def make(self) -> None:
-        """Make what is missing: the tables with their indexes and comments, the view."""
+        """Make what is missing: the tables with their indexes and comments, the views."""
         if not self.is_ready():
             about = f"One intent label a user a night, contract version {contract.VERSION}."
             self._make_table(self.name, contract.COLUMNS, "dt, user_id", about)
@@ -199,12 +231,36 @@ class _Place:
         if not self._columns(self.name + LOG)[1]:
             about = "One published revision of a night's labels: when, by which run, and why."
             self._make_table(self.name + LOG, contract.REVISIONS, "dt, revision", about)
+        for companion in contract.COMPANIONS:
+            name = self.name + companion.suffix
+            if not self._columns(name)[1]:
+                key = ", ".join(companion.key)
+                self._make_table(name, companion.columns, key, companion.table.row)
+                if not key:
+                    self._run(f"CREATE INDEX ON {self._sql(name)} (dt)")
         if not self._columns(self.name + LATEST)[1]:
             view, columns = self._sql(self.name + LATEST), list(contract.NAMES)
             self._run(
                 f"CREATE VIEW {view} AS SELECT {', '.join(columns)} FROM {self.sql} "
                 f"WHERE dt = (SELECT max(dt) FROM {self.sql})",
                 f"COMMENT ON VIEW {view} IS 'The newest published night.'",
+            )
+        if not self._columns(self.name + NAMED)[1]:
+            view = self._sql(self.name + NAMED)
+            chosen = (f"{self._sql(self.name + of)}.{name}" for name, of in contract.NAMED.items())
+            profiles, evidence = (
+                self._sql(self.name + "_profiles"),
+                self._sql(self.name + "_evidence"),
+            )
+            self._run(
+                f"CREATE VIEW {view} AS SELECT {', '.join(chosen)} FROM {self.sql} "
+                f"LEFT JOIN {profiles} ON {profiles}.dt = {self.sql}.dt "
+                f"AND {profiles}.intent_id = {self.sql}.intent_id "
+                f"LEFT JOIN {evidence} ON {evidence}.dt = {self.sql}.dt "
+                f"AND {evidence}.user_id = {self.sql}.user_id "
+                f"WHERE {self.sql}.dt = (SELECT max(dt) FROM {self.sql})",
+                f"COMMENT ON VIEW {view} IS {literal(contract.ABOUT_NAMED)}",
+                *self._comments(view, contract.named_columns()),
             )
 
     def log(self, nights: Sequence[dt.date], revisions: pa.Table) -> None:
@@ -228,14 +284,17 @@ class _Place:
             f"{column.name} {column.postgres}{'' if column.nullable else ' NOT NULL'}"
             for column in columns
         ]
+        if key:
+            declared.append(f"PRIMARY KEY ({key})")
         self._run(
-            f"CREATE TABLE {table} ({', '.join(declared)}, PRIMARY KEY ({key}))",
+            f"CREATE TABLE {table} ({', '.join(declared)})",
             f"COMMENT ON TABLE {table} IS {literal(about)}",
-            *(
-                f"COMMENT ON COLUMN {table}.{column.name} IS {literal(column.means)}"
-                for column in columns
-            ),
+            *self._comments(table, columns),
         )
+
+    def _comments(self, relation: str, columns: Sequence[contract.Column]) -> Iterator[str]:
+        for column in columns:
+            yield f"COMMENT ON COLUMN {relation}.{column.name} IS {literal(column.means)}"
 
     def _holds(
         self,
@@ -285,3 +344,20 @@ def _row(cursor: adbc.Cursor) -> tuple[Any, ...]:
     row: tuple[Any, ...]
     [row] = cursor.fetchall()
     return row
+
+
+def _rows_of(companion: contract.Companion) -> str:
+    """Return a query of the rows as the columns in PostgreSQL take them.
+
+    Titles and categories are anybody's text. NUL, which PostgreSQL cannot hold, is left out of it.
+    """
+    chosen = []
+    for column in companion.columns:
+        if column.postgres == contract.NESTED:
+            chosen.append(f"to_json({column.name})::VARCHAR AS {column.name}")
+        elif column.postgres == "text" and column.name != "user_id":
+            chosen.append(f"replace({column.name}, chr(0), '') AS {column.name}")
+        else:
+            chosen.append(column.name)
+    order = ", ".join(companion.key or ("dt",))
+    return f"SELECT {', '.join(chosen)} FROM {companion.name} ORDER BY {order}"

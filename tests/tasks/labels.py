@@ -1,6 +1,7 @@
 """Labels for the tests of what reads them, put into the lake without a model."""
 
 import datetime as dt
+from typing import Any
 
 import polars as pl
 
@@ -30,3 +31,75 @@ def labels_of(night: dt.date, users: list[str]) -> pl.DataFrame:
 def write_labels(settings: Settings, night: dt.date, labels: pl.DataFrame) -> None:
     """Make these the labels of the night."""
     Lake(settings.lake.root).replace(tables.INTENT_LABELS, labels, nights=[night])
+
+
+def write_companions(settings: Settings, night: dt.date, labels: pl.DataFrame, name: str) -> None:
+    """Put what is published with these labels into the lake: all names of intents begin with name.
+
+    The text is that of people who mean no good: quotes, what SQL and JSON read, and NUL.
+    """
+    model = labels["model_version"][0]
+    intents = sorted(labels["intent_id"].drop_nulls().unique())
+    meaning = [{"kind": "word", "value": "a", "log_odds": 1.5}]
+    rows: dict[tables.Table, list[dict[str, Any]]] = {
+        tables.LABEL_EVIDENCE: [
+            {
+                "user_id": row["user_id"],
+                "intent_id": row["intent_id"],
+                "calibrated_confidence": row["confidence"],
+                "clear": row["confidence"] and row["confidence"] > 0.5,
+                "items": [{"item_id": HOSTILE, "share": 0.5}],
+                "intents": [{"intent_id": 0, "probability": 0.75}],
+                "model_version": model,
+            }
+            for row in labels.to_dicts()
+        ],
+        tables.INTENT_PROFILES: [
+            {
+                "intent_id": intent,
+                "users": 2,
+                "share": 0.5,
+                "top_items": [{"item_id": "i1", "lift": 2.0}],
+                "status": "active",
+                "name": f"{name} {intent}",
+                "confidence_deciles": [0.5] * 9,
+            }
+            for intent in intents
+        ],
+        tables.INTENT_FEATURES: [
+            {
+                "intent_id": intent,
+                "kind": "category",
+                "value": HOSTILE + "\0",
+                "is_over": True,
+                "rank": 1,
+                **dict.fromkeys(("share", "expected_share", "log_odds", "score"), 0.5),
+            }
+            for intent in intents
+        ],
+        tables.INTENT_NEXT_ITEMS: [
+            {"intent_id": 0, "rank": 1, "item_id": "i1", "title": HOSTILE, "score": 1.5}
+        ],
+        tables.INTENT_USERS: [
+            {"intent_id": row["intent_id"], "rank": rank, "user_id": row["user_id"]}
+            for rank, row in enumerate(labels.drop_nulls("intent_id").to_dicts(), 1)
+        ],
+        tables.INTENT_FLOWS: [{"from_intent_id": None, "to_intent_id": 0, "users": 2}],
+        tables.INTENT_NAMES: [
+            {
+                "intent_id": intent,
+                "name": f"{name} {intent}",
+                "why": "born",
+                "rests_on": [HOSTILE],
+                "meaning": meaning,
+            }
+            for intent in intents
+        ],
+    }
+    for table, found in rows.items():
+        schema = pl.DataFrame(table.schema.empty_table()).schema
+        frame = pl.DataFrame([{"dt": night} | row for row in found], schema=schema)
+        Lake(settings.lake.root).replace(table, frame, nights=[night])
+
+
+HOSTILE = """'); DROP TABLE x; -- "{}[] <b>"""

@@ -335,6 +335,36 @@ def test_other_labels_make_the_night_after_them_stale_which_is_held_against_them
     )
 
 
+def test_another_held_since_makes_the_night_after_stale_and_its_own_to_be_published_again(
+    made: Made,
+) -> None:
+    lake = Lake(made.settings.lake.root)
+    evidence = lake.scan(tables.LABEL_EVIDENCE, NIGHTS[1], NIGHTS[1]).collect()
+    held = evidence.with_columns(held_since=pl.lit(NIGHTS[0]))
+    assert not held.equals(evidence)
+    lake.replace(tables.LABEL_EVIDENCE, held, nights=[NIGHTS[1]])
+    assert states(made.settings) == [FRESH, STALE, STALE, FOLLOWS]
+    assert set(of(made.settings, NIGHTS[1]).reasons) == {"check-labels", "publish"}
+    says = f"the nights since which labels of night {NIGHTS[1]} are held have changed"
+    assert of(made.settings, NIGHTS[2]).reasons["label"] == [says]
+
+
+def test_other_names_are_published_again_and_the_revision_says_so(made: Made) -> None:
+    lake = Lake(made.settings.lake.root)
+    profiles = lake.scan(tables.INTENT_PROFILES, LAST, LAST).collect()
+    renamed = profiles.with_columns(name=pl.lit("Garden tools"))
+    lake.replace(tables.INTENT_PROFILES, renamed, nights=[LAST])
+    assert of(made.settings, LAST).reasons == {
+        "publish": ["its rows of intent_profiles have changed since publish read them"]
+    }
+    assert refresh(made.settings)["nights"][str(LAST)]["steps"] == ["publish"]
+    assert states(made.settings) == [FRESH] * 4
+    newest = table(made.settings, tables.LABEL_REVISIONS, LAST).sort("revision").to_dicts()[-1]
+    assert (newest["revision"], newest["why"], newest["changed"]) == (2, "other profiles", 0)
+    says = "its labels are the same, and intent_profiles of the night is not"
+    assert newest["because"] == says
+
+
 def test_forgetting_people_makes_the_nights_stale_that_knew_them(made: Made) -> None:
     user = table(made.settings, tables.INTENT_LABELS, NIGHTS[0])["user_id"][0]
     forget(made.settings, [user])

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import json
 import multiprocessing
 import re
 import signal
@@ -17,11 +18,11 @@ import pytest
 
 from tasks.chores.forget import forget
 from tasks.errors import LakeError, PublishError, SettingsError
-from tasks.lake import tables
+from tasks.lake import Lake, tables
 from tasks.night.publish import publish
 from tasks.settings import REPO, Settings, load_settings
-from tasks.targets import contract
-from tests.tasks.labels import labels_of, write_labels
+from tasks.targets import contract, parquet
+from tests.tasks.labels import labels_of, write_companions, write_labels
 
 NIGHT = dt.date(2026, 11, 20)
 NEXT = NIGHT + dt.timedelta(days=1)
@@ -56,6 +57,13 @@ def test_the_contract_is_what_the_table_of_labels_has() -> None:
     assert [(column.name, column.type) for column in contract.COLUMNS] == list(
         zip(schema.names, schema.types, strict=True)
     )
+
+
+def test_what_is_published_with_labels_is_the_lake_s_list_and_its_keys_hold() -> None:
+    assert tuple(one.table for one in contract.COMPANIONS) == tables.WITH_LABELS
+    for one in contract.COMPANIONS:
+        named = {*one.key, *one.filled, *one.ranges, *one.choices}
+        assert named <= set(one.table.schema.names), one.name
 
 
 def test_without_a_target_the_labels_are_held_to_the_contract(settings: Settings) -> None:
@@ -126,7 +134,7 @@ def test_a_night_is_one_file_of_the_columns_and_the_version(settings: Settings) 
     assert in_parquet(settings).equals(expected)
     written = pq.read_schema(files[1])
     assert written.metadata[b"contract_version"] == b"1"
-    assert set(written.metadata) == {b"contract_version", b"revisions"}
+    assert set(written.metadata) == {b"contract_version", b"revisions", b"published_with"}
     promised = {column.name: column.type for column in contract.COLUMNS[1:]}
     assert dict(zip(written.names, written.types, strict=True)) == promised
 
@@ -142,6 +150,59 @@ def test_publishing_again_leaves_what_publishing_once_does(settings: Settings) -
     write_labels(settings, NIGHT, labels_of(NIGHT, ["dora"]))
     publish(settings, NIGHT)
     assert in_parquet(settings)["user_id"].to_list() == ["dora"]
+
+
+def with_labels(settings: Settings, night: dt.date = NIGHT) -> dict[str, pl.DataFrame]:
+    """Read what belongs to the labels of a night as docs/labels.md says: what their file names."""
+    [labels] = (Path(settings.publish.parquet) / f"dt={night}").glob("*.parquet")
+    named = json.loads(pq.read_schema(labels).metadata[b"published_with"])
+    folder = Path(settings.publish.parquet + "_with") / f"dt={night}"
+    return {table: pl.read_parquet(folder / name) for table, name in named.items()}
+
+
+def test_what_belongs_to_labels_is_in_files_that_they_name(settings: Settings) -> None:
+    labels = labels_of(NIGHT, USERS)
+    write_companions(settings, NIGHT, labels, "Garden")
+    publish(settings, NIGHT)
+    found = with_labels(settings)
+    for table in tables.WITH_LABELS:
+        in_lake = Lake(settings.lake.root).scan(table).drop("dt").collect()
+        rows = found[table.name].select(in_lake.columns)
+        assert sorted(map(repr, rows.rows())) == sorted(map(repr, in_lake.rows())), table.name
+    folder = Path(settings.publish.parquet + "_with")
+    written = {file: file.stat() for file in folder.rglob("*.parquet")}
+    assert len(written) == len(tables.WITH_LABELS)
+    publish(settings, NIGHT)
+    assert {file: file.stat() for file in folder.rglob("*.parquet")} == written
+    write_companions(settings, NIGHT, labels, "Kitchen")
+    assert publish(settings, NIGHT)["why"] == "other profiles"
+    assert with_labels(settings)["intent_names"]["name"].to_list() == ["Kitchen 0", "Kitchen 1"]
+    assert len(list(folder.rglob("*.parquet"))) == len(tables.WITH_LABELS), "the old ones are gone"
+
+
+def test_labels_name_the_profiles_of_before_until_they_are_swapped(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_companions(settings, NIGHT, labels_of(NIGHT, USERS), "Old")
+    publish(settings, NIGHT)
+    new = labels_of(NIGHT, ["dora"])
+    write_labels(settings, NIGHT, new)
+    write_companions(settings, NIGHT, new, "New")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(parquet, "_swap", killed)
+        publish(settings, NIGHT)
+    assert in_parquet(settings).height == 4
+    assert with_labels(settings)["intent_profiles"]["name"].to_list() == ["Old 0", "Old 1"]
+    publish(settings, NIGHT)
+    assert in_parquet(settings).height == 1
+    assert with_labels(settings)["intent_profiles"]["name"].to_list() == ["New 0"]
+    folder = Path(settings.publish.parquet + "_with")
+    assert [path.name for path in folder.iterdir()] == [f"dt={NIGHT}"]
+    assert len(list(folder.rglob("*.parquet"))) == len(tables.WITH_LABELS)
 
 
 @pytest.mark.slow
@@ -207,6 +268,12 @@ def test_a_folder_that_cannot_be_the_target_is_named(settings: Settings, tmp_pat
     other.parent.mkdir(parents=True)
     other.touch()
     refused(tmp_path / "other", f"{other} is none of the files that publish writes")
+    for folder, says in (
+        (tmp_path / "published" / "with", "inside of publish.parquet"),
+        (settings.lake.root / "with", "inside of the lake"),
+    ):
+        with pytest.raises(PublishError, match=f"publish.parquet_with is .* {says}"):
+            publish(changed(settings, "publish", parquet_with=str(folder)), NIGHT)
     assert [file.name for file in (tmp_path / "other").rglob("*.*")] == ["part-0.parquet"]
 
 
@@ -233,3 +300,22 @@ def test_a_forgotten_person_goes_from_the_published_files(settings: Settings) ->
     assert in_parquet(settings).equals(kept.filter(~pl.col("user_id").is_in(["bob", USERS[3]])))
     assert sorted(path.name for path in folder.iterdir()) == [f"dt={NIGHT}", f"dt={NEXT}"]
     assert forget(settings, ["bob"])["targets"][target]["rows_removed"] == 0
+
+
+def test_a_forgotten_person_goes_from_what_is_published_with_labels(settings: Settings) -> None:
+    write_companions(settings, NIGHT, labels_of(NIGHT, USERS), "Garden")
+    publish(settings, NIGHT)
+    folder = Path(settings.publish.parquet + "_with")
+    left_by_killed = folder / "dt=2026-01-01" / "intent_users-0123456789abcdef.parquet"
+    left_by_killed.parent.mkdir()
+    [users] = folder.glob(f"dt={NIGHT}/intent_users-*")
+    left_by_killed.write_bytes(users.read_bytes())
+    report = forget(settings, ["bob"])
+    # His label, its evidence, and that he is among those closest to his intent.
+    done = {"rows_removed": 3, "nights_rewritten": 1, "left": 0}
+    assert list(report["targets"].values()) == [done]
+    found = with_labels(settings)
+    for table in ("label_evidence", "intent_users"):
+        assert not found[table].is_empty() and "bob" not in found[table]["user_id"], table
+    assert found["intent_profiles"].height == 2
+    assert not any("bob" in str(pl.read_parquet(file).rows()) for file in folder.rglob("*.parquet"))

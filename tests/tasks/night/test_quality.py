@@ -55,6 +55,7 @@ def good_night(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     ingest(settings, NIGHT)
     build_sequences(settings, NIGHT)
     write(settings, tables.INTENT_LABELS, labels())
+    write(settings, tables.LABEL_EVIDENCE, evidence())
     profiles = [{"dt": NIGHT, "intent_id": intent, "users": 10} for intent in range(4)]
     write(settings, tables.INTENT_PROFILES, profiles)
     return settings
@@ -86,6 +87,14 @@ def labels(**changes: Any) -> list[dict[str, Any]]:
     ]
     rows[0].update(changes)
     return rows
+
+
+def evidence() -> list[dict[str, Any]]:
+    """Say of each user's label why it is, in the fewest words."""
+    return [
+        {name: row[name] for name in ("dt", "user_id", "intent_id", "model_version")}
+        for row in labels()
+    ]
 
 
 def write(settings: Settings, table: tables.Table, rows: list[dict[str, Any]]) -> None:
@@ -386,6 +395,14 @@ def test_a_user_without_intent_is_no_fault_and_many_are_a_warning(settings: Sett
     write(settings, tables.INTENT_LABELS, rows)
     (warning,) = check_labels(settings, NIGHT)["warnings"]
     assert "nearly every user has an intent (found 5 of 40 rows" in warning
+
+
+def test_labels_without_evidence_of_their_model_stop_the_night(settings: Settings) -> None:
+    rows = evidence()
+    rows[3]["model_version"] = "20261109-abcdef01"
+    write(settings, tables.LABEL_EVIDENCE, rows[1:])
+    with pytest.raises(QualityError, match=r"every label has evidence of the same model \(found 2"):
+        check_labels(settings, NIGHT)
 
 
 def test_utilisation_is_the_perplexity_by_the_number_of_intents(settings: Settings) -> None:

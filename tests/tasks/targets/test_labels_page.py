@@ -12,7 +12,7 @@ from tasks.night.publish import publish
 from tasks.settings import REPO, Settings, load_settings
 from tasks.targets import contract
 from tests.servers import postgres
-from tests.tasks.labels import labels_of, write_labels
+from tests.tasks.labels import labels_of, write_companions, write_labels
 
 PAGE = (REPO / "docs" / "labels.md").read_text("utf-8")
 NIGHT = dt.date(2026, 11, 20)
@@ -39,7 +39,9 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 def publish_two_nights(settings: Settings) -> None:
     for night, users in ((NIGHT - dt.timedelta(days=1), 20), (NIGHT, 6)):
-        write_labels(settings, night, labels_of(night, [f"u{number}" for number in range(users)]))
+        labels = labels_of(night, [f"u{number}" for number in range(users)])
+        write_labels(settings, night, labels)
+        write_companions(settings, night, labels, "Garden" if night == NIGHT else "Old")
         publish(settings, night)
 
 
@@ -58,21 +60,28 @@ def _short(kind: object) -> str:
 
 
 def test_the_query_in_polars_runs(settings: Settings) -> None:
-    [polars, _] = blocks("python")
+    [polars, _, _] = blocks("python")
     names: dict[str, object] = {}
     exec(polars, names)
     assert names["sure"].rows() == SURE
 
 
 def test_the_query_in_duckdb_runs(settings: Settings) -> None:
-    [_, duckdb] = blocks("python")
+    [_, duckdb, _] = blocks("python")
     names: dict[str, object] = {}
     exec(duckdb, names)
     assert names["sure"] == SURE
 
 
-def test_the_query_in_sql_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    [toml], [query] = blocks("toml"), blocks("sql")
+def test_the_query_of_what_belongs_to_labels_runs(settings: Settings) -> None:
+    [_, _, query] = blocks("python")
+    names: dict[str, object] = {}
+    exec(query, names)
+    assert names["names"] == [(0, "Garden 0"), (1, "Garden 1")]
+
+
+def test_the_queries_in_sql_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [toml], [query, named] = blocks("toml"), blocks("sql")
     given = tomllib.loads(toml)
     settings = load_settings(lake={"root": tmp_path / "lake"}, **given)
     with postgres() as server, adbc.connect(server, autocommit=True) as connection:
@@ -83,3 +92,5 @@ def test_the_query_in_sql_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             publish_two_nights(settings)
             cursor.execute(query)
             assert cursor.fetchall() == SURE
+            cursor.execute(named)
+            assert cursor.fetchall() == [("Garden 0", 2), ("Garden 1", 2)]

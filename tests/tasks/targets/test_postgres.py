@@ -19,9 +19,9 @@ from tasks.lake import Lake
 from tasks.night.publish import publish
 from tasks.registry.revisions import public
 from tasks.settings import Settings, load_settings
-from tasks.targets import contract, targets_of
+from tasks.targets import contract, postgres, targets_of
 from tests.servers import Postgres, postgres_server
-from tests.tasks.labels import labels_of, write_labels
+from tests.tasks.labels import HOSTILE, labels_of, write_companions, write_labels
 
 NIGHT = dt.date(2026, 11, 20)
 NEXT = NIGHT + dt.timedelta(days=1)
@@ -87,7 +87,10 @@ def test_nights_come_with_table_view_indexes_and_the_version(
     assert summary["targets"][1:] == ["table analytics.intent_labels of connection warehouse"]
     assert in_table(query) == rows(labels_of(NIGHT, USERS), labels_of(NEXT, USERS[:2]))
     assert in_table(query, "intent_labels_latest") == rows(labels_of(NEXT, USERS[:2]))
-    indexes = query("SELECT indexdef FROM pg_indexes WHERE schemaname = 'analytics' ORDER BY 1")
+    indexes = query(
+        "SELECT indexdef FROM pg_indexes WHERE schemaname = 'analytics' "
+        "AND tablename IN ('intent_labels', 'intent_labels_log') ORDER BY 1"
+    )
     assert [index.partition("USING ")[2] for (index,) in indexes] == [
         "btree (intent_id, dt)",
         "btree (dt, revision)",
@@ -99,6 +102,70 @@ def test_nights_come_with_table_view_indexes_and_the_version(
     )
     assert comments[0] == (0, "One intent label a user a night, contract version 1.")
     assert [means for _, means in comments[1:]] == [column.means for column in contract.COLUMNS]
+
+
+def test_profiles_names_and_evidence_come_with_the_labels_and_a_view_joins_them(
+    settings: Settings, query: Query
+) -> None:
+    for night, name in ((NIGHT, "Old"), (NEXT, "Garden")):
+        labels = labels_of(night, USERS)
+        write_labels(settings, night, labels)
+        write_companions(settings, night, labels, name)
+        publish(settings, night)
+        publish(settings, night)
+    lake = Lake(settings.lake.root)
+    for companion in contract.COMPANIONS:
+        name = f"analytics.intent_labels{companion.suffix}"
+        rows_of = f"SELECT dt, count(*) FROM {name} GROUP BY 1 ORDER BY 1"
+        expected = lake.scan(companion.table).group_by("dt").len().sort("dt").collect().rows()
+        assert query(rows_of) == expected, "each night is there once"
+        comments = query(
+            f"SELECT objsubid, description FROM pg_description WHERE objoid = '{name}'::regclass "
+            "ORDER BY 1"
+        )
+        assert [means for _, means in comments] == [
+            companion.table.row,
+            *companion.table.meanings.values(),
+        ]
+    named = query(
+        "SELECT user_id, intent_id, name, calibrated_confidence, clear "
+        "FROM analytics.intent_labels_named ORDER BY user_id"
+    )
+    assert named == [
+        ("ann", 0, "Garden 0", 0.75, True),
+        ("bob", 1, "Garden 1", 0.75, True),
+        ("cleo", None, None, None, None),
+        ('zoë "z"', 1, "Garden 1", 0.75, True),
+    ]
+    nested = query(
+        "SELECT items -> 0 ->> 'item_id', intents::jsonb -> 0 ->> 'probability' "
+        "FROM analytics.intent_labels_evidence LIMIT 1"
+    )
+    assert nested == [(HOSTILE, "0.75")]
+    assert query("SELECT DISTINCT value FROM analytics.intent_labels_features") == [(HOSTILE,)]
+
+
+def test_labels_and_names_change_in_one_transaction(
+    settings: Settings, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = labels_of(NIGHT, USERS), labels_of(NIGHT, USERS[:2])
+    write_companions(settings, NIGHT, old, "Old")
+    publish(settings, NIGHT)
+    write_labels(settings, NIGHT, new)
+    write_companions(settings, NIGHT, new, "New")
+    state = "SELECT count(*), min(name) FROM analytics.intent_labels_named"
+    seen = set()
+    log = postgres._Place.log
+
+    def looked_at(*given: Any) -> None:
+        seen.update(query(state))
+        log(*given)
+        seen.update(query(state))
+
+    monkeypatch.setattr(postgres._Place, "log", looked_at)
+    publish(settings, NIGHT)
+    assert seen == {(4, "Old 0")}
+    assert query(state) == [(2, "New 0")]
 
 
 def test_publishing_again_replaces_the_night_and_no_other(settings: Settings, query: Query) -> None:
@@ -180,6 +247,8 @@ def test_a_second_run_waits_for_the_first(
         ("VIEW analytics.intent_labels AS SELECT 1 AS a", "a is integer instead of none"),
         ("SEQUENCE analytics.intent_labels", "is not as publish makes it"),
         ("TABLE analytics.intent_labels_latest (dt date)", "whose view that would be"),
+        ("TABLE analytics.intent_labels_named (dt date)", "beside which that would be"),
+        ("TABLE analytics.intent_labels_names (dt date)", "beside which that would be"),
     ],
 )
 def test_what_is_there_and_is_not_ours_stays(
@@ -212,7 +281,7 @@ def test_a_table_that_others_made_with_these_columns_is_taken(
 
 
 @pytest.mark.parametrize(
-    "table", ["labels; DROP TABLE labels", 'a"b', "a.b.c", "", "ärger", "x" * 57, "labels --"]
+    "table", ["labels; DROP TABLE labels", 'a"b', "a.b.c", "", "ärger", "x" * 55, "labels --"]
 )
 def test_a_table_name_that_is_sql_is_refused(table: str) -> None:
     with pytest.raises(SettingsError, match=r"publish\.postgres_table .* write the name of a tabl"):
@@ -298,11 +367,16 @@ def test_a_forgotten_person_goes_from_the_table(settings: Settings, query: Query
     assert forget(settings, ["nobody"])["targets"] == {target: nothing}
     for night in (NIGHT, NEXT):
         write_labels(settings, night, labels_of(night, USERS))
+        write_companions(settings, night, labels_of(night, USERS), "Garden")
         publish(settings, night)
     report = forget(settings, ["ann", USERS[3]])
-    assert report["targets"] == {target: {"rows_removed": 4, "nights_rewritten": 2, "left": 0}}
-    assert {user for (user,) in query("SELECT user_id FROM analytics.intent_labels")} == {
-        "bob",
-        "cleo",
-    }
+    # A night: labels and evidence of both, and both are among those closest to their intents.
+    assert report["targets"] == {target: {"rows_removed": 12, "nights_rewritten": 2, "left": 0}}
+    for suffix, left in (
+        ("", {"bob", "cleo"}),
+        ("_evidence", {"bob", "cleo"}),
+        ("_users", {"bob"}),
+    ):
+        users = query(f"SELECT user_id FROM analytics.intent_labels{suffix}")
+        assert {user for (user,) in users} == left
     assert forget(settings, ["ann"])["targets"] == {target: nothing}
