@@ -6,8 +6,8 @@ the night's labels, of before or of now. A reader that reads on in an object tha
 meanwhile is told so by its e_tag, where its library asks for that, and else fails on the content;
 it has to open the night again.
 
-The labels go alone: what is published with them elsewhere (`contract.COMPANIONS`) is several objects,
-which a store does not replace in one step.
+The labels go alone: what is published with them elsewhere (`contract.COMPANIONS`) is several
+objects, which a store does not replace in one step.
 
 What an object holds is told by a digest in its metadata: the same labels are not written again.
 """
