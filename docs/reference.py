@@ -37,7 +37,12 @@ CHECKS = {
     "checked_label_totals": ("`check-labels`", "all labels"),
 }
 # Tables that no step writes: who does.
-WRITERS = {"steps": "every step", "forgotten": "`forget`", "taken_out": "`upkeep`"}
+WRITERS = {
+    "steps": "every step",
+    "forgotten": "`forget`",
+    "taken_out": "`upkeep`",
+    "given_names": "`name`",
+}
 SEVERITIES = {"critical": "stop", "warning": "warn"}
 
 
