@@ -377,8 +377,8 @@ class ELCRec:
             raise ELCRecError(f"k must be from 1 to the number of items ({self.n_items}), not {k}")
         block = max(1, 16_000_000 // self.n_items)
         parts = [
-            (centers @ network.items.weight[1:].T).topk(k, dim=1)
-            for centers in torch.split(network.centers, block)
+            (network.centers[first : first + block] @ network.items.weight[1:].T).topk(k, dim=1)
+            for first in range(0, len(network.centers), block)
         ]
         items = torch.cat([part.indices for part in parts]) + 1
         scores = torch.cat([part.values for part in parts])

@@ -172,26 +172,27 @@ def give(
     # Of two that have the same name the one that had it first keeps it. Two that were never there
     # on the same night may have it, and a person may bring one of them back.
     for intent in sorted(set(ids) - set(why), key=lambda one: (before.automatic[one].night, one)):
-        given = before.automatic[intent]
-        if reason := _outlived(given, of_intent.get(intent), settings.label.rename_below):
+        kept = before.automatic[intent]
+        if reason := _outlived(kept, of_intent.get(intent), settings.label.rename_below):
             why[intent] = reason
-        elif same(given.name) in taken:
+        elif same(kept.name) in taken:
             why[intent] = TAKEN
         else:
-            taken.add(same(given.name))
+            taken.add(same(kept.name))
     rows = []
     automatic = dict(before.automatic)
     for intent in sorted(why):
-        if intent not in of_intent:
+        its_own = of_intent.get(intent, [])
+        if not its_own and why[intent] == BORN:
             continue
-        name, rests_on = compose(intent, of_intent[intent], taken)
+        name, rests_on = compose(intent, its_own, taken)
         taken.add(same(name))
         if intent in automatic and automatic[intent].name == name:
             continue
-        meaning = meaning_of(of_intent[intent])
+        meaning = meaning_of(its_own)
         automatic[intent] = Name(name, night, tuple(meaning), rests_on=tuple(rests_on))
-        row = {"name": name, "why": why[intent], "rests_on": rests_on, "meaning": meaning}
-        rows.append({"dt": night, "intent_id": intent, **row})
+        given = {"name": name, "why": why[intent], "rests_on": rests_on, "meaning": meaning}
+        rows.append({"dt": night, "intent_id": intent, **given})
     table = pa.Table.from_pylist(rows, schema=tables.INTENT_NAMES.schema)
     Lake.of(settings).replace(tables.INTENT_NAMES, table, nights=[night])
     if rows:

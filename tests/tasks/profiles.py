@@ -60,6 +60,8 @@ def write_catalogue(
 def label_by_hand(settings: Settings, night: dt.date, users: Users) -> None:
     """Put histories and labels into the lake."""
     write_histories(settings, night, {user: list(items) for user, (_, items) in users.items()})
+    empty = pl.from_arrow(tables.INTENT_LABELS.schema.empty_table())
+    assert isinstance(empty, pl.DataFrame)
     labels = pl.DataFrame(
         {
             "dt": night,
@@ -72,7 +74,7 @@ def label_by_hand(settings: Settings, night: dt.date, users: Users) -> None:
             "last_ts": dt.datetime.combine(night, dt.time(12), tzinfo=dt.UTC),
             "model_version": "made by hand",
         },
-        schema=pl.from_arrow(tables.INTENT_LABELS.schema.empty_table()).schema,
+        schema=empty.schema,
     )
     Lake(settings.lake.root).replace(tables.INTENT_LABELS, labels, nights=[night])
 

@@ -60,6 +60,7 @@ def test_without_a_catalogue_a_name_is_of_item_ids_until_there_is_one(settings: 
     assert set(table(settings, tables.INTENT_NAMES, NIGHT + 2 * DAY)["why"]) == {"catalogue"}
 
 
+@pytest.mark.slow
 def test_ten_nights_of_drift_keep_the_names_until_the_meaning_has_gone(settings: Settings) -> None:
     """Intent 0 goes from kitchens to music, a tenth of its users a night; the others stay."""
     write_catalogue(settings, NIGHT, CATALOGUE)
@@ -85,6 +86,7 @@ def test_ten_nights_of_drift_keep_the_names_until_the_meaning_has_gone(settings:
     ]
 
 
+@pytest.mark.slow
 def test_a_backfill_and_a_relabel_leave_the_names(settings: Settings) -> None:
     write_catalogue(settings, NIGHT, CATALOGUE)
     nights = [NIGHT + age * DAY for age in range(4)]
