@@ -203,10 +203,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# `paper` has the paper's losses, and departs from the paper's training where that comes nearer to its
-# figures in hours instead of days: ELCM moves the centres and leaves the behaviours as they are, which
-# it would pull into one direction. So padding is of no use, and an epoch takes a sixth of the time.
-# With these changes each step is the published code's:
+# `paper` has the paper's losses, and departs from the paper's training where that comes nearer to
+# its figures in minutes instead of hours: ELCM moves the centres and leaves the behaviours as they
+# are, which it would pull into one direction. So padding is of no use, and an epoch takes a sixth
+# of the time. With these changes each step is the published code's:
 # Config.preset("paper", "beauty", **PAPER_AS_PUBLISHED).
 PAPER_AS_PUBLISHED: dict[str, Any] = {
     "intent_loss_moves": "both",
