@@ -11,8 +11,8 @@
 --results: what each epoch gave, the test figures and the labels of the best epoch so far (while
 warming up, of the last), the config, the machine, the commit and the command. It may be killed at
 any time: the same command goes on from the last epoch. On one core an epoch of Beauty takes about
-8 s, as published, with padding, 43 s; a training has 100 to 300. Toys and Yelp are read from --file,
-a user and items a line.
+8 s, and 43 s as published, with padding; a training has 100 to 300. Toys and Yelp are read from
+--file, a user and items a line.
 
 `cost` measures an epoch end to end beside one of the alternating optimisation that ELCRec replaces:
 k-means over all users, then an epoch with the centres held, without the clustering loss.
@@ -394,7 +394,10 @@ def main() -> None:
     parser.add_argument("--ablations", choices=ABLATIONS, nargs="+", default=["full"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--threads", type=int, default=1)
-    for name, what in {"published": "the published code does", "written": "the text has it"}.items():
+    for name, what in {
+        "published": "the published code does",
+        "written": "the text has it",
+    }.items():
         parser.add_argument(
             f"--as-{name}", dest="way_of", action="store_const", const=name, help=f"train as {what}"
         )
