@@ -40,8 +40,8 @@ def changed_nights(params: Any = None) -> list[str]:
     from tasks.registry.revisions import nights_of_run
 
     with in_airflow():
-        root = settings_of(params).lake.root
-        return [night.isoformat() for night in nights_of_run(Lake(root))]
+        lake = Lake.of(settings_of(params))
+        return [night.isoformat() for night in nights_of_run(lake)]
 
 
 @task(outlets=[LABELS], doc_md="Updates the asset `intent_labels` for one night.")
