@@ -602,7 +602,7 @@ BAD_INPUT: dict[str, tuple[dict[str, str | bytes], dict[str, Any], list[str]]] =
         ["a.jsonl has no column item_id", "source.item_columns"],
     ),
     "column twice": ({"a.csv": "user_id,item_id,ts,ts\n1,2,3,4\n"}, {}, ["two columns named ts"]),
-    "no Parquet": ({"a.parquet": GOOD}, {}, ["a.parquet is no readable Parquet file"]),
+    "no Parquet": ({"a.parquet": GOOD}, {}, ["a.parquet is no Parquet"]),
     "Parquet cut short": ({"a.parquet": b"PAR1" + b"x" * 99}, {}, ["no readable Parquet file"]),
     "JSON cut short": ({"a.jsonl": '{"user_id": 1, "it'}, {}, ["a.jsonl", "line 1"]),
     "gzip cut short": ({"a.csv.gz": gzip.compress(GOOD.encode())[:-6]}, {}, ["a.csv.gz is cut"]),
