@@ -4,9 +4,11 @@
 WITH compared AS (
     SELECT
         catalogue_rows.item_id,
-        catalogue_rows.title IS NOT DISTINCT FROM catalogue_items.title
-        AND catalogue_rows.categories IS NOT DISTINCT FROM catalogue_items.categories
-        AND catalogue_rows.attributes IS NOT DISTINCT FROM catalogue_items.attributes AS is_same
+        (
+            catalogue_rows.title IS DISTINCT FROM catalogue_items.title
+            OR catalogue_rows.categories IS DISTINCT FROM catalogue_items.categories
+            OR catalogue_rows.attributes IS DISTINCT FROM catalogue_items.attributes
+        ) AS differs
     FROM catalogue_rows
     INNER JOIN catalogue_items ON catalogue_rows.item_id = catalogue_items.item_id
     WHERE catalogue_rows.reason IS null
@@ -21,10 +23,14 @@ SELECT
     (SELECT count(*) FROM catalogue_rows) AS rows_read,
     kept.items,
     -- The row that counts is the same as itself.
-    count(*) FILTER (WHERE compared.is_same) - kept.items AS rows_duplicate,
-    count(*) FILTER (WHERE NOT compared.is_same) AS rows_replaced,
-    (SELECT count(*) FROM catalogue_rows WHERE reason IS NOT null) AS rows_rejected,
-    min(compared.item_id) FILTER (WHERE NOT compared.is_same) AS replaced_item
+    count(*) FILTER (WHERE NOT compared.differs) - kept.items AS rows_duplicate,
+    count(*) FILTER (WHERE compared.differs) AS rows_replaced,
+    (
+        SELECT count(*)
+        FROM catalogue_rows
+        WHERE catalogue_rows.reason IS NOT null
+    ) AS rows_rejected,
+    min(compared.item_id) FILTER (WHERE compared.differs) AS replaced_item
 FROM kept
 LEFT JOIN compared ON true
 GROUP BY kept.items
