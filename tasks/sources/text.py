@@ -379,7 +379,9 @@ def _json(con: duckdb.DuckDBPyConnection, file: SourceFile, source: ReadSettings
         _refuse_missing_keys(con, file, source, records)
         counts = counted_names(con, file, source, SAMPLED_RECORDS)
         for role, names in list(file.columns.items()):  # to be told: those that it has
-            file.columns[role] = " or ".join(name for name in names.split(" or ") if counts[name])
+            between = " and " if " and " in names else " or "
+            found = (name for name in names.split(between) if counts[name])
+            file.columns[role] = between.join(found)
         yield
 
 
