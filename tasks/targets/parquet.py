@@ -64,8 +64,9 @@ def write_labels(
     metadata = {
         contract.KEY: str(contract.VERSION),
         REVISIONS: json.dumps(of_night, default=str),
-        WITH: json.dumps(named),
     }
+    if named:
+        metadata[WITH] = json.dumps(named)
     return _write(con, rows.order("user_id"), contract.NAMES, path, metadata)
 
 
