@@ -242,7 +242,7 @@ def test_a_second_run_of_the_same_night_leaves_the_same_tables(done: Done) -> No
 # The process is killed at this call of a function that `label` uses, with this many users a batch.
 KILLED_AT = {
     "while the labels are being written": ("label_batch", 2, 16),
-    "between labels and profiles": ("sql", 1, 65_536),
+    "between labels and profiles": ("profile", 1, 65_536),
 }
 
 
