@@ -71,7 +71,7 @@ class World:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(identities, "fingerprint", lambda *_: found)
             patch.setattr(identities, "settings_fingerprint", lambda given: str(given.model.seed))
-            patch.setattr(identities, "Lake", lambda _: self.lake)
+            patch.setattr(Lake, "of", lambda _: self.lake)
             return identify(self.settings, night)
 
     def train(self, night: dt.date, kept: list[bool] | None = None, k: int = 0) -> str:

@@ -313,7 +313,7 @@ def test_every_profile_is_on_the_page_with_its_settings() -> None:
         ("items.csv", "", "is empty"),
         ("items.xml", "<a/>", r"has the ending .xml, which is unknown.*catalogue.format"),
         ("items.csv", "1,Toy Story\n", "catalogue.columns.*catalogue.item_columns"),
-        ("items.parquet", "no parquet", "no readable Parquet file"),
+        ("items.parquet", "no parquet", "items.parquet is no Parquet"),
     ],
 )
 def test_a_catalogue_that_cannot_be_read_says_what_to_do(
