@@ -120,7 +120,7 @@ def test_only_what_reads_events_has_an_option_for_them(called: Called, tmp_path:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("orders 2026.v2.XLSX", "has the ending .XLSX, which is unknown: known are .parquet, .csv"),
+        ("orders 2026.v2.XYZ", "has the ending .XYZ, which is unknown: known are .parquet, .csv"),
         ("orders.xlsx.gz", "has the ending .xlsx.gz, which is unknown"),
         ("orders.gz", "has the ending .gz, which is unknown"),
         ("orders", "has no ending: known are .parquet"),
