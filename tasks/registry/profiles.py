@@ -6,7 +6,7 @@ which has the names, is written last. All are of the labels as they stand in the
 
 import datetime as dt
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import polars as pl
@@ -17,8 +17,10 @@ from tasks.lake.duck import connect, sql
 from tasks.lake.tables import Table
 from tasks.registry import names
 from tasks.registry.catalogue import catalogue_night
-from tasks.registry.weights import Loaded
 from tasks.settings import Settings
+
+if TYPE_CHECKING:  # reports have no need of torch
+    from tasks.registry.weights import Loaded
 
 TOP_ITEMS = 10  # of intent_profiles
 TOP_ITEMS_POOL = 3 * TOP_ITEMS  # the most frequent items of an intent, of which its top is chosen
@@ -32,7 +34,7 @@ BEFORE = (1, 7, 28)  # nights that the size of an intent is compared with
 def profile(
     settings: Settings,
     night: dt.date,
-    model: Loaded,
+    model: "Loaded",
     *,
     with_retired: bool,
     previous: dt.date | None,
@@ -92,7 +94,7 @@ def _write(
     lake.replace(table, rows, nights=[values["night"]])
 
 
-def _next_items(lake: Lake, night: dt.date, model: Loaded) -> pl.DataFrame:
+def _next_items(lake: Lake, night: dt.date, model: "Loaded") -> pl.DataFrame:
     items, scores = model.model.center_items(min(NEXT_ITEMS, model.model.n_items))
     intents, places = items.shape
     ids = model.item_ids.gather(items.ravel() - 1)
