@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from tasks.chores.stale import FRESH, NOT_KNOWN, standings
 from tasks.lake import Lake, tables
@@ -160,7 +161,9 @@ def test_a_night_of_before_that_is_backfilled_is_what_it_was_or_a_sentence_says_
     if same_settings:
         # A model's name hashes what its histories are known by, and that has changed since.
         named = "model_version"
-        assert labels.drop(named).equals(before["intent_labels"].filter(dt=night).drop(named))
+        # Another version may round a probability in another way.
+        was_labels = before["intent_labels"].filter(dt=night)
+        assert_frame_equal(labels.drop(named), was_labels.drop(named), rel_tol=0, abs_tol=1e-5)
         kept = made.filter("promoted")
         same_data = kept["data_fingerprint"].to_list() == was["data_fingerprint"].to_list()
         assert (kept[named].to_list() == was[named].to_list()) == same_data
