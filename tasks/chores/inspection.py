@@ -17,11 +17,11 @@ from rich.text import Text
 
 from tasks.errors import SourceError
 from tasks.lake import duck
-from tasks.night.ingest import Reading, classify, moment, one_row, set_night, set_types
+from tasks.night.ingest import Reading, classify, moment, set_night, set_types
 from tasks.settings import PROFILE_KEYS, Settings, SourceSettings
 from tasks.sources import Part, source_of
 from tasks.sources.files import FilePart
-from tasks.sources.rows import ROLES
+from tasks.sources.rows import ROLES, columns_of
 from tasks.sources.text import SourceFile, counted_names
 
 PARTS = 20  # shown
@@ -84,7 +84,7 @@ def _read(con: duckdb.DuckDBPyConnection, part: Part, source: SourceSettings) ->
     with part.open(con):
         rows, unit, classes = classify(con, part, source)
         whole = f"bool_and(regexp_full_match({{}}, '{FLOAT}')) FILTER (WHERE reason IS NULL)"
-        counts = one_row(
+        counts = duck.one_row(
             con,
             "SELECT count(*) FILTER (WHERE reason IS NOT NULL AND class <> 'filtered') "
             "AS rejected, count(*) FILTER (WHERE class = 'filtered') AS filtered, "
@@ -121,8 +121,7 @@ def _found_keys(
     with part.place.fetched(part.path) as path:
         counts = counted_names(con, SourceFile(path, str(part), part.format, {}, {}), source)
     found = {
-        role: tuple(name for name in getattr(source, f"{role}_columns") if counts[name])
-        for role in ROLES
+        role: tuple(name for name in columns_of(source, role) if counts[name]) for role in ROLES
     }
     return {role: names for role, names in found.items() if names}
 
@@ -183,9 +182,7 @@ def pinned(source: SourceSettings, readings: list[Inspected], left_out: list[str
         values["format"] = formats.pop()  # with which files of any name are read
     for role in ROLES:
         found = {name.rstrip("=") for one in readings for name in one.reading.columns.get(role, ())}
-        values[f"{role}_columns"] = [
-            name for name in getattr(source, f"{role}_columns") if name in found
-        ]
+        values[f"{role}_columns"] = [name for name in columns_of(source, role) if name in found]
     units = {unit for one in readings if one.reading.rows for unit in one.reading.units}
     if len(units) == 1:
         values["time_unit"] = units.pop()

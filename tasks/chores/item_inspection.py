@@ -5,7 +5,6 @@ categories, the first items as rows, and settings that pin this reading down.
 """
 
 import datetime as dt
-import re
 from typing import Any
 
 import duckdb
@@ -16,7 +15,7 @@ from rich.text import Text
 from tasks.chores.inspection import PARTS, add_row, as_toml, table_of
 from tasks.errors import SourceError
 from tasks.lake import duck
-from tasks.night.catalogue import ReadCatalogue, read_catalogue
+from tasks.night.catalogue import ReadCatalogue, columns_told, read_catalogue
 from tasks.settings import CATALOGUE_PROFILE_KEYS, CatalogueSettings, Settings
 from tasks.sources.files import FilePart
 from tasks.sources.rows import columns_of
@@ -66,7 +65,7 @@ def _columns(
     if not isinstance(part, FilePart) or part.format not in ("json", "jsonl"):
         told = getattr(part, "columns", {})
         return {
-            role: [name for name in names if name in re.split(" or | and ", told.get(role, ""))]
+            role: [name for name in names if name in told.get(role, ())]
             for role, names in wanted.items()
         }
     with part.place.fetched(part.path) as path:
@@ -78,11 +77,7 @@ def _columns(
 def _parts(read: ReadCatalogue, columns: list[dict[str, list[str]]]) -> Text:
     shown = Text("What is read of the catalogue\n", "bold")
     for part, found in list(zip(read.parts, columns, strict=True))[:PARTS]:
-        between = {"category": " and "}
-        told = [
-            f"{role} {between.get(role, ' or ').join(names) or 'none'}"
-            for role, names in found.items()
-        ]
+        told = (columns_told(role, names) for role, names in found.items())
         shown.append(f"{part.name}: {_format(part)}\n    {', '.join(told)}\n", "not bold")
     if len(read.parts) > PARTS:
         shown.append(f"and {len(read.parts) - PARTS} more\n", "not bold")

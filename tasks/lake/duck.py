@@ -67,3 +67,11 @@ def identifier(name: str) -> str:
 
 def _spill_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"elcrec-duckdb-{os.getpid()}"
+
+
+def one_row(con: duckdb.DuckDBPyConnection, statement: str) -> dict[str, Any]:
+    """Return the one row of a statement by its columns."""
+    result = con.execute(statement)
+    names = [column[0] for column in result.description or []]
+    (row,) = result.fetchall()  # all: with a row left, nothing can be registered
+    return dict(zip(names, row, strict=True))

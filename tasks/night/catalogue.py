@@ -15,6 +15,7 @@ last row. A row that says the same is counted as a duplicate, another one as rep
 
 import datetime as dt
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ import pyarrow as pa
 
 from tasks.errors import SourceError
 from tasks.lake import Lake, duck, tables
-from tasks.registry.catalogue import catalogue_night
+from tasks.registry.catalogue import catalogue_night, view_catalogue
 from tasks.registry.inputs import digests
 from tasks.settings import Settings
 from tasks.sources import Part
@@ -113,10 +114,10 @@ def read_catalogue(
                     'lines out with catalogue.broken_rows = "quarantine"'
                 )
             con.execute(duck.sql("catalogue_rows"), {"part": number})
-        columns = ", ".join(f"{role} {name}" for role, name in getattr(part, "columns", {}).items())
-        log.info("%s: catalogue; %s", part, columns or "no columns but that of the item")
+        told = (columns_told(role, names) for role, names in getattr(part, "columns", {}).items())
+        log.info("%s: catalogue; %s", part, ", ".join(told) or "no columns but that of the item")
     con.execute(duck.sql("catalogue_items"), {"night": night})
-    counts = _one_row(con, "catalogue_counts")
+    counts = duck.one_row(con, duck.sql("catalogue_counts"))
     replaced_item = counts.pop("replaced_item")
     rejected = [
         {
@@ -128,6 +129,12 @@ def read_catalogue(
         for number, reason, rows, first in con.execute(duck.sql("catalogue_rejects")).fetchall()
     ]
     return ReadCatalogue(str(source), parts, list(source.left_out), counts, rejected, replaced_item)
+
+
+def columns_told(role: str, names: Sequence[str]) -> str:
+    """Say which columns a role is taken from: of items one of them, of categories all."""
+    between = " and " if role == "category" else " or "
+    return f"{role} {between.join(names) or 'none'}"
 
 
 def write_catalogue(
@@ -157,7 +164,7 @@ def write_catalogue(
         "catalogue_night": known,
         "digest": digest,
         "items": items,
-        **_coverage(con, lake, night, known),
+        **_coverage(con, lake, night),
     }
     rows = pa.Table.from_pylist([row], schema=tables.CATALOGUE_READS.schema)
     lake.replace(tables.CATALOGUE_READS, rows, nights=[night])
@@ -190,15 +197,11 @@ def _written(
     return night, digest, items
 
 
-def _coverage(
-    con: duckdb.DuckDBPyConnection, lake: Lake, night: dt.date, known: dt.date | None
-) -> dict[str, int]:
+def _coverage(con: duckdb.DuckDBPyConnection, lake: Lake, night: dt.date) -> dict[str, int]:
     """Count the night's items that have no row, and no title."""
     lake.view(con, tables.EVENTS, "items_of_night", night, night)
-    # Without a catalogue an interval without nights: no rows.
-    first, last = (known, known) if known else (night, night - dt.timedelta(days=1))
-    lake.view(con, tables.CATALOGUE, "catalogue", first, last)
-    covered = _one_row(con, "catalogue_coverage")
+    view_catalogue(con, lake, night)
+    covered = duck.one_row(con, duck.sql("catalogue_coverage"))
     otherwise, example = covered.pop("written_otherwise"), covered.pop("otherwise_item")
     if otherwise:
         log.warning(
@@ -209,13 +212,6 @@ def _coverage(
             _shortened(example),
         )
     return covered
-
-
-def _one_row(con: duckdb.DuckDBPyConnection, statement: str) -> dict[str, Any]:
-    result = con.execute(duck.sql(statement))
-    names = [column[0] for column in result.description or []]
-    (row,) = result.fetchall()
-    return dict(zip(names, row, strict=True))
 
 
 def _shortened(text: str, length: int = 100) -> str:

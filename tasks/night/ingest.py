@@ -68,8 +68,8 @@ class Reading:
     @classmethod
     def of(cls, part: Part, rows: int, unit: str, classes: dict[str, Any]) -> "Reading":
         """Put together what is known of a part that was classified."""
-        told: dict[str, str] = getattr(part, "columns", {})
-        columns = {role: tuple(names.split(" or ")) for role, names in told.items() if names}
+        told: dict[str, tuple[str, ...]] = getattr(part, "columns", {})
+        columns = {role: names for role, names in told.items() if names}
         kind = frozenset({getattr(part, "format", "table")})
         return cls(kind, rows, frozenset({unit}), classes["first_ts"], classes["last_ts"], columns)
 
@@ -302,7 +302,7 @@ def latest_night(settings: Settings) -> dt.date:
         for part in source.parts(*times):
             with part.open(con):
                 classify(con, part, settings.source)
-                days.append(one_row(con, duck.sql("last_event"))["last_day"])
+                days.append(duck.one_row(con, duck.sql("last_event"))["last_day"])
     known = [day for day in days if day]
     if not known:
         raise NightError(
@@ -317,7 +317,9 @@ def _stage(con: duckdb.DuckDBPyConnection, part: Part, source: SourceSettings) -
         rows_read, unit, classes = classify(con, part, source)
         con.execute(duck.sql("staged"), {"source": part.name})
         # Counted only where it is asked for: it is one more pass.
-        filtered = Counter(one_row(con, duck.sql("filtered_counts")) if source.event_types else {})
+        filtered = Counter[str]()
+        if source.event_types:
+            filtered.update(duck.one_row(con, duck.sql("filtered_counts")))
     reading = Reading.of(part, rows_read, unit, classes)
     log.info("%s: %s", part, reading)
     return PartCounts(
@@ -339,7 +341,7 @@ def classify(
     con: duckdb.DuckDBPyConnection, part: Part, source: SourceSettings
 ) -> tuple[int, str, dict[str, Any]]:
     """Tell the rows of the part that is open apart; return their number, time unit and classes."""
-    profile = one_row(con, duck.sql("source_profile"))
+    profile = duck.one_row(con, duck.sql("source_profile"))
     if profile["first_broken"] is not None and source.broken_rows == "stop":
         raise SourceError(
             f"{part} line {profile['first_broken']} is {profile['broken']}: correct the line, "
@@ -347,7 +349,7 @@ def classify(
         )
     numbers = profile["numeric_times"] * 2 > profile["timed"]
     if numbers:
-        dates = one_row(con, duck.sql("date_numbers"))
+        dates = duck.one_row(con, duck.sql("date_numbers"))
         if dates["date_numbers"] * 2 > profile["numeric_times"]:
             refuse_dates(part, dates["date_number"])
     middle = profile["middle_time"] or 0.0
@@ -357,7 +359,7 @@ def classify(
     duck.set_variables(con, limits_of(unit, middle))
     duck.set_variables(con, plain_times(unit, middle))
     con.execute(duck.sql("classified_rows"))
-    classes = one_row(con, duck.sql("class_counts"))
+    classes = duck.one_row(con, duck.sql("class_counts"))
     named = source.time_format or unit
     _refuse_wrong_unit(con, part, named, profile, classes)
     return profile["rows_read"], named, classes
@@ -406,7 +408,8 @@ def _refuse_night_long_after(
     Later nights need an event of their own. A lake that began with such a night would read no
     earlier one whole any more, so nothing is written.
     """
-    newest = one_row(con, "SELECT max(ts)::DATE AS day FROM staged WHERE reason IS NULL")["day"]
+    newest_day = "SELECT max(ts)::DATE AS day FROM staged WHERE reason IS NULL"
+    newest = duck.one_row(con, newest_day)["day"]
     quiet = (night - newest).days
     # Times that are made up say nothing about the night.
     if quiet > most and newest.isoformat() != SYNTHETIC_EPOCH[:10]:
@@ -572,14 +575,6 @@ def _kept_files(
             kept[0]["source"],
         )
     return kept
-
-
-def one_row(con: duckdb.DuckDBPyConnection, statement: str) -> dict[str, Any]:
-    """Return the one row of a statement by its columns."""
-    result = con.execute(statement)
-    names = [column[0] for column in result.description or []]
-    (row,) = result.fetchall()  # all: with a row left, nothing can be registered
-    return dict(zip(names, row, strict=True))
 
 
 def _shortened(text: str, length: int = 200) -> str:

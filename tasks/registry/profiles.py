@@ -16,7 +16,7 @@ from tasks.lake import Lake, tables
 from tasks.lake.duck import connect, sql
 from tasks.lake.tables import Table
 from tasks.registry import names
-from tasks.registry.catalogue import catalogue_night
+from tasks.registry.catalogue import catalogue_night, view_catalogue
 from tasks.settings import Settings
 
 if TYPE_CHECKING:  # reports have no need of torch
@@ -110,12 +110,6 @@ def _next_items(lake: Lake, night: dt.date, model: "Loaded") -> pl.DataFrame:
         }
     )
     return rows.sort("intent_id", "rank")
-
-
-def view_catalogue(con: duckdb.DuckDBPyConnection, lake: Lake, night: dt.date) -> None:
-    """Create the view `catalogue` of the partition that a night reads; without one it is empty."""
-    its = catalogue_night(lake, night) or dt.date.min
-    lake.view(con, tables.CATALOGUE, first=its, last=its)
 
 
 def titles(lake: Lake, night: dt.date, item_ids: Iterable[str]) -> dict[str, str]:

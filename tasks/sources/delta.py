@@ -55,6 +55,7 @@ from tasks.settings import ReadSettings, Settings, SourceSettings
 from tasks.sources import Versions
 from tasks.sources.places import Address
 from tasks.sources.rows import (
+    Rows,
     as_json,
     by_position,
     chosen,
@@ -298,7 +299,7 @@ class Snapshot:
     versions: Versions
     address: Address | None
     mirrors: bool  # all rows of the days that the night reads are there, and no others are
-    columns: dict[str, str] = field(default_factory=dict, compare=False)
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
         return self.title
@@ -319,9 +320,7 @@ class Snapshot:
         if isinstance(self.settings, SourceSettings):
             wanted = chosen(self, columns, self.settings).values()
             used = sorted({column_of(columns, name) for name in wanted})
-        rows = view_rows(
-            self,
-            self.settings,
+        rows = Rows(
             columns,
             reader=reader,
             row_number=numbered_by_content([f"{columns[name]}::VARCHAR" for name in used]),
@@ -329,7 +328,8 @@ class Snapshot:
             types=types,
             ordered=False,
         )
-        con.execute(f"CREATE OR REPLACE TEMP VIEW source_rows AS {rows}")
+        query = view_rows(self, self.settings, rows)
+        con.execute(f"CREATE OR REPLACE TEMP VIEW source_rows AS {query}")
         try:
             with _explaining(self.address, duckdb.Error):
                 yield

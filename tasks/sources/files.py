@@ -24,7 +24,7 @@ from tasks.lake.duck import literal
 from tasks.settings import CatalogueSettings, ReadSettings, Settings
 from tasks.sources.lines import COMPRESS, SUFFIXES, TO_PARQUET, refuse_no_parquet
 from tasks.sources.places import START, Place, place_of
-from tasks.sources.rows import as_json, by_position, columns_of, refuse_names_twice
+from tasks.sources.rows import Rows, as_json, by_position, columns_of, refuse_names_twice
 from tasks.sources.text import IDS, READERS, SourceFile, separator_of
 from tasks.sources.views import view_rows
 
@@ -257,7 +257,7 @@ class FilePart:
     format: str
     settings: ReadSettings
     modified: dt.datetime
-    columns: dict[str, str] = field(default_factory=dict, compare=False)
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
     versions = None
 
     @property
@@ -354,17 +354,16 @@ def _parquet(con: duckdb.DuckDBPyConnection, file: SourceFile, source: ReadSetti
         # DuckDB refuses to number the rows of a file with a column of that name. Its way is the
         # faster one: a window goes through the file in order, in one thread.
         numbered = f"(SELECT *, row_number() OVER () - 1 FROM {reader}))"
-    rows, columns = by_position(numbered, names, "place")
-    return view_rows(
-        file,
-        source,
+    placed, columns = by_position(numbered, names, "place")
+    rows = Rows(
         columns,
-        reader=rows,
+        reader=placed,
         row_number="place + 1",
         raw=as_json(columns),
         types=types,
         folders=file.folders,
     )
+    return view_rows(file, source, rows)
 
 
 def _two_bytes(name: str, kind: pa.DataType) -> Iterator[str]:

@@ -6,73 +6,43 @@ Its columns: `row_number`, `raw` (null where the row is an item), `item_id`, `ti
 read).
 """
 
-from collections.abc import Iterable, Mapping
-
-from tasks.errors import SourceError
 from tasks.lake.duck import identifier, literal
 from tasks.settings import CatalogueSettings
 from tasks.sources.rows import (
     EXACT_BITS,
     LIST,
-    NESTED,
     Field,
     Object,
+    Rows,
     Table,
+    chosen_field,
+    columns_of,
     filled,
     identified,
+    in_folder,
     in_json,
     in_text,
-    needed,
     pointer,
+    tell_columns,
 )
 
 BARS = "|"  # between categories in text, where the settings do not say otherwise
 
 
-def item_rows(
-    part: object,
-    source: CatalogueSettings,
-    columns: Mapping[str, str] | Object,
-    *,
-    reader: str,
-    row_number: str,
-    raw: str,
-    broken: str = "NULL::VARCHAR",
-    types: Mapping[str, str] | None = None,
-    folders: Mapping[str, str | None] | None = None,
-    blanks_between: Iterable[str] = (),
-) -> str:
-    """Write the SELECT of the view `source_rows` over what has the named columns of items.
+def item_rows(part: object, source: CatalogueSettings, rows: Rows) -> str:
+    """Write the SELECT of the view `source_rows` over the items that rows are.
 
-    Parameters
-    ----------
-    part, source, columns, reader, row_number, raw, broken, types, folders
-        As for `tasks.sources.rows.source_rows`.
-    blanks_between
-        Columns of which the format says that blanks separate their values.
+    part, source: as for `tasks.sources.rows.source_rows`.
 
-    Raises
-    ------
-    SourceError
-        There is no column of the item, or it or the title holds no single values.
+    Raises SourceError when there is no column of the item, or it or the title holds no single
+    values.
     """
-    record = columns if isinstance(columns, Object) else Table(columns, types)
-    below = {
-        name: Field("NULL::VARCHAR" if value is None else literal(value))
-        for name, value in (folders or {}).items()
-    }
-    item, item_names = _single(part, record, columns, source.item_columns, "item", below)
-    if item is None:
-        assert not isinstance(columns, Object)
-        needed(part, columns, source.item_columns, "source.item_columns")
-        raise AssertionError("needed() has raised")
-    title, title_names = _single(part, record, columns, source.title_columns, "title", below)
-    lists = _categories(record, source, below, set(blanks_between))
-    if (told := getattr(part, "columns", None)) is not None:
-        names = {"item": item_names, "title": title_names, "category": list(lists)}
-        told.update({role: " or ".join(found) for role, found in names.items() if found})
-        if len(lists) > 1:
-            told["category"] = " and ".join(lists)
+    record = rows.record
+    item = chosen_field(part, record, rows, "item", source) or Field("NULL::VARCHAR")
+    title = chosen_field(part, record, rows, "title", source)
+    lists = _categories(record, source, rows)
+    of_item, of_title = _names(record, source, "item"), _names(record, source, "title")
+    tell_columns(part, {"item": of_item, "title": of_title, "category": tuple(lists)})
     taken = {"the item": item.sql, "the title": title.sql if title else "NULL::VARCHAR"}
     taken |= {f"the category {n}": one.sql for n, one in enumerate(lists.values(), 1)}
     given = ", ".join(f"{sql} AS {identifier(name)}" for name, sql in taken.items())
@@ -82,12 +52,12 @@ def item_rows(
         one.words(f'"the category {n}"', source) for n, one in enumerate(lists.values(), 1)
     ]
     values = {
-        "row_number": row_number,
+        "row_number": rows.row_number,
         "item_id": item_id,
         "title": filled(in_text(named), source),
         "categories": _different(categories),
-        "attributes": _others(columns, types, source, {*item_names[:1], *title_names[:1], *lists}),
-        "broken": broken,
+        "attributes": _others(rows, source, {*of_item[:1], *of_title[:1], *lists}),
+        "broken": rows.broken,
         "unread": f"coalesce({no_item}, {_no_title(named)})",
     }
     found = ", ".join(f'{value} AS "its {name}"' for name, value in values.items())
@@ -98,39 +68,16 @@ def item_rows(
             CASE
                 WHEN "its broken" IS NULL AND "its unread" IS NULL AND "its item_id" IS NOT NULL
                     THEN NULL
-                ELSE {raw}
+                ELSE {rows.raw}
             END AS raw
-        FROM (SELECT *, {found} FROM (SELECT *, {given} FROM {reader}))
+        FROM (SELECT *, {found} FROM (SELECT *, {given} FROM {rows.reader}))
     """
 
 
-def _single(
-    part: object,
-    record: Table | Object,
-    columns: Mapping[str, str] | Object,
-    wanted: tuple[str, ...],
-    role: str,
-    below: Mapping[str, Field],
-) -> tuple[Field | None, list[str]]:
-    """Return the value of a role that has one, and the names it is taken from.
-
-    Of JSON each row has the first of these names that its object has.
-    """
-    found = {name: field for name in wanted if (field := record.field(name))}
-    outside = [below[name] for name in wanted if name in below]
-    if isinstance(columns, Object):
-        given = [f"nullif({field.sql}::VARCHAR, 'null')" for field in found.values()]
-        given += [f"to_json({field.sql})::VARCHAR" for field in outside[:1]]
-        return Field(f"coalesce({', '.join([*given, 'NULL'])})::JSON", "JSON"), list(found)
-    if not found:
-        return (outside[0] if outside else None), []
-    name, field = next(iter(found.items()))
-    if field.type.endswith("]") or field.type.startswith(NESTED):
-        raise SourceError(
-            f"column {name} of {part} is no single value but {field.type[:100]}: name one in it in "
-            f"source.{role}_columns, such as {name}.key"
-        )
-    return field, [name]
+def _names(record: Table | Object, source: CatalogueSettings, role: str) -> tuple[str, ...]:
+    """Return the columns that a role is taken from; of JSON any of them, in this order."""
+    found = tuple(name for name in columns_of(source, role) if record.field(name))
+    return found if isinstance(record, Object) else found[:1]
 
 
 def _no_title(title: Field) -> str:
@@ -196,16 +143,13 @@ class _Category:
 
 
 def _categories(
-    record: Table | Object,
-    source: CatalogueSettings,
-    below: Mapping[str, Field],
-    blanks_between: set[str],
+    record: Table | Object, source: CatalogueSettings, rows: Rows
 ) -> dict[str, _Category]:
     """Return every column of categories that is there, by its name."""
     found: dict[str, _Category] = {}
     for name in source.category_columns:
         separator = source.category_separator
-        if separator == "auto" and name in blanks_between:
+        if separator == "auto" and name in rows.blanks_between:
             separator = " "
         path = LIST.fullmatch(name)
         # An object has whatever is asked for; a table may have a column with brackets in its name.
@@ -215,8 +159,8 @@ def _categories(
         elif path and (field := record.field(path["list"])):
             key = pointer(path["rest"].split(".")) if path["rest"] else ""
             found[name] = _Category(field, separator, key, listed=isinstance(record, Table))
-        elif name in below:
-            found[name] = _Category(below[name], separator)
+        elif name in rows.folders:
+            found[name] = _Category(in_folder(rows.folders[name]), separator)
     return found
 
 
@@ -231,20 +175,15 @@ def _different(lists: list[str]) -> str:
     )
 
 
-def _others(
-    columns: Mapping[str, str] | Object,
-    types: Mapping[str, str] | None,
-    source: CatalogueSettings,
-    used: set[str],
-) -> str:
+def _others(rows: Rows, source: CatalogueSettings, used: set[str]) -> str:
     """Write the columns that are neither item, title nor category as one JSON object."""
-    if isinstance(columns, Object):
-        return _other_keys(columns, source)
+    if isinstance(rows.columns, Object):
+        return _other_keys(rows.columns, source)
     pairs = []
-    for name, column in columns.items():
+    for name, column in rows.columns.items():
         if name in used:
             continue
-        kind = types[name] if types else "VARCHAR"
+        kind = rows.types[name] if rows.types else "VARCHAR"
         value = filled(f"{column}::VARCHAR", source) if kind == "VARCHAR" else f"to_json({column})"
         if kind in EXACT_BITS:  # JSON has no infinity
             value = f"CASE WHEN isfinite({column}) THEN to_json({column}) END"

@@ -34,8 +34,10 @@ from tasks.connections import postgres_uri
 from tasks.errors import NotReadyError, SourceError
 from tasks.lake.duck import identifier, literal
 from tasks.settings import CatalogueSettings, ReadSettings, Settings, SourceSettings
+from tasks.sources.items import item_rows
 from tasks.sources.rows import (
     Object,
+    Rows,
     as_json,
     chosen,
     needed,
@@ -50,7 +52,6 @@ from tasks.sources.units import (
     refuse_dates,
     unit_of,
 )
-from tasks.sources.views import view_rows
 
 log = logging.getLogger(__name__)
 
@@ -184,15 +185,14 @@ class Window:
         self._copy(con, cursor, uri, query)
         kept = {time.name: "DOUBLE" if time.type in NUMBERS else "TIMESTAMPTZ"}
         as_read = {**columns, time.name: f"coalesce(odd_time, {columns[time.name]}::VARCHAR)"}
-        return source_rows(
-            self,
-            self.settings,
+        rows = Rows(
             columns,
             reader="brought",
             row_number=numbered_by_content(list(as_read.values())),
             raw=as_json(as_read),
             types={name: kept.get(name, "VARCHAR") for name in columns},
         )
+        return source_rows(self, self.settings, rows)
 
     def _bring_items(
         self,
@@ -208,14 +208,13 @@ class Window:
         columns = con.execute("SELECT json_keys(object::JSON) FROM brought LIMIT 1").fetchone()
         if columns and not set(settings.item_columns) & set(columns[0]):
             needed(self, columns[0], settings.item_columns, "source.item_columns")
-        return view_rows(
-            self,
-            settings,
+        rows = Rows(
             Object("object"),
             reader="(SELECT object::JSON AS object FROM brought)",
             row_number=numbered_by_content(["object"]),
             raw="object::VARCHAR",
         )
+        return item_rows(self, settings, rows)
 
     def _copy(
         self, con: duckdb.DuckDBPyConnection, cursor: adbc.Cursor, uri: str, query: str

@@ -5,9 +5,10 @@ an object, `events[].aid` one of each element of a list, `history[ ]` each word 
 `shown[ -].1` what stands before the first "-" in each word.
 """
 
+import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import duckdb
@@ -130,40 +131,48 @@ class Object:
         )
 
 
-def source_rows(
-    part: object,
-    source: SourceSettings,
-    columns: Mapping[str, str] | Object,
-    *,
-    reader: str,
-    row_number: str,
-    raw: str,
-    broken: str = "NULL::VARCHAR",
-    types: Mapping[str, str] | None = None,
-    folders: Mapping[str, str | None] | None = None,
-    ordered: bool = True,
-) -> str:
-    """Write the SELECT of the view `source_rows` over what has named columns.
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of a part, as they can be looked at by SQL.
+
+    columns: expression of each column by the name that the part gives it, or a JSON object.
+    reader: what stands behind FROM, gives all that the expressions use.
+    row_number, raw, broken: expressions of these columns of the view `source_rows`.
+    types: DuckDB type of each column, FLOAT16 for a float of two bytes; None: all are texts.
+    folders: values of columns that stand in the path of the part, for roles that it has no column
+        for.
+    ordered: whether the reader gives its rows in the same order each time: of lists, events are
+        then numbered through.
+    blanks_between: columns of which the format says that blanks separate their values.
+    """
+
+    columns: Mapping[str, str] | Object
+    reader: str
+    row_number: str
+    raw: str
+    broken: str = "NULL::VARCHAR"
+    types: Mapping[str, str] | None = None
+    folders: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    ordered: bool = True
+    blanks_between: Collection[str] = ()
+
+    @property
+    def record(self) -> Table | Object:
+        """What a row is made of."""
+        if isinstance(self.columns, Object):
+            return self.columns
+        return Table(self.columns, self.types)
+
+
+def source_rows(part: object, source: SourceSettings, rows: Rows) -> str:
+    """Write the SELECT of the view `source_rows` over the events that rows are.
 
     Parameters
     ----------
     part
-        For messages.
+        For messages. Where it has `columns`, it is told there which ones each role is taken from.
     source
         Says which columns are wanted, the first that is there of each role.
-    columns
-        Expression of each column by the name that the part gives it, or a JSON object.
-    reader
-        What stands behind FROM, gives all that the expressions use.
-    row_number, raw, broken
-        Expressions of these columns of the view.
-    types
-        DuckDB type of each column, FLOAT16 for a float of two bytes; None: all are taken as text.
-    folders
-        Values of columns that stand in the path of the part, for roles that it has no column for.
-    ordered
-        Whether the reader gives its rows in the same order each time: of lists, events are then
-        numbered through.
 
     Raises
     ------
@@ -171,14 +180,10 @@ def source_rows(
         There is no column of the user (or session), the item or the time, or it holds no single
         values.
     """
-    record = columns if isinstance(columns, Object) else Table(columns, types)
-    exploded = _Exploded(part, record, source)
-    wanted = {
-        role: _chosen_field(part, exploded, columns, role, source, folders or {}) for role in ROLES
-    }
-    if (told := getattr(part, "columns", None)) is not None:
-        names = {role: exploded.names(role, source, folders or {}) for role in ROLES}
-        told.update({role: " or ".join(found) for role, found in names.items() if found})
+    exploded = _Exploded(part, rows.record, source)
+    wanted = {role: chosen_field(part, exploded, rows, role, source) for role in ROLES}
+    tell_columns(part, {role: exploded.names(role, source, rows.folders) for role in ROLES})
+    reader, row_number = rows.reader, rows.row_number
     if exploded.elements:
         reader = (
             '(SELECT *, row_number() OVER () AS "its number" FROM '
@@ -188,7 +193,7 @@ def source_rows(
             f'END AS "its elements") FROM (SELECT *, {exploded.elements} AS "its elements" '
             f"FROM {reader}))))"
         )
-        row_number = '"its number"' if ordered else f'{row_number} + "its position"'
+        row_number = '"its number"' if rows.ordered else f'{row_number} + "its position"'
     # Each value is taken out of its row once, and only then looked at from all sides.
     given = {role: field for role, field in wanted.items() if field}
     taken = ", ".join(f'{field.sql} AS "the {role}"' for role, field in given.items())
@@ -214,7 +219,7 @@ def source_rows(
         "has_time": time.given,
         "time_number": time.number,
         "time_stamp": time.stamp,
-        "broken": broken,
+        "broken": rows.broken,
         "unread": f"coalesce({', '.join(unread)})",
         "unread_time": time.unread,
     }
@@ -229,7 +234,7 @@ def source_rows(
                 WHEN "its broken" IS NULL AND "its has_time" AND "its user_id" IS NOT NULL
                     AND "its item_id" IS NOT NULL AND {no_value} IS NULL
                     AND ({plain}) THEN NULL
-                ELSE {raw}
+                ELSE {rows.raw}
             END AS raw,
             "its user_id" AS user_id,
             "its item_id" AS item_id,
@@ -265,7 +270,7 @@ class _Exploded:
         self.part, self.record = part, record
         self.elements = self.list = self.type = ""  # of the elements
         for role in ROLES:
-            for name in getattr(source, f"{role}_columns"):
+            for name in columns_of(source, role):
                 self._find(name)
 
     def _find(self, name: str) -> None:
@@ -323,7 +328,7 @@ class _Exploded:
         """Write for each object that a row is made of that a key of it is there twice."""
         if not isinstance(self.record, Object):
             return []
-        names = [name for role in ROLES for name in getattr(source, f"{role}_columns")]
+        names = [name for role in ROLES for name in columns_of(source, role)]
         lists = [LIST.fullmatch(name) for name in names]
         outer = [found["list"] if found else name for name, found in zip(names, lists, strict=True)]
         inner = [found["rest"] for found in lists if found and found["rest"] and not found["signs"]]
@@ -336,30 +341,26 @@ class _Exploded:
         self, role: str, source: SourceSettings, folders: Mapping[str, str | None]
     ) -> list[str]:
         """Return the columns that a role is taken from; of JSON any of them, in this order."""
-        wanted = getattr(source, f"{role}_columns")
+        wanted = columns_of(source, role)
         found = [name for name in wanted if self.field(name)]
         if isinstance(self.record, Object):
             return found
         return (found or [f"{name}=" for name in wanted if name in folders])[:1]
 
 
-def _chosen_field(
-    part: object,
-    record: Record,
-    columns: Mapping[str, str] | Object,
-    role: str,
-    source: SourceSettings,
-    folders: Mapping[str, str | None],
+def chosen_field(
+    part: object, record: Record, rows: Rows, role: str, source: ReadSettings
 ) -> Field | None:
-    """Return the first column that is there, of the part and else of its folders."""
-    names = getattr(source, f"{role}_columns")
-    below = [
-        Field("NULL::VARCHAR" if folders[name] is None else literal(str(folders[name])))
-        for name in names
-        if name in folders
-    ]
+    """Return the first column of a role that is there, of the part and else of its folders.
+
+    record: what the columns are looked for in: that of the rows, or what is made of it.
+
+    Raises SourceError when it holds no single values, or a needed role has none.
+    """
+    names, folders = columns_of(source, role), rows.folders
+    below = [in_folder(folders[name]) for name in names if name in folders]
     found = [field for name in names if (field := record.field(name))]
-    if isinstance(columns, Object):
+    if isinstance(rows.columns, Object):
         # Each line has keys of its own: the first of these that it has, whatever others have.
         given = [f"nullif({field.sql}::VARCHAR, 'null')" for field in found]
         given += [f"to_json({field.sql})::VARCHAR" for field in below[:1]]
@@ -368,20 +369,32 @@ def _chosen_field(
         field = [*found, *below][0]
         if field.type.endswith("]") or field.type.startswith(NESTED):
             name = next(name for name in names if record.field(name) == field)
+            each = f", or {name}[] for each element" if isinstance(record, _Exploded) else ""
             raise SourceError(
                 f"column {name} of {part} is no single value but {field.type[:100]}: name one in "
-                f"it in source.{role}_columns, such as {name}.key, or {name}[] for each element"
+                f"it in source.{role}_columns, such as {name}.key{each}"
             )
         return field
-    if role in NEEDED and not (role == "user" and _chosen_session(record, source, folders)):
-        needed(part, columns, names, f"source.{role}_columns")
+    if role in source.needed and not (role == "user" and _chosen_session(record, source, folders)):
+        needed(part, rows.columns, names, f"source.{role}_columns")
     return None
 
 
+def in_folder(value: str | None) -> Field:
+    """Return the value of a column that stands in the path of a part."""
+    return Field("NULL::VARCHAR" if value is None else literal(value))
+
+
+def tell_columns(part: object, names: Mapping[str, Sequence[str]]) -> None:
+    """Let a part that wants to know have the columns that each role is taken from."""
+    if (told := getattr(part, "columns", None)) is not None:
+        told.update({role: tuple(found) for role, found in names.items() if found})
+
+
 def _chosen_session(
-    record: Record, source: SourceSettings, folders: Mapping[str, str | None]
+    record: Record, source: ReadSettings, folders: Mapping[str, str | None]
 ) -> bool:
-    return any(record.field(name) or name in folders for name in source.session_columns)
+    return any(record.field(name) or name in folders for name in columns_of(source, "session"))
 
 
 def needed(part: object, columns: Iterable[str], wanted: tuple[str, ...], setting: str) -> str:
@@ -403,7 +416,7 @@ def chosen(part: object, columns: Iterable[str], source: SourceSettings) -> dict
     there = dict.fromkeys(columns)
     found = {}
     for role in ROLES:
-        wanted = getattr(source, f"{role}_columns")
+        wanted = columns_of(source, role)
         found[role] = next((name for name in wanted if record.field(name)), None)
         if role in NEEDED and found[role] is None:
             if role == "user" and _chosen_session(record, source, {}):

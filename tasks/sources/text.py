@@ -22,6 +22,7 @@ from tasks.settings import CatalogueSettings, ReadSettings
 from tasks.sources.lines import Records
 from tasks.sources.rows import (
     Object,
+    Rows,
     columns_of,
     filled,
     has_plain_time,
@@ -50,7 +51,7 @@ class SourceFile:
     shown: str  # how messages name it
     format: str
     folders: dict[str, str | None]  # columns in its path
-    columns: dict[str, str]  # that are taken for each role, once it is read
+    columns: dict[str, tuple[str, ...]]  # that are taken for each role, once it is read
 
     def __str__(self) -> str:
         return self.shown
@@ -224,9 +225,7 @@ def _table(
         f"FROM (SELECT *, {dialect.fields(n)} AS fields FROM text_lines "
         f"WHERE line <> '' AND line_number > {number}))"
     )
-    rows = view_rows(
-        file,
-        source,
+    rows = Rows(
         columns,
         reader=reader,
         row_number="line_number",
@@ -244,7 +243,7 @@ def _table(
         columns=n,
         sure=source.quote != "auto",
     )
-    with _held(con, records, rows, source):
+    with _held(con, records, view_rows(file, source, rows), source):
         yield
 
 
@@ -365,9 +364,7 @@ def _json(con: duckdb.DuckDBPyConnection, file: SourceFile, source: ReadSettings
         "coalesce(broken, CASE WHEN NOT json_valid(line) THEN 'no valid JSON' END) AS broken "
         "FROM text_lines WHERE trim(line, ' \t\r') <> '')"
     )
-    rows = view_rows(
-        file,
-        source,
+    rows = Rows(
         Object("object"),
         reader=reader,
         row_number="line_number",
@@ -375,13 +372,11 @@ def _json(con: duckdb.DuckDBPyConnection, file: SourceFile, source: ReadSettings
         broken="broken",
         folders=file.folders,
     )
-    with _held(con, records, rows, source):
+    with _held(con, records, view_rows(file, source, rows), source):
         _refuse_missing_keys(con, file, source, records)
         counts = counted_names(con, file, source, SAMPLED_RECORDS)
         for role, names in list(file.columns.items()):  # to be told: those that it has
-            between = " and " if " and " in names else " or "
-            found = (name for name in names.split(between) if counts[name])
-            file.columns[role] = between.join(found)
+            file.columns[role] = tuple(name for name in names if counts[name])
         yield
 
 
