@@ -23,83 +23,6 @@ from tasks.lake.tables import TIME, Table
 VERSION = 1
 KEY = "contract_version"  # of the metadata of a Parquet file
 
-
-@dataclass(frozen=True)
-class Column:
-    """A published column: its name, its types in Arrow and PostgreSQL, and what it means."""
-
-    name: str
-    type: pa.DataType
-    postgres: str
-    means: str
-    nullable: bool = False
-
-
-COLUMNS = (
-    Column("dt", pa.date32(), "date", "The night: events up to the end of this UTC date count."),
-    Column("user_id", pa.string(), "text", "The user, as the source writes it; once a night."),
-    Column(
-        "intent_id",
-        pa.int32(),
-        "integer",
-        "What the user is after; null: the model knows no item of the user.",
-        nullable=True,
-    ),
-    Column(
-        "confidence",
-        pa.float32(),
-        "real",
-        "How sure that is, 0 to 1; null where intent_id is.",
-        nullable=True,
-    ),
-    Column(
-        "runner_up_id",
-        pa.int32(),
-        "integer",
-        "The intent that would be next; null: there is none.",
-        nullable=True,
-    ),
-    Column(
-        "runner_up_confidence",
-        pa.float32(),
-        "real",
-        "How sure the runner-up is, 0 to 1; null where runner_up_id is.",
-        nullable=True,
-    ),
-    Column("n_events", pa.int32(), "integer", "Events of the user up to the end of the night."),
-    Column("last_ts", TIME, "timestamp with time zone", "Time of the last of them."),
-    Column("model_version", pa.string(), "text", "The model that gave the label."),
-)
-NAMES = tuple(column.name for column in COLUMNS)
-
-# What a target has of the revisions of its nights. They are a table of their own, and no part of
-# the contract of the labels: a column may be added.
-REVISIONS = (
-    Column("dt", pa.date32(), "date", "The night whose labels were published."),
-    Column("revision", pa.int32(), "integer", "Its number, from 1 for each night."),
-    Column("published_at", TIME, "timestamp with time zone", "When it was published first."),
-    Column("run", pa.string(), "text", "Airflow's run id, or 'command line'."),
-    Column("why", pa.string(), "text", "Why there is a new one, such as first run or late events."),
-    Column("because", pa.string(), "text", "The same as a sentence, if known.", nullable=True),
-    Column(
-        "model_version",
-        pa.string(),
-        "text",
-        "The model that gave the labels; null: more than one.",
-        nullable=True,
-    ),
-    Column("labels", pa.int64(), "bigint", "Users with a label, also one without an intent."),
-    Column(
-        "changed",
-        pa.int64(),
-        "bigint",
-        "Users with another intent than in the revision before; null: not known any more.",
-        nullable=True,
-    ),
-    Column("added", pa.int64(), "bigint", "Users who had no label before.", nullable=True),
-    Column("removed", pa.int64(), "bigint", "Users who have no label now.", nullable=True),
-)
-
 POSTGRES_TYPES = {
     pa.string(): "text",
     pa.int32(): "integer",
@@ -111,6 +34,81 @@ POSTGRES_TYPES = {
     TIME: "timestamp with time zone",
 }
 NESTED = "json"  # the type in PostgreSQL of lists and structs
+
+
+@dataclass(frozen=True)
+class Column:
+    """A published column: its name, its type in Arrow, and what it means."""
+
+    name: str
+    type: pa.DataType
+    means: str
+    nullable: bool = False
+
+    @property
+    def postgres(self) -> str:
+        """Its type in PostgreSQL."""
+        return POSTGRES_TYPES.get(self.type, NESTED)
+
+
+COLUMNS = (
+    Column("dt", pa.date32(), "The night: events up to the end of this UTC date count."),
+    Column("user_id", pa.string(), "The user, as the source writes it; once a night."),
+    Column(
+        "intent_id",
+        pa.int32(),
+        "What the user is after; null: the model knows no item of the user.",
+        nullable=True,
+    ),
+    Column(
+        "confidence",
+        pa.float32(),
+        "How sure that is, 0 to 1; null where intent_id is.",
+        nullable=True,
+    ),
+    Column(
+        "runner_up_id",
+        pa.int32(),
+        "The intent that would be next; null: there is none.",
+        nullable=True,
+    ),
+    Column(
+        "runner_up_confidence",
+        pa.float32(),
+        "How sure the runner-up is, 0 to 1; null where runner_up_id is.",
+        nullable=True,
+    ),
+    Column("n_events", pa.int32(), "Events of the user up to the end of the night."),
+    Column("last_ts", TIME, "Time of the last of them."),
+    Column("model_version", pa.string(), "The model that gave the label."),
+)
+NAMES = tuple(column.name for column in COLUMNS)
+
+# What a target has of the revisions of its nights. They are a table of their own, and no part of
+# the contract of the labels: a column may be added.
+REVISIONS = (
+    Column("dt", pa.date32(), "The night whose labels were published."),
+    Column("revision", pa.int32(), "Its number, from 1 for each night."),
+    Column("published_at", TIME, "When it was published first."),
+    Column("run", pa.string(), "Airflow's run id, or 'command line'."),
+    Column("why", pa.string(), "Why there is a new one, such as first run or late events."),
+    Column("because", pa.string(), "The same as a sentence, if known.", nullable=True),
+    Column(
+        "model_version",
+        pa.string(),
+        "The model that gave the labels; null: more than one.",
+        nullable=True,
+    ),
+    Column("labels", pa.int64(), "Users with a label, also one without an intent."),
+    Column(
+        "changed",
+        pa.int64(),
+        "Users with another intent than in the revision before; null: not known any more.",
+        nullable=True,
+    ),
+    Column("added", pa.int64(), "Users who had no label before.", nullable=True),
+    Column("removed", pa.int64(), "Users who have no label now.", nullable=True),
+)
 
 SHARE = (0.0, 1.0)
 FROM_ZERO, FROM_ONE = (0.0, None), (1.0, None)
@@ -146,7 +144,6 @@ class Companion:
             Column(
                 column.name,
                 column.type,
-                POSTGRES_TYPES.get(column.type, NESTED),
                 self.table.meanings[column.name],
                 nullable=column.name not in self.key,
             )

@@ -26,9 +26,9 @@ from tasks.lake import duck
 from tasks.lake.storage import Bucket, File, parquet
 from tasks.settings import Settings
 from tasks.stores import Address, Said
-from tasks.targets.parquet import write_labels
+from tasks.targets.parquet import LABELS, write_labels
 
-NAME = "intent_labels.parquet"
+NAME = f"{LABELS}.parquet"
 NIGHT = re.compile(rf"dt=(\d{{4}}-\d\d-\d\d)/{re.escape(NAME)}")
 SEEN = re.compile(r"dt=[^/]*/[^/]*")  # what readers take for labels
 DIGEST = "labels-digest"  # in an object's metadata
@@ -73,7 +73,7 @@ class ParquetObjects:
     def publish(self, con: duckdb.DuckDBPyConnection, night: dt.date, revisions: pa.Table) -> None:
         """Replace the night's object; one with the same labels and revisions stays untouched."""
         with self.turns.alone():
-            self._replace(con, "intent_labels", night.isoformat(), revisions)
+            self._replace(con, LABELS, night.isoformat(), revisions)
 
     def forget(self, users: Sequence[str], revisions: pa.Table) -> dict[str, int]:
         """Write the nights anew that have rows of these users."""
@@ -102,8 +102,8 @@ class ParquetObjects:
     ) -> None:
         path = f"dt={day}/{NAME}"
         with tempfile.TemporaryDirectory(prefix="elcrec-labels-", dir=self.scratch) as folder:
-            file = Path(folder) / NAME
-            file = write_labels(con, con.table(view), file.with_suffix(""), day, revisions, {})
+            made = Path(folder) / LABELS
+            file = write_labels(con, con.table(view), made, day, revisions, named={})
             digest = file.stem.rpartition("-")[2]
             if self.storage.fact(path, DIGEST) != digest:
                 self.storage.send(file, path, {DIGEST: digest})
