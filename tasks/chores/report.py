@@ -481,9 +481,9 @@ def _intents(lake: Lake, night: dt.date, most: int | None) -> Printed:
     few = f"The {shown.height} largest of {used.height}" if shown.height < used.height else "All"
     columns = ["intent", "name", "users", "share"]
     since = _newest_before(used)
-    columns += [f"since {since} d" if since > 1 else "since 1 d"] if since else []
+    columns += [f"since {since} d"] if since else []
     features = _features(lake, night)
-    is_listed = features["kind"].is_in(["category"]).any()
+    is_listed = (features["kind"] == "category").any()
     columns += ["more often", "top items"] if is_listed else ["top items"]
     table = _printed(
         f"{few} intents in use" if few != "All" else f"All {used.height} intents in use",
