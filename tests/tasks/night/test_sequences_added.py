@@ -64,16 +64,22 @@ def build(root: Path, number: int, **settings: Any) -> dt.date | None:
     return summary["added_to"] and dt.date.fromisoformat(summary["added_to"])
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Give a lake with the events of days 0 to 4 and the histories of nights 0 to 3."""
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build a lake with the events of days 0 to 4 and the histories of nights 0 to 3, once."""
     chance = random.Random(1)
-    root = tmp_path / "lake"
+    root = tmp_path_factory.mktemp("built") / "lake"
     for number in range(5):
         write_day(root, number, chance)
     for number in range(4):
         build(root, number, last_events=6)
     return root
+
+
+@pytest.fixture
+def root(built: Path, tmp_path: Path) -> Path:
+    """Give a test a copy of that lake, for itself."""
+    return Path(shutil.copytree(built, tmp_path / "lake"))
 
 
 def test_a_night_adds_its_events_to_the_histories_of_the_night_before(root: Path) -> None:
