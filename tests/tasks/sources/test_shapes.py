@@ -199,7 +199,7 @@ SHAPES = [
     Shape("a table that is said to be Parquet", {"a.csv": ONE}, says=("a.csv is no Parquet", "source.format"), settings={"format": "parquet"}),
     Shape("compressed Parquet", {"a.parquet": gzip.compress(parquet())}, says=("a.parquet is compressed with gzip", "unpack it")),
     Shape("bytes of another encoding than the one that is set", {"a.csv": HEAD.encode() + f"u1,a,{DAY}\n".encode() + b"u\x81,a,1\n"}, says=("a.csv line 3 has b'\\x81', which is not cp1252", "source.encoding"), settings={"encoding": "cp1252"}),
-    Shape("a file in UTF-8 that is said to be in UTF-16", {"a.csv": ONE}, says=("a.csv is not utf-16", "source.encoding"), settings={"encoding": "utf-16"}),
+    Shape("a file in UTF-8 that is said to be in UTF-16", {"a.csv": ONE}, says=("a.csv", "is not utf-16", "source.encoding"), settings={"encoding": "utf-16"}),
     Shape("an archive in an encoding that is set", {"a.csv": b"PK\x03\x04" + b"x" * 100}, says=("a.csv is a zip archive",), settings={"encoding": "latin-1"}),
     Shape("arrays in place of objects", {"a.json": "[[1,2],[3,4]]"}, says=("a.json has no JSON objects, its first value is [1,2]", "user_id"), settings={"format": "json"}),
     Shape("a value that is no JSON", {"a.json": '[{"user_id":1},{"user_id":}]'}, says=("a.json value 2 is no valid JSON, '{\"user_id\":}]'",), settings={"format": "json"}),
