@@ -97,6 +97,19 @@ def age(place: Place, folder: str, *, hours: float) -> None:
             found.last_modified = then.replace(tzinfo=None)
 
 
+def objects(place: str) -> list[tuple[str, dt.datetime]]:
+    """Return the objects of a place in a store of this process, and when they were written."""
+    name, _, key = place.removeprefix("s3://").partition("/")
+    keys_there = _backend().buckets[name].keys
+    while True:
+        try:
+            found = [(path, one.last_modified) for path, one in keys_there.items()]
+            break
+        except RuntimeError:  # it is written to meanwhile
+            continue
+    return [(path, written) for path, written in found if path.startswith(f"{key}/")]
+
+
 def _backend() -> Any:
     from moto.s3.models import s3_backends
 
