@@ -48,12 +48,23 @@ def keys(address: str) -> dict[str, str]:
 
 # Of a test that uses `root`: the store is asked for by the test that has the mark alone.
 PLACES = ["folder", pytest.param("store", marks=[pytest.mark.servers, pytest.mark.slow])]
+EVERYWHERE = pytest.mark.parametrize("place", PLACES, indirect=True)
 
 
 @pytest.fixture(params=PLACES)
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Give a place in which no lake is yet: a folder, then one in a store."""
-    if request.param == "folder":
+    yield from _place(request, tmp_path)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """Give a place as `root` does, but a folder alone to tests that are not marked EVERYWHERE."""
+    yield from _place(request, tmp_path)
+
+
+def _place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    if getattr(request, "param", "folder") == "folder":
         yield tmp_path / "lake"
     else:
         with bucket(request.getfixturevalue("store")) as url:
