@@ -225,6 +225,7 @@ def lake_histories(lake: Lake) -> dict[str, list[str]]:
     return dict(grouped.iter_rows())
 
 
+@pytest.mark.slow
 def test_movielens_night_by_night_equals_all_at_once(tmp_path: Path, real_data: Path) -> None:
     source = real_data / "ml-100k.inter"
     if not source.is_file():
@@ -315,6 +316,7 @@ def late_file(folder: Path, days: list[dt.date]) -> None:
     (folder / "late.csv").write_text(HEAD + rows)
 
 
+@pytest.mark.slow
 @EVERYWHERE
 def test_late_events_go_to_their_own_days_once_and_the_run_names_these(
     tmp_path: Path, run: Callable[..., Any], lake: Lake, caplog: pytest.LogCaptureFixture

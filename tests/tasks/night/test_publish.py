@@ -239,6 +239,7 @@ def _publish_often(settings: Settings) -> None:
         publish(settings, NIGHT)
 
 
+@pytest.mark.slow
 def test_publishing_that_was_killed_is_completed_by_doing_it_again(settings: Settings) -> None:
     publish(settings, NIGHT)
     before = in_parquet(settings)

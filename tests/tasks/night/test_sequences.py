@@ -183,6 +183,7 @@ def test_new_items_get_the_next_indices_by_day_then_by_id(root: Place) -> None:
     assert vocabulary(root) == [*known, ("0", 4, day(1))]
 
 
+@pytest.mark.slow
 def test_a_rerun_or_a_backfill_changes_no_index_and_no_row(root: Place) -> None:
     events = [(f"u{i % 7}", f"i{i % 11}", day(i % 5 - 4), i % 24) for i in range(200)]
     write_events(root, events)
