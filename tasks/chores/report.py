@@ -140,6 +140,9 @@ def show_intent(settings: Settings, night: dt.date, intent: int, *, console: Con
         its_own = its_own.join(ranked, on="user_id").sort("rank").drop("rank")
     else:  # a night from before they were kept
         its_own = its_own.sort(["confidence", "user_id"], descending=[True, False]).head(SAMPLE)
+    its_own = its_own.with_columns(shown=pl.coalesce("calibrated_confidence", "confidence")).sort(
+        "shown", "user_id", descending=[True, False]
+    )
     title = f"{its_own.height} of its users, the surest first"
     _print(console, (*parts, _label_rows(title, its_own, called)))
 
@@ -164,28 +167,30 @@ def _changes(lake: Lake, night: dt.date, intent: int) -> dict[str, str]:
     return {"change": ", ".join(told)} if told else {}
 
 
+# Of each kind of feature: its title, what one is, and of what its share is.
 FEATURES = {
-    "category": ("Categories", "category"),
-    "word": ("Words of titles", "word"),
-    "item": ("Items", "item"),
-    "event_type": ("Event types of the night", "type"),
+    "category": ("Categories", "category", "of events"),
+    "word": ("Words of titles", "word", "of events"),
+    "item": ("Items", "item", "of users"),
+    "event_type": ("Event types of the night", "type", "of events"),
 }
+BY_CHANCE = 2.0  # a z nearer to 0 may well be chance
 
 
 def _feature_tables(features: pl.DataFrame) -> list[Printed]:
     """List what sets an intent apart, a table a kind: over-represented first, then under."""
     found = []
-    for kind, (title, column) in FEATURES.items():
-        rows = features.filter(pl.col("rank") <= TOP_FEATURES, kind=kind)
+    for kind, (title, column, of) in FEATURES.items():
+        rows = features.filter(
+            pl.col("rank") <= TOP_FEATURES, pl.col("z").abs() >= BY_CHANCE, kind=kind
+        )
         if kind == "word":  # of many words some come more often by chance
             rows = rows.filter(pl.col("score") > 0)
         if rows.is_empty():
             continue
-        table = _printed(
-            f"{title} that set it apart",
-            [column, "share", "of all", "log-odds", "z"],
-            ["share", "of all", "log-odds", "z"],
-        )
+        shares = [f"share {of}", "of all", "log-odds", "z"]
+        title = f"{title} that set it apart, by more than chance (z beyond {BY_CHANCE:.0f})"
+        table = _printed(title, [column, *shares], shares)
         for row in rows.sort(["is_over", "rank"], descending=[True, False]).iter_rows(named=True):
             _add_row(
                 table,
