@@ -366,23 +366,28 @@ class ELCRec:
         return items, scores
 
     @torch.no_grad()
-    def center_items(self, k: int = 20) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    def center_items(
+        self, k: int = 20, among: NDArray[np.integer] | None = None
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """The k items that fit each intent best and their scores, `[n_intents, k]`, best first.
 
         The score of item v for intent j is `c_j · e_v`: what the centre adds to the score of v as
-        the next item of its users. Raises ELCRecError for k beyond the number of items.
+        the next item of its users. among: item numbers, 1 … V, the only ones that are looked at.
+        Raises ELCRecError for k beyond how many there are.
         """
         network = self._fitted()
-        if not 1 <= k <= self.n_items:
-            raise ELCRecError(f"k must be from 1 to the number of items ({self.n_items}), not {k}")
-        block = max(1, 16_000_000 // self.n_items)
+        items = np.arange(1, self.n_items + 1) if among is None else np.asarray(among, np.int64)
+        if not 1 <= k <= items.size:
+            raise ELCRecError(f"k must be from 1 to the number of items ({items.size}), not {k}")
+        vectors = network.items.weight[torch.from_numpy(items).to(network.centers.device)]
+        block = max(1, 16_000_000 // items.size)
         parts = [
-            (network.centers[first : first + block] @ network.items.weight[1:].T).topk(k, dim=1)
+            (network.centers[first : first + block] @ vectors.T).topk(k, dim=1)
             for first in range(0, len(network.centers), block)
         ]
-        items = torch.cat([part.indices for part in parts]) + 1
+        places = torch.cat([part.indices for part in parts]).cpu().numpy()
         scores = torch.cat([part.values for part in parts])
-        return items.cpu().numpy().astype(np.int32), scores.cpu().numpy()
+        return items[places].astype(np.int32), scores.cpu().numpy()
 
     def evaluate(
         self, histories: Histories, split: str = "test", cutoffs: Iterable[int] = (5, 10, 20)

@@ -649,7 +649,10 @@ INTENT_NEXT_ITEMS = Table(
             ("score", pa.float32()),
         ]
     ),
-    row="One item that the model expects next of the users of one intent.",
+    row=(
+        "One item that the model expects next of the users of one intent, of those that five "
+        "users or more have where there are enough."
+    ),
     meanings={
         **THE_NIGHT,
         "intent_id": "The intent.",

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -26,6 +27,7 @@ TOP_ITEMS = 10  # of intent_profiles
 TOP_ITEMS_POOL = 3 * TOP_ITEMS  # the most frequent items of an intent, of which its top is chosen
 TOP_FEATURES = 10  # of a kind, over- and under-represented ones each
 NEXT_ITEMS = 10
+COMMON_ITEM_USERS = 5  # fewer have an item that is not named as a next one
 CLOSEST_USERS = 5
 PRIOR_USERS = 5  # what fewer users than about this do says little about an intent
 BEFORE = (1, 7, 28)  # nights that the size of an intent is compared with
@@ -68,7 +70,9 @@ def profile(
         _write(lake, con, tables.INTENT_FEATURES, values)
         values = {"night": night, "top": CLOSEST_USERS}
         _write(lake, con, tables.INTENT_USERS, values)
-        lake.replace(tables.INTENT_NEXT_ITEMS, _next_items(lake, night, model), nights=[night])
+        common = con.sql(sql("common_items"), params={"least": COMMON_ITEM_USERS}).pl()["item_id"]
+        next_items = _next_items(lake, night, model, common)
+        lake.replace(tables.INTENT_NEXT_ITEMS, next_items, nights=[night])
         flows: Any = tables.INTENT_FLOWS.schema.empty_table()
         if previous:
             lake.view(con, tables.INTENT_LABELS, "previous_labels", previous, previous)
@@ -94,8 +98,12 @@ def _write(
     lake.replace(table, rows, nights=[values["night"]])
 
 
-def _next_items(lake: Lake, night: dt.date, model: "Loaded") -> pl.DataFrame:
-    items, scores = model.model.center_items(min(NEXT_ITEMS, model.model.n_items))
+def _next_items(lake: Lake, night: dt.date, model: "Loaded", common: pl.Series) -> pl.DataFrame:
+    # The model knows little of an item that hardly anyone has, and may put it next to any intent.
+    among = model.item_ids.is_in(common.implode()).arg_true().to_numpy() + 1
+    if among.size < NEXT_ITEMS:
+        among = np.arange(1, model.model.n_items + 1)
+    items, scores = model.model.center_items(min(NEXT_ITEMS, among.size), among)
     intents, places = items.shape
     ids = model.item_ids.gather(items.ravel() - 1)
     known = titles(lake, night, ids)

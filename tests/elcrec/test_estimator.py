@@ -171,6 +171,18 @@ def test_a_user_without_a_known_item_gets_no_recommendation(model):
     assert (items[1] > 0).all()
 
 
+def test_items_of_a_centre_are_the_best_of_those_that_are_looked_at(model):
+    items, scores = model.center_items(k=model.n_items)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    among = np.array([3, 17, 30, 31])
+    few, their_scores = model.center_items(k=2, among=among)
+    for row, best, of_best in zip(items, few, their_scores, strict=True):
+        assert best.tolist() == [item for item in row if item in among][:2]
+        assert (np.diff(of_best) <= 0).all()
+    with pytest.raises(ELCRecError, match="from 1 to the number of items \\(4\\), not 5"):
+        model.center_items(k=5, among=among)
+
+
 def test_an_unknown_target_is_a_miss(model):
     histories = Histories.from_lists([[1, 2, 3, 4, 99]])
     assert model.evaluate(histories) == dict.fromkeys(model.evaluate(histories), 0.0)
