@@ -323,6 +323,23 @@ def report(
 
 
 @app.command(rich_help_panel=OTHER_PANEL)
+def page(
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1. 0: a free one.")
+    ] = 8321,
+    lake: LakeRoot = None,
+    changes: Changes = [],  # noqa: B006
+) -> None:
+    """Serve the page of intents on this machine until Ctrl-C, at the address that is printed."""
+    from tasks.page.server import serve
+
+    _log(False)
+    settings = settings_from(None, lake, changes)
+    Lake.there(settings)
+    serve(settings, port, lambda address: typer.echo(f"The page of intents: {address}"))
+
+
+@app.command(rich_help_panel=OTHER_PANEL)
 def generate(
     out: Annotated[
         Path,

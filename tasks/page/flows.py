@@ -1,0 +1,190 @@
+"""What changed between any two nights: which intents grew, shrank, split, merged, came and went.
+
+Sizes are exact for any two nights. Moves are those of every night between, summed: a user who moved
+twice counts twice, so that what came less what went is always how much an intent grew.
+"""
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from tasks.lake import tables
+from tasks.page import charts
+from tasks.page.intent import name_of
+from tasks.page.links import Links
+from tasks.page.reader import SIZES, PageLake
+from tasks.registry import names
+
+RIBBONS = 24  # largest moves that are drawn
+LISTED = 12  # of those that grew, and of those that shrank
+PART = 0.2  # of an intent's users at least that went to, or came from, one other: a split or merger
+NOBODY, GONE = "new, or no intent", "gone, or no intent"
+
+
+def view(lake: PageLake, since: dt.date | None, night: dt.date, links: Links) -> dict[str, Any]:
+    """Return what the view of flows shows, from a night (None: a week before) to another."""
+    nights = [one for one in lake.nights(tables.INTENT_PROFILES) if one < night]
+    if since is None:
+        week = night - dt.timedelta(days=7)
+        since = min(nights, key=lambda one: abs((one - week).days), default=None)
+    if since is None or since not in nights:
+        return {"since": since, "since_nights": nights[::-1], "known": False}
+    before, after = _sizes(lake, since), _sizes(lake, night)
+    called = names.shown(lake, night)
+    moves, missing = _moves(lake, since, night)
+    rows = [_row(intent, before, after, called, links) for intent in sorted({*before, *after})]
+    grew = [row for row in rows if row["kind"] == "grew"]
+    shrank = [row for row in rows if row["kind"] == "shrank"]
+    moved = {pair: users for pair, users in moves.items() if pair[0] != pair[1]}
+    return {
+        "since": since,
+        "since_nights": nights[::-1],
+        "known": True,
+        "between": len([one for one in nights if since < one]) + 1,
+        "grew": sorted(grew, key=lambda row: -row["change"])[:LISTED],
+        "shrank": sorted(shrank, key=lambda row: row["change"])[:LISTED],
+        "born": [row for row in rows if row["kind"] == "born"],
+        "retired": [row for row in rows if row["kind"] == "retired"],
+        "steady": sum(row["kind"] == "steady" for row in rows),
+        "splits": _splits(moved, before, after, called, links),
+        "mergers": _mergers(moved, before, after, called, links),
+        "chart": _chart(moved, called, links),
+        "moved": sum(
+            users for (one, two), users in moved.items() if one is not None and two is not None
+        ),
+        "came": sum(users for (one, _), users in moved.items() if one is None),
+        "went": sum(users for (_, two), users in moved.items() if two is None),
+        "shown": min(RIBBONS, len(moved)),
+        "moves": len(moved),
+        "missing": missing,
+        "users_before": sum(before.values()),
+        "users_after": sum(after.values()),
+    }
+
+
+def _sizes(lake: PageLake, night: dt.date) -> dict[int, int]:
+    rows = lake.kept(tables.INTENT_PROFILES, SIZES, night, night).filter(
+        pl.col("status") != "retired"
+    )
+    return dict(rows.select("intent_id", "users").iter_rows())
+
+
+def _row(
+    intent: int,
+    before: Mapping[int, int],
+    after: Mapping[int, int],
+    called: names.Names,
+    links: Links,
+) -> dict[str, Any]:
+    then, now = before.get(intent), after.get(intent)
+    if then is None:
+        kind = "born"
+    elif now is None:
+        kind = "retired"
+    else:
+        kind = "grew" if now > then else "shrank" if now < then else "steady"
+    change = (now or 0) - (then or 0)
+    return {
+        "intent": intent,
+        "name": name_of(called, intent),
+        "href": links.intent(intent) if now is not None else None,
+        "then": then,
+        "now": now,
+        "change": change,
+        "relative": change / then if then else None,
+        "kind": kind,
+    }
+
+
+def _moves(
+    lake: PageLake, since: dt.date, night: dt.date
+) -> tuple[dict[tuple[int | None, int | None], int], list[dt.date]]:
+    """Return the moves of all nights after one, summed, and the nights that have none recorded."""
+    first = since + dt.timedelta(days=1)
+    rows = (
+        lake.scan(tables.INTENT_FLOWS, first, night)
+        .group_by("from_intent_id", "to_intent_id")
+        .agg(pl.col("users").sum())
+        .collect()
+    )
+    recorded = set(lake.nights(tables.INTENT_FLOWS))
+    labelled = [one for one in lake.nights(tables.INTENT_PROFILES) if first <= one <= night]
+    missing = [one for one in labelled if one not in recorded]
+    return {(one, two): users for one, two, users in rows.iter_rows()}, missing
+
+
+def _splits(
+    moved: Mapping[tuple[int | None, int | None], int],
+    before: Mapping[int, int],
+    after: Mapping[int, int],
+    called: names.Names,
+    links: Links,
+) -> list[dict[str, Any]]:
+    """Return the moves by which an intent gave much of itself to a new one."""
+    return [
+        _pair(one, two, users, users / before[one], called, links)
+        for (one, two), users in sorted(moved.items(), key=lambda move: -move[1])
+        if one in before
+        and two in after
+        and two not in before
+        and before[one]
+        and users >= PART * before[one]
+    ]
+
+
+def _mergers(
+    moved: Mapping[tuple[int | None, int | None], int],
+    before: Mapping[int, int],
+    after: Mapping[int, int],
+    called: names.Names,
+    links: Links,
+) -> list[dict[str, Any]]:
+    """Return the moves by which an intent that ended gave much of itself to one that goes on."""
+    return [
+        _pair(one, two, users, users / before[one], called, links)
+        for (one, two), users in sorted(moved.items(), key=lambda move: -move[1])
+        if one in before
+        and two in after
+        and one not in after
+        and before[one]
+        and users >= PART * before[one]
+    ]
+
+
+def _pair(
+    one: int | None,
+    two: int | None,
+    users: int,
+    share: float,
+    called: names.Names,
+    links: Links,
+) -> dict[str, Any]:
+    return {
+        "one": name_of(called, one),
+        "two": name_of(called, two),
+        "href": links.intent(two) if two is not None else None,
+        "users": users,
+        "share": min(1.0, share),
+    }
+
+
+def _chart(
+    moved: Mapping[tuple[int | None, int | None], int], called: names.Names, links: Links
+) -> Any:
+    largest = sorted(moved.items(), key=lambda move: -move[1])[:RIBBONS]
+    hrefs = {
+        name_of(called, intent): links.intent(intent)
+        for pair, _ in largest
+        for intent in pair
+        if intent is not None
+    }
+    return charts.ribbons(
+        [
+            charts.Ribbon(name_of(called, one, NOBODY), name_of(called, two, GONE), users)
+            for (one, two), users in largest
+        ],
+        "The largest moves between intents: where users came from, and where they went",
+        hrefs=hrefs,
+    )
