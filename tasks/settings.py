@@ -93,7 +93,7 @@ def _place(value: object) -> Path | str:
 
 
 # A host that images of a catalogue may come from; a policy of the browser is made of it.
-IMAGE_HOST = r"^(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*(:[0-9]{1,5})?$"
+IMAGE_HOST = r"^(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$"
 
 
 class LakeSettings(Section):

@@ -762,8 +762,8 @@ GIVEN_NAMES = Table(
     },
 )
 
-# The two tables that follow are for the page of intents: what it would have to read a night's labels
-# or a model for.
+# The two tables that follow are for the page of intents, which reads no model and no night's labels
+# as a whole.
 LABEL_COUNTS = Table(
     "label_counts",
     pa.schema(

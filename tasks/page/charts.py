@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 Values = Sequence[float | None]
 
@@ -55,7 +55,7 @@ def spark(values: Values, label: str, *, width: int = 96, height: int = 24) -> M
     """
     known = [value for value in values if value is not None]
     if len(known) < 2:
-        return Markup('<span class="muted" title="{}">–</span>').format(label)
+        return Markup('<span class="muted" title="{}">&ndash;</span>').format(label)
     low, high = min(known), max(known)
     edge = 3.0
     step = (width - 2 * edge) / (len(values) - 1)
@@ -194,7 +194,7 @@ def lines(
                 style=line.style, x=_px(left + wide + 8), y=_px(y), name=_cut(line.name, 18)
             )
         )
-    return Markup("").join([*parts, Markup("</svg>")])
+    return _drawn(parts)
 
 
 def intervals(
@@ -255,19 +255,21 @@ def intervals(
                 wide=_px(wide),
                 tx=left - 14,
                 y=_px(y),
-                what=_cut(what, 38),
+                what=_cut(what, 34),
                 a=_px(across(lowest)),
                 b=_px(across(highest)),
                 c=_px(across(estimate)),
             )
         )
     for tick in _ticks(low + pad, high - pad, per_cent=True, most=5):
+        if not low <= tick <= high:
+            continue
         parts.append(
             Markup('<text class="tick" x="{x}" y="{y}" text-anchor="middle">{t}</text>').format(
                 x=_px(across(tick)), y=_px(height - 6), t=f"{100 * tick:+g} %" if tick else "0"
             )
         )
-    return Markup("").join([*parts, Markup("</svg>")])
+    return _drawn(parts)
 
 
 def dots(
@@ -343,10 +345,10 @@ def ribbons(
         return Markup("")
     total = sum(flow.users for flow in flows)
     sides = []
-    for side in ("left", "right"):
+    for names in ([flow.left for flow in flows], [flow.right for flow in flows]):
         sums: dict[str, int] = {}
-        for flow in flows:
-            sums[getattr(flow, side)] = sums.get(getattr(flow, side), 0) + flow.users
+        for name, flow in zip(names, flows, strict=True):
+            sums[name] = sums.get(name, 0) + flow.users
         sides.append(dict(sorted(sums.items(), key=lambda one: (-one[1], one[0]))))
     rows = max(map(len, sides))
     gap, top, node, margin = 12.0, 8.0, 10.0, 210.0
@@ -418,7 +420,12 @@ def ribbons(
                 words=f"{flow.left} → {flow.right}: {flow.users:,} users",
             )
         )
-    return Markup("").join([*parts, Markup("</svg>")])
+    return _drawn(parts)
+
+
+def _drawn(parts: Iterable[Markup]) -> Markup:
+    """Close a chart, and let it be moved sideways where the screen is narrower than it can be."""
+    return Markup('<div class="drawn">{}</svg></div>').format(Markup("").join(parts))
 
 
 def _px(value: float) -> str:
@@ -477,17 +484,3 @@ def _touch(one: tuple[float, float, float, float], two: tuple[float, float, floa
 
 def _cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1].rstrip()}…"
-
-
-__all__ = [
-    "Dot",
-    "Line",
-    "Ribbon",
-    "bar",
-    "dots",
-    "escape",
-    "intervals",
-    "lines",
-    "ribbons",
-    "spark",
-]

@@ -48,8 +48,8 @@ def view(lake: PageLake, since: dt.date | None, night: dt.date, links: Links) ->
         "born": [row for row in rows if row["kind"] == "born"],
         "retired": [row for row in rows if row["kind"] == "retired"],
         "steady": sum(row["kind"] == "steady" for row in rows),
-        "splits": _splits(moved, before, after, called, links),
-        "mergers": _mergers(moved, before, after, called, links),
+        "splits": _parts(moved, before, after, called, links, to_new=True),
+        "mergers": _parts(moved, before, after, called, links, to_new=False),
         "chart": _chart(moved, called, links),
         "moved": sum(
             users for (one, two), users in moved.items() if one is not None and two is not None
@@ -115,42 +115,27 @@ def _moves(
     return {(one, two): users for one, two, users in rows.iter_rows()}, missing
 
 
-def _splits(
+def _parts(
     moved: Mapping[tuple[int | None, int | None], int],
     before: Mapping[int, int],
     after: Mapping[int, int],
     called: names.Names,
     links: Links,
+    *,
+    to_new: bool,
 ) -> list[dict[str, Any]]:
-    """Return the moves by which an intent gave much of itself to a new one."""
-    return [
-        _pair(one, two, users, users / before[one], called, links)
-        for (one, two), users in sorted(moved.items(), key=lambda move: -move[1])
-        if one in before
-        and two in after
-        and two not in before
-        and before[one]
-        and users >= PART * before[one]
-    ]
+    """Return the moves by which an intent gave much of itself to another.
 
-
-def _mergers(
-    moved: Mapping[tuple[int | None, int | None], int],
-    before: Mapping[int, int],
-    after: Mapping[int, int],
-    called: names.Names,
-    links: Links,
-) -> list[dict[str, Any]]:
-    """Return the moves by which an intent that ended gave much of itself to one that goes on."""
-    return [
-        _pair(one, two, users, users / before[one], called, links)
-        for (one, two), users in sorted(moved.items(), key=lambda move: -move[1])
-        if one in before
-        and two in after
-        and one not in after
-        and before[one]
-        and users >= PART * before[one]
-    ]
+    to_new: to one that is new, which is a split; else by one that ended, which is a merger.
+    """
+    found = []
+    for (one, two), users in sorted(moved.items(), key=lambda move: -move[1]):
+        then = before.get(one) if one is not None else None
+        if not then or two not in after or users < PART * then:
+            continue
+        if (two not in before) if to_new else (one not in after):
+            found.append(_pair(one, two, users, users / then, called, links))
+    return found
 
 
 def _pair(

@@ -16,8 +16,8 @@ from tasks.settings import Settings
 
 KINDS = {
     "category": "Categories",
-    "word": "Words of titles",
     "item": "Items",
+    "word": "Words of titles",
     "event_type": "Kinds of events",
 }
 MOST = {"category": 6, "word": 6, "item": 8, "event_type": 4}  # features shown of a kind
@@ -97,27 +97,34 @@ def _features(rows: pl.DataFrame, *, is_over: bool) -> list[dict[str, Any]]:
         of_kind = (
             rows.filter(pl.col("kind") == kind, pl.col("is_over") == is_over)
             .sort("rank")
-            .head(most)
+            .to_dicts()
+        )
+        # What may be chance stands only where nothing is surely so.
+        sure = [row for row in of_kind if row["score"] != 0]
+        of_kind = (sure or of_kind)[:most]
+        # Of each kind the longest bar is nearly whole: words are much rarer than items.
+        scale = 1.1 * max(
+            [row["share"] for row in of_kind] + [row["expected_share"] for row in of_kind],
+            default=1.0,
         )
         listed = [
             {
                 "value": words.shown(row["title"] or row["value"], 60),
                 "id": words.shown(row["value"]) if kind == "item" and row["title"] else None,
-                "share": row["share"],
-                "expected": row["expected_share"],
+                "share": words.percent(row["share"], 0 if row["share"] >= 0.1 else 1),
                 "times": row["share"] / row["expected_share"] if row["expected_share"] else None,
-                "sure": row["score"] > 0 if is_over else row["score"] < 0,
                 "bar": charts.bar(
-                    row["share"],
-                    f"{row['share']:.1%} here, {row['expected_share']:.1%} of all users",
-                    mark=row["expected_share"],
+                    row["share"] / scale if scale else 0.0,
+                    f"{words.percent(row['share'])} here, "
+                    f"{words.percent(row['expected_share'])} of all users",
+                    mark=row["expected_share"] / scale if scale else 0.0,
                     width=120,
                 ),
             }
-            for row in of_kind.to_dicts()
+            for row in of_kind
         ]
         if listed:
-            found.append({"kind": kind, "title": title, "rows": listed})
+            found.append({"kind": kind, "title": title, "rows": listed, "is_sure": bool(sure)})
     return found
 
 
@@ -147,7 +154,7 @@ def _history(lake: PageLake, night: dt.date, intent: int) -> dict[str, Any]:
         chart = charts.lines(
             [words.day(day) for day in days],
             [charts.Line("users", users)],
-            f"Users of this intent from {days[0]} to {days[-1]}: from {users[0]:,} to {users[-1]:,}",
+            f"Users of this intent, {days[0]} to {days[-1]}: from {users[0]:,} to {users[-1]:,}",
             tell={"users": tell},
         )
     table = [

@@ -200,7 +200,7 @@ def _quality(
         [
             charts.Line("co-occurrence", course(COOCCURRENCE), "other"),
             charts.Line("popularity", course(POPULARITY), "usual"),
-            charts.Line("the labelling model", course(None)),
+            charts.Line("labelling model", course(None)),
         ],
         "Ranking of the next item (NDCG@20) of the model that labels, beside two simple baselines",
     )

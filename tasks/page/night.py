@@ -263,7 +263,7 @@ def _tiles(
     ) -> Tile:
         series = [values.get(one) for one in nights]
         said = [one for one in beside if one]
-        if usual and (text := words.against_usual(values.get(night), series[:-1])):
+        if usual and (text := words.against_usual(values.get(night), series[:-1], written)):
             said.append(text)
         known = [one for one in series if one is not None]
         label = f"{name}: {written(values.get(night))}"
@@ -308,7 +308,7 @@ def _tiles(
             "Lift of the labels",
             lift,
             words.times,
-            ["1.0× would say nothing"],
+            [f"{words.times(1)} would say nothing"],
             "lift",
         ),
         tile(
@@ -382,7 +382,7 @@ def _intervals(
             elif other == decision["compared_with"]:
                 what = "than the model before"
             else:
-                what = f"than {other}, trained from scratch"
+                what = "than the last one from scratch"
             met = high >= limit
             rows.append((what, estimate, low, high, None if simple else limit, met))
             told.append(
@@ -483,10 +483,10 @@ def _checks(lake: PageLake, nights: Sequence[dt.date], night: dt.date) -> list[d
     )
     rows = lake.kept(tables.CHECK_RESULTS, columns, nights[0], night)
     courses: dict[tuple[str, str, str | None, str], dict[dt.date, float | None]] = {}
-    for row in rows.select(
-        "suite", "step", "column_name", "expectation", "dt", "value"
-    ).iter_rows():
-        courses.setdefault(row[:4], {})[row[4]] = row[5]
+    of_all = rows.select("suite", "step", "column_name", "expectation", "dt", "value")
+    for *which, day, value in of_all.iter_rows():
+        suite, step, column, expectation = which
+        courses.setdefault((suite, step, column, expectation), {})[day] = value
     order = {name: at for at, name in enumerate(STEPS)}
     found = []
     for row in rows.filter(dt=night).to_dicts():
@@ -528,7 +528,7 @@ def _steps(runs: pl.DataFrame, nights: Sequence[dt.date], night: dt.date) -> lis
                 "does": step.does,
                 "ran": now is not None,
                 "seconds": words.duration(now[0] if now else None),
-                "usual": words.against_usual(now[0] if now else None, seconds[:-1]),
+                "usual": words.against_usual(now[0] if now else None, seconds[:-1], words.duration),
                 "seconds_course": charts.spark(seconds, f"Time of {name}, over the last nights"),
                 "memory": words.memory(now[1] if now else None),
                 "memory_course": charts.spark(peaks, f"Memory of {name}, over the last nights"),
@@ -543,7 +543,7 @@ def _total(runs: pl.DataFrame, nights: Sequence[dt.date], night: dt.date) -> dic
     series = [totals.get(one) for one in nights]
     return {
         "seconds": words.duration(totals.get(night)),
-        "usual": words.against_usual(totals.get(night), series[:-1]),
+        "usual": words.against_usual(totals.get(night), series[:-1], words.duration),
         "course": charts.spark(series, "Time of all steps, over the last nights"),
         "memory": words.memory(peaks.get(night)),
     }

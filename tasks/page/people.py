@@ -68,7 +68,8 @@ def view(
             for item, of_it in share.items()
         ],
         "top": _top(label, evidence, called, links),
-        "course": _course(lake, night, user, called, links),
+        "course": (course := _course(lake, night, user, called, links)),
+        "spells": _spells(course),
         "items": items,
         "more": (label["n_events"] or 0) - len(items),
         "all_items": all_items,
@@ -207,7 +208,7 @@ def _name(called: names.Names, intent: int | None) -> str:
 def _top(
     label: dict[str, Any], evidence: dict[str, Any] | None, called: names.Names, links: Links
 ) -> list[dict[str, Any]]:
-    """Return the three most probable intents, or the two of the label where that is all there is."""
+    """Return the three most probable intents, or the two that the label names."""
     rows = (evidence or {}).get("intents") or [
         {"intent_id": label["intent_id"], "probability": label["confidence"]},
         {"intent_id": label["runner_up_id"], "probability": label["runner_up_confidence"]},
@@ -259,3 +260,27 @@ def _course(
         )
         before = row or before
     return found[::-1]
+
+
+def _spells(course: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Join nights of the same label, the newest first: from when to when, and what came in."""
+    found: list[dict[str, Any]] = []
+    for one in course:
+        last = found[-1] if found else None
+        if last and last["intent"] == one["intent"] and last["name"] == one["name"]:
+            last["first"] = one["night"]
+            last["nights"] += 1
+            last["new_events"] += one["new_events"] or 0
+        else:
+            found.append(
+                {
+                    "intent": one["intent"],
+                    "name": one["name"],
+                    "href": one["href"],
+                    "first": one["night"],
+                    "last": one["night"],
+                    "nights": 1,
+                    "new_events": one["new_events"] or 0,
+                }
+            )
+    return found

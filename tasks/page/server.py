@@ -1,4 +1,4 @@
-"""The page by itself, on this machine alone: loopback, and a token in the address that is printed."""
+"""The page by itself, on this machine alone: loopback, and a token in the printed address."""
 
 import getpass
 import socket

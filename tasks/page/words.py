@@ -2,11 +2,13 @@
 
 import datetime as dt
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 
-NOTHING = "–"
+NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+BLANK = "\N{NO-BREAK SPACE}"  # between a number and its unit
 LONGEST = 80  # characters shown of an id or a title in a table; all of it is on hover
 
 # What a word of the page means, in one or two sentences. A template shows it on hover and focus.
@@ -25,9 +27,11 @@ GLOSSARY = {
     "to everybody.",
     "interval": "Where the true change lies with 90 % confidence: the estimate is from the users "
     "at hand, and other users would give another one.",
-    "promoted": "A new model labels users only if it is not surely worse than the one before it "
+    "promoted": "A new model labels users only if it is not surely worse than the one before "
     "and surely better than simple baselines. Otherwise the model before it goes on.",
-    "confidence": "The probability that the model gives to the user's intent, from 0 to 1.",
+    "confidence": "The probability that the model gives to the user's intent. It is low where a "
+    "label is held although another intent is more probable by now.",
+    "usual": "The median of the nights before, up to 28 of them.",
     "calibrated": "The probability that this intent will still be the most probable one after the "
     "user's next event.",
     "clear": "A label is clear when it will probably outlive the user's next event.",
@@ -73,8 +77,13 @@ def count(value: float | None) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """Write a share of 1 as per cent: 12.3 %."""
-    return NOTHING if share is None else f"{100 * share:.{digits}f} %".replace("-", MINUS)
+    """Write a share of 1 as per cent: 12.3 %. What is more than nothing is not written as 0."""
+    if share is None:
+        return NOTHING
+    least = 10.0**-digits
+    if 0 < 100 * share < least / 2:
+        return f"<{BLANK}{least:.{digits}f}{BLANK}%"
+    return f"{100 * share:.{digits}f}{BLANK}%".replace("-", MINUS)
 
 
 def signed(value: float | None, digits: int = 0) -> str:
@@ -95,8 +104,8 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def times(value: float | None) -> str:
-    """Write a ratio: 3.4×."""
-    return NOTHING if value is None else f"{value:.1f}×"
+    """Write a ratio, with the sign for it: 3.4 times."""
+    return NOTHING if value is None else f"{value:.1f}{TIMES}"
 
 
 def duration(seconds: float | None) -> str:
@@ -104,22 +113,26 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return NOTHING
     if seconds < 60:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f}{BLANK}s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    return (
+        f"{hours}{BLANK}h {minutes:02d}{BLANK}min"
+        if hours
+        else f"{minutes}{BLANK}min {rest:02d}{BLANK}s"
+    )
 
 
 def memory(megabytes: float | None) -> str:
     """Write an amount of memory in MB or GB."""
     if megabytes is None:
         return NOTHING
-    return f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"
+    return f"{megabytes / 1000:.1f}{BLANK}GB" if megabytes >= 1000 else f"{megabytes:.0f}{BLANK}MB"
 
 
 def day(date: dt.date | None) -> str:
     """Write a date for reading: 22 Apr 1998."""
-    return NOTHING if date is None else f"{date.day} {date:%b %Y}"
+    return NOTHING if date is None else f"{date.day}{BLANK}{date:%b}{BLANK}{date:%Y}"
 
 
 def weekday(date: dt.date) -> str:
@@ -137,17 +150,17 @@ def plural(value: float, one: str, many: str | None = None) -> str:
     return f"{count(value)} {one if value == 1 else many or one + 's'}"
 
 
-def against_usual(value: float | None, earlier: Sequence[float | None]) -> str | None:
-    """Say how a figure stands to the median of earlier nights; None without any."""
+def against_usual(
+    value: float | None,
+    earlier: Sequence[float | None],
+    written: Callable[[float], str],
+) -> str | None:
+    """Say how a figure stands to the median of earlier nights: usually 229, +134 %."""
     known = [one for one in earlier if one is not None]
     if value is None or not known:
         return None
     usual = median(known)
-    if not usual:
-        return None
-    change = value / usual - 1
-    nights = plural(len(known), "night")
-    if abs(change) < 0.005:
-        return f"as usual (median of {nights})"
-    more = "more" if change > 0 else "less"
-    return f"{abs(change):.0%} {more} than usual (median of {nights})".replace("%", " %", 1)
+    said = f"usually {written(usual)}"
+    if not usual or abs(change := value / usual - 1) < 0.005:
+        return said
+    return f"{said}, {signed(100 * change)}{BLANK}%"

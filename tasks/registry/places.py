@@ -1,8 +1,8 @@
 """The map of intents: each has one place in two dimensions, and keeps it for life.
 
-Like a name, a place is given once, on the night that an intent is born, and follows from the rows of
-`intent_places` of the nights before. A backfill gives the same places. The first intents of a lake
-are laid out together. A later one goes among those that are there, near those that the model
+Like a name, a place is given once, on the night that an intent is born, and follows from the rows
+of `intent_places` of the nights before. A backfill gives the same places. The first intents of a
+lake are laid out together. A later one goes among those that are there, near those that the model
 sees as alike. Nothing else moves.
 """
 
@@ -132,4 +132,4 @@ def _weights(apart: Distances) -> Distances:
 
 
 def _between(some: Points, others: Points) -> Distances:
-    return np.linalg.norm(some[:, None] - others[None], axis=2)
+    return np.asarray(np.linalg.norm(some[:, None] - others[None], axis=2))

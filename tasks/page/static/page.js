@@ -8,6 +8,11 @@ for (const form of document.querySelectorAll("form[data-goes-at-once]")) {
   form.addEventListener("change", () => form.requestSubmit());
 }
 
+// What can be moved sideways can be moved by keyboard, too.
+for (const part of document.querySelectorAll(".wide, .drawn")) {
+  if (part.scrollWidth > part.clientWidth) part.tabIndex = 0;
+}
+
 // The table of intents follows what is typed.
 const search = document.querySelector("form[data-filters]");
 const table = search && document.getElementById(search.dataset.filters);
