@@ -46,3 +46,7 @@ if (table) {
     link.addEventListener("blur", lit(false));
   }
 }
+
+// Within Airflow's own frame there is nothing to go back to.
+const home = document.querySelector(".home");
+if (home && window.self === window.top) home.hidden = false;
