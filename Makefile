@@ -25,7 +25,7 @@ export EVENTS ITEMS NIGHT LAKE PORT PYTHON
 # alone takes 11 seconds instead of 4, in each worker of the tests, each task of Airflow and each command.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install same-python lock servers run up test test-fast lint format rooms bench clean
+.PHONY: help install same-python lock servers run up page test test-fast lint format rooms bench clean
 
 help: ## What there is
 	@echo "Usage: make <target> [NAME=value ...]"
@@ -36,7 +36,7 @@ help: ## What there is
 	echo "  ITEMS=path         catalogue with titles and categories of the items, for run, up (default: none, or that of generated events)"
 	echo "  NIGHT=YYYY-MM-DD   the UTC date to run (default: the last night in the events)"
 	echo "  LAKE=folder        where the tables go (default: lakes/<name of the events>)"
-	echo "  PORT=8080          the web page of make up"
+	echo "  PORT=8080          the web page of make up; make page takes 8321"
 	echo
 	echo "  One step without Airflow: $(VENV)/bin/python -m tasks --help"
 
@@ -107,6 +107,9 @@ run: $(STAMP) ## One night of the DAG through Airflow, then what came out   [EVE
 
 up: $(STAMP) ## Airflow with its web page on 127.0.0.1, until Ctrl-C        [EVENTS= ITEMS= LAKE= PORT=]
 	@$(RUN) local up
+
+page: $(STAMP) ## The page of intents on 127.0.0.1, until Ctrl-C             [LAKE= PORT=]
+	@$(RUN) tasks page $${LAKE:+--lake "$$LAKE"} $${PORT:+--port "$$PORT"}
 
 # tests/conftest.py decides the order of the files. From Python 3.12 on, coverage can be told to use sys.monitoring,
 # which costs next to nothing.

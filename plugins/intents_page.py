@@ -118,7 +118,8 @@ class IntentsPagePlugin(AirflowPlugin):
             "name": "Intents",
             "href": f"{BASE}{PREFIX}/night",
             "destination": "nav",
-            "category": "browse",
+            "nav_top_level": True,
+            "icon": f"{BASE}{PREFIX}/static/icon.svg",
             "url_route": "nightly-intents",
         },
         {

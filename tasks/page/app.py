@@ -234,7 +234,7 @@ class _Page:
             if not user:
                 return {"asked": "", "found": None}
             log.info("%s looks up user %r on night %s", _visitor(request).name, user[:200], of)
-            shown = people.view(self.lake, of, user, links, all_items=everything)
+            shown = people.view(self.settings, self.lake, of, user, links, all_items=everything)
             return {"asked": user, "found": shown}
 
         return await self._shown(request, "user" if user else "users", found, section="users")
@@ -390,9 +390,9 @@ class _Page:
         links = _links(request, of)
         nights = self.lake.nights(tables.INTENT_PROFILES)
         body = self.templates.get_template(f"{template}.html").render(
-            **view(of, links),
-            **self._frame(request, section, links),
+            **(self._frame(request, section, links) | dict(view(of, links))),
             night=of,
+            layout="paged.html",
             nights=nights[::-1],
             before=next((links.of(one) for one in reversed(nights) if one < of), None),
             after=next((links.of(one) for one in nights if one > of), None),
@@ -409,6 +409,7 @@ class _Page:
             "token": self.tokens.of(visitor) if visitor.may_name else None,
             "home": self.access.home,
             "asked_query": request.query_params,
+            "saved": None,
             "lake_root": str(self.settings.lake.root),
         }
 

@@ -8,7 +8,7 @@ import polars as pl
 from markupsafe import Markup
 
 from tasks.lake import tables
-from tasks.page import charts, people, words
+from tasks.page import charts, people, pictures, words
 from tasks.page.links import Links
 from tasks.page.reader import SIZES, PageLake
 from tasks.registry import names
@@ -31,13 +31,30 @@ def view(
     settings: Settings, lake: PageLake, night: dt.date, intent: int, links: Links
 ) -> dict[str, Any] | None:
     """Return what the view of one intent shows; None: the night has no such intent."""
+    told = about(lake, night, intent, links)
+    if told is None:
+        return None
+    called = names.shown(lake, night)
+    hidden = told["profile"]["users"] < settings.page.min_users
+    expected = [item["id"] for item in told["next_items"]]
+    return told | {
+        "images": pictures.of(settings.page, lake, night, expected),
+        "history": _history(lake, night, intent),
+        "flows": _flows(lake, night, intent, called, links),
+        "hidden": hidden,
+        "min_users": settings.page.min_users,
+        "examples": [] if hidden else _examples(lake, night, intent),
+    }
+
+
+def about(lake: PageLake, night: dt.date, intent: int, links: Links) -> dict[str, Any] | None:
+    """Return what an intent is about, without a user; None: the night has no such intent."""
     rows = lake.scan(tables.INTENT_PROFILES, night, night).filter(intent_id=intent).collect()
     if rows.is_empty():
         return None
     profile = rows.to_dicts()[0]
     called = names.shown(lake, night)
     name = called.of(intent)
-    hidden = profile["users"] < settings.page.min_users
     features = lake.scan(tables.INTENT_FEATURES, night, night).filter(intent_id=intent).collect()
     return {
         "intent": intent,
@@ -63,11 +80,7 @@ def view(
         "features": _features(features, is_over=True),
         "seldom": _features(features, is_over=False),
         "next_items": _next_items(lake, night, intent),
-        "history": _history(lake, night, intent),
-        "flows": _flows(lake, night, intent, called, links),
-        "hidden": hidden,
-        "min_users": settings.page.min_users,
-        "examples": [] if hidden else _examples(lake, night, intent),
+        "images": {},
     }
 
 
@@ -138,7 +151,7 @@ def _next_items(lake: PageLake, night: dt.date, intent: int) -> list[dict[str, A
     return [
         {
             "title": words.shown(row["title"] or row["item_id"], 60),
-            "id": words.shown(row["item_id"]),
+            "id": row["item_id"],
         }
         for row in rows.to_dicts()
     ]

@@ -13,11 +13,12 @@ import polars as pl
 
 from tasks.lake import tables
 from tasks.lake.tables import Table
-from tasks.page import words
+from tasks.page import pictures, words
 from tasks.page.links import Links
 from tasks.page.reader import PageLake
 from tasks.registry import names
 from tasks.registry.catalogue import catalogue_night
+from tasks.settings import Settings
 
 NIGHTS = 28  # of labels that are shown
 NEWEST = 60  # items of a history that are shown
@@ -26,7 +27,13 @@ STRIDES = (1, 6, 21, 62, 250)  # days that are looked through at a time, the new
 
 
 def view(
-    lake: PageLake, night: dt.date, user: str, links: Links, *, all_items: bool = False
+    settings: Settings,
+    lake: PageLake,
+    night: dt.date,
+    user: str,
+    links: Links,
+    *,
+    all_items: bool = False,
 ) -> dict[str, Any] | None:
     """Return what the user view shows; None: the night has no such user."""
     label = _row(lake, tables.INTENT_LABELS, night, user)
@@ -38,6 +45,7 @@ def view(
     found_times = times_of(lake, night, user, history)
     share = {one["item_id"]: one["share"] for one in (evidence or {}).get("items") or []}
     title = titles(lake, night, [*history, *share])
+    images = pictures.of(settings.page, lake, night, history)
     seen: dict[str, int] = {}
     items = []
     for item in history:  # the newest first
@@ -48,6 +56,7 @@ def view(
                 "item": words.shown(item),
                 "title": words.shown(title.get(item) or item),
                 "has_title": item in title,
+                "image": images.get(item),
                 "time": words.moment(when[at]) if at < len(when) else None,
                 "share": share.get(item) if at == 0 else None,
             }
