@@ -52,9 +52,18 @@ TITLES = {
 }
 
 
+class _Templates(Environment):
+    """Templates in which `row.clear` is what the row holds, not the method of a dictionary."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if isinstance(obj, dict) and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
+
 def environment() -> Environment:
     """Return the templates, which escape every value that is no chart."""
-    found = Environment(
+    found = _Templates(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
