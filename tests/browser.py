@@ -1,4 +1,4 @@
-"""A real browser for tests of pages: Chromium as the system has it, which asks nobody but loopback."""
+"""A real browser for tests of pages: the Chromium of the system, which asks loopback alone."""
 
 import shutil
 from collections.abc import Iterator

@@ -357,9 +357,8 @@ def ribbons(
     starts: list[dict[str, float]] = []
     parts = [
         Markup(
-            '<svg class="chart flows" viewBox="0 0 {w} {h}" role="img" aria-label="{label}">'
-            "<title>{label}</title>"
-        ).format(w=width, h=height, label=label)
+            '<svg class="chart flows" viewBox="0 0 {w} {h}" role="{role}" aria-label="{label}">'
+        ).format(w=width, h=height, label=label, role="group" if hrefs else "img")
     ]
     for side, sums in enumerate(sides):
         # Few nodes are spread over the height, so that their names have room.

@@ -20,7 +20,6 @@ from tasks.settings import REPO, Settings, load_settings
 from tasks.steps import STEPS, run_step
 from tests.browser import browser, tab
 from tests.servers import free_port
-from tests.tasks.nights import SMALL_MODEL
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +49,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
             "lake.root": str(tmp_path_factory.mktemp("page") / "lake"),
             "source.path": str(events),
             "catalogue.path": str(items),
-            "model": SMALL_MODEL | {"max_epochs": 3, "warm_epochs": 1},
+            "model": {"max_epochs": 5, "warm_epochs": 1, "device": "cpu", "threads": 1},
             "duckdb.threads": 1,
             "quality.stop_volume_below": 0,
         }
