@@ -34,6 +34,7 @@ def serve(settings: Settings, port: int, tell: Callable[[str], None]) -> None:
                 f"the page cannot listen on {HOST}:{port} ({error.strerror}): choose another port "
                 "with --port, or 0 for a free one"
             ) from None
+        listening.listen()  # who opens the address at once waits, and is not refused
         tell(f"http://{HOST}:{listening.getsockname()[1]}/?token={access.token}")
         # The token would be in a log of requests.
         config = uvicorn.Config(app, log_level="warning", access_log=False, log_config=None)
