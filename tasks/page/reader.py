@@ -18,7 +18,8 @@ from tasks.lake.storage import Storage
 from tasks.lake.tables import Table
 
 FRESH = 2.0  # seconds for which the list of a table's files holds
-MOST_KEPT = 160 * 10**6  # bytes of rows in memory
+NIGHTS_AT_ONCE = 8  # that are read from files
+MOST_KEPT = 100 * 10**6  # bytes of rows in memory
 
 # Of these tables the page reads all columns, and often.
 SMALL = frozenset(
@@ -86,8 +87,7 @@ class PageLake(Lake):
         for night, rows in self._read(table, columns, missing).items():
             found[night] = rows
             self._keep((table.name, columns, night), listed[night], rows)
-        empty = pl.from_arrow(table.schema.empty_table())
-        assert isinstance(empty, pl.DataFrame)
+        empty = pl.Schema(table.schema).to_frame()
         return pl.concat([empty.select(columns), *(found[night] for night in listed)])
 
     def forget(self, table: Table) -> None:
@@ -120,19 +120,18 @@ class PageLake(Lake):
             return {}
         if None in nights:
             return {None: super().scan(table).select(columns).collect()}
-        dated = [night for night in nights if night is not None]
-        rows = (
-            super()
-            .scan(table, min(dated), max(dated))
-            .select({"dt": None, **dict.fromkeys(columns)}.keys())
-        )
-        by_night = (
-            rows.filter(pl.col("dt").is_in(dated))
-            .collect()
-            .partition_by("dt", as_dict=True, maintain_order=True)
-        )
-        none = rows.clear().collect()
-        return {night: by_night.get((night,), none).select(columns) for night in dated}
+        dated = sorted(night for night in nights if night is not None)
+        wanted = list(dict.fromkeys(("dt", *columns)))
+        found: dict[dt.date | None, pl.DataFrame] = {}
+        # Some nights at a time: what is read of many files at once is held at once.
+        for at in range(0, len(dated), NIGHTS_AT_ONCE):
+            some = dated[at : at + NIGHTS_AT_ONCE]
+            scanned = super().scan(table, some[0], some[-1]).select(wanted)
+            rows = scanned.filter(pl.col("dt").is_in(some)).collect()
+            by_night = rows.partition_by("dt", as_dict=True, maintain_order=True)
+            for night in some:
+                found[night] = by_night.get((night,), rows.clear()).select(columns)
+        return found
 
     def _keep(self, key: Key, files: Files, rows: pl.DataFrame) -> None:
         with self._lock:
