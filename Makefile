@@ -84,10 +84,10 @@ lock: $(STAMP) ## Write constraints/ from pyproject.toml; versions stay where th
 	done
 
 # Debian's packages start their services: not of a test run.
-servers: ## PostgreSQL and Redis for the tests: as root on Debian they are installed when missing
-	@there() { { command -v initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb'; } && command -v redis-server; } >/dev/null
+servers: ## PostgreSQL, Redis and Chromium for the tests: as root on Debian they are installed when missing
+	@there() { { command -v initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb'; } && command -v redis-server && { command -v chromium || command -v chromium-browser || command -v google-chrome; }; } >/dev/null
 	if ! there && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-	  echo "Installing PostgreSQL and Redis for the tests, from Debian's packages"
+	  echo "Installing PostgreSQL, Redis and Chromium for the tests, from Debian's packages"
 	  policy=/usr/sbin/policy-rc.d
 	  if ! [ -e "$$policy" ]; then
 	    trap 'rm "$$policy"' EXIT
@@ -95,10 +95,10 @@ servers: ## PostgreSQL and Redis for the tests: as root on Debian they are insta
 	    chmod +x "$$policy"
 	  fi
 	  apt-get update -qq -o Acquire::Retries=3
-	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -o Acquire::Retries=3 --yes --no-install-recommends postgresql redis-server >/dev/null
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -o Acquire::Retries=3 --yes --no-install-recommends postgresql redis-server chromium >/dev/null
 	fi
 	if ! there; then
-	  echo "error: initdb or redis-server is missing, and the tests run both: install PostgreSQL and Redis (Debian, Ubuntu: apt install postgresql redis-server)" >&2
+	  echo "error: initdb, redis-server or chromium is missing, and the tests run all three: install PostgreSQL, Redis and Chromium (Debian: apt install postgresql redis-server chromium)" >&2
 	  exit 2
 	fi
 
