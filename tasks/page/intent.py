@@ -136,7 +136,8 @@ def _features(rows: pl.DataFrame, *, is_over: bool) -> list[dict[str, Any]]:
             }
             for row in of_kind
         ]
-        if listed:
+        # Kinds of events are few, and nearly always mixed as they are everywhere.
+        if listed and (sure or kind != "event_type"):
             found.append({"kind": kind, "title": title, "rows": listed, "is_sure": bool(sure)})
     return found
 

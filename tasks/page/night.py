@@ -33,6 +33,7 @@ from tasks.settings import Settings
 from tasks.steps import STEPS
 
 COMPARED = 28  # nights that a night is shown beside
+FAR = 2  # times as far as all changes from earlier models: a change that would hide these
 GOOD, LOOK, BAD = "good", "look", "bad"
 
 Metrics = Mapping[tuple[str, str, str, str], float]  # by model, split, slice, metric
@@ -325,7 +326,11 @@ def _tiles(
             changed,
             words.percent,
             [
-                None if compared else "there is no night before to compare with",
+                None
+                if compared
+                else "there is no night before to compare with"
+                if now
+                else "not counted on this night",
                 f"{words.percent(active_changed[night])} of "
                 f"{words.plural(compared - idle, 'user')} with new events"
                 if night in active_changed
@@ -400,10 +405,32 @@ def _intervals(
         if rows:
             users = values.get((version, SPLIT, NEW_ITEMS, USERS))
             label = f"{name}: how much better the new model is, with intervals"
+            near, far = _near_and_far(rows)
             found.append(
-                {"name": name, "chart": charts.intervals(rows, label), "rows": told, "users": users}
+                {
+                    "name": name,
+                    "chart": charts.intervals(near, label),
+                    "far": [one for one in told if one["what"] in far],
+                    "rows": told,
+                    "users": users,
+                }
             )
     return found
+
+
+Row = tuple[str, float, float, float, float | None, bool]
+
+
+def _near_and_far(rows: list[Row]) -> tuple[list[Row], set[str]]:
+    """Tell changes that fit on one scale from those so much better that they would hide the others.
+
+    The second are given by what is compared. Nothing that is worse, or could be, is far.
+    """
+    reach = max(
+        (abs(value) for row in rows if row[4] is not None for value in row[1:5] if value), default=0
+    )
+    far = {row[0] for row in rows if reach and row[4] is None and row[2] > FAR * reach}
+    return [row for row in rows if row[0] not in far], far
 
 
 def _rules(

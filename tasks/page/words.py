@@ -77,12 +77,14 @@ def count(value: float | None) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """Write a share of 1 as per cent: 12.3 %. What is more than nothing is not written as 0."""
+    """Write a share of 1 as per cent: 12.3 %. What is not all is not written as 100, nor as 0."""
     if share is None:
         return NOTHING
     least = 10.0**-digits
     if 0 < 100 * share < least / 2:
         return f"<{BLANK}{least:.{digits}f}{BLANK}%"
+    if 100 - least / 2 <= 100 * share < 100:
+        return f">{BLANK}{100 - least:.{digits}f}{BLANK}%"
     return f"{100 * share:.{digits}f}{BLANK}%".replace("-", MINUS)
 
 

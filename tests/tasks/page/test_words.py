@@ -26,9 +26,11 @@ def test_a_text_of_a_source_is_shown_in_one_line_of_visible_letters(
     assert shown is None or found == shown
 
 
-def test_what_is_more_than_nothing_is_not_written_as_nothing() -> None:
+def test_what_is_neither_nothing_nor_all_is_not_written_so() -> None:
     assert words.percent(0.0, 0) == f"0{BLANK}%"
     assert words.percent(0.001, 0) == f"<{BLANK}1{BLANK}%"
+    assert words.percent(0.9999, 0) == f">{BLANK}99{BLANK}%"
+    assert words.percent(1.0, 0) == f"100{BLANK}%"
     assert words.percent(0.123) == f"12.3{BLANK}%"
     assert words.percent(-0.5, 0) == f"{words.MINUS}50{BLANK}%"
     assert words.percent(None) == words.NOTHING
