@@ -7,12 +7,13 @@ also where there is no such address.
 import datetime as dt
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
-from fastapi.concurrency import run_in_threadpool
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -36,6 +37,9 @@ from tasks.page.reader import PageLake
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+AT_ONCE = 4  # views that are made side by side
 
 HERE = Path(__file__).resolve().parent
 STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -149,6 +153,7 @@ class _Page:
         self.templates = environment()
         self.headers = _headers(settings, framed=access.framed)
         self._lake: PageLake | None = None
+        self._few = CapacityLimiter(AT_ONCE)
 
     @property
     def lake(self) -> PageLake:
@@ -190,7 +195,7 @@ class _Page:
         find: Callable[[Request, str], dt.date | None] | None = getattr(
             self.access, "night_of_run", None
         )
-        found = await run_in_threadpool(find, request, run_id) if find else None
+        found = await self._aside(find, request, run_id) if find else None
         return RedirectResponse(_links(request, found).night(), 303)
 
     async def night(self, request: Request) -> Response:
@@ -289,7 +294,7 @@ class _Page:
         if form.get("what") == "back":
             given = description = ""
         try:
-            told = await run_in_threadpool(
+            told = await self._aside(
                 naming.name, self.settings, which, given, description=description, by=visitor.name
             )
         except PipelineError as error:
@@ -320,7 +325,7 @@ class _Page:
         if kind not in cohort.MEDIA:
             raise HTTPException(404, "Users are to be had as csv and as parquet.")
         asked = request.query_params
-        of = await run_in_threadpool(self._night, asked.get("night", ""))
+        of = await self._aside(self._night, asked.get("night", ""))
         filters = cohort.Filters(
             clear=asked.get("clear") == "1",
             least_confidence=_share(asked.get("confidence", ""), "confidence"),
@@ -383,9 +388,11 @@ class _Page:
         section: str | None = None,
         status: int = 200,
     ) -> Response:
-        return await run_in_threadpool(
-            self._render, request, template, view, section or template, status
-        )
+        return await self._aside(self._render, request, template, view, section or template, status)
+
+    async def _aside(self, work: Callable[..., Result], *given: Any, **named: Any) -> Result:
+        """Do what reads tables in a thread, of which few run at once: each takes memory."""
+        return await to_thread.run_sync(partial(work, *given, **named), limiter=self._few)
 
     def _render(
         self,

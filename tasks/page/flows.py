@@ -18,6 +18,7 @@ from tasks.page.reader import SIZES, PageLake
 from tasks.registry import names
 
 RIBBONS = 24  # largest moves that are drawn
+NIGHTS_AT_ONCE = 31  # whose moves are summed together
 LISTED = 12  # of those that grew, and of those that shrank
 PART = 0.2  # of an intent's users at least that went to, or came from, one other: a split or merger
 NOBODY, GONE = "new, or no intent", "gone, or no intent"
@@ -33,11 +34,10 @@ def view(lake: PageLake, since: dt.date | None, night: dt.date, links: Links) ->
         return {"since": since, "since_nights": nights[::-1], "known": False}
     before, after = _sizes(lake, since), _sizes(lake, night)
     called = names.shown(lake, night)
-    moves, missing = _moves(lake, since, night)
+    moved, missing = _moves(lake, since, night)
     rows = [_row(intent, before, after, called, links) for intent in sorted({*before, *after})]
     grew = [row for row in rows if row["kind"] == "grew"]
     shrank = [row for row in rows if row["kind"] == "shrank"]
-    moved = {pair: users for pair, users in moves.items() if pair[0] != pair[1]}
     return {
         "since": since,
         "since_nights": nights[::-1],
@@ -101,18 +101,26 @@ def _row(
 def _moves(
     lake: PageLake, since: dt.date, night: dt.date
 ) -> tuple[dict[tuple[int | None, int | None], int], list[dt.date]]:
-    """Return the moves of all nights after one, summed, and the nights that have none recorded."""
+    """Return the moves of the nights after one, summed, and the nights that have none recorded."""
     first = since + dt.timedelta(days=1)
-    rows = (
-        lake.scan(tables.INTENT_FLOWS, first, night)
-        .group_by("from_intent_id", "to_intent_id")
-        .agg(pl.col("users").sum())
-        .collect()
-    )
-    recorded = set(lake.nights(tables.INTENT_FLOWS))
+    recorded = lake.nights(tables.INTENT_FLOWS)
+    of_interest = [one for one in recorded if first <= one <= night]
+    found: dict[tuple[int | None, int | None], int] = {}
+    # Some nights at a time, so that a year of them takes no more memory than a month.
+    for at in range(0, len(of_interest), NIGHTS_AT_ONCE):
+        some = of_interest[at : at + NIGHTS_AT_ONCE]
+        rows = (
+            lake.scan(tables.INTENT_FLOWS, some[0], some[-1])
+            .filter(~pl.col("from_intent_id").eq_missing(pl.col("to_intent_id")))
+            .group_by("from_intent_id", "to_intent_id")
+            .agg(pl.col("users").sum())
+            .collect()
+        )
+        for one, two, users in rows.iter_rows():
+            found[one, two] = found.get((one, two), 0) + users
     labelled = [one for one in lake.nights(tables.INTENT_PROFILES) if first <= one <= night]
-    missing = [one for one in labelled if one not in recorded]
-    return {(one, two): users for one, two, users in rows.iter_rows()}, missing
+    missing = sorted({*labelled} - {*recorded})
+    return found, missing
 
 
 def _parts(
