@@ -175,7 +175,9 @@ def aggregates(
             for k in range(1, 6)
         ],
     )
-    going = draw.integers(0, len(size), (len(size), TARGETS)).tolist()
+    # Users go to the intents that are alike, which are the same ones every night.
+    near = np.random.default_rng(2).integers(0, len(size), (len(size), TARGETS))
+    going = near[:, draw.permutation(TARGETS)[: TARGETS * 3 // 4]].tolist()
     flows = {(n, n): int(size[n]) for n in range(len(size))}
     flows |= {(n, to): 1 + (n + to) % 50 for n, many in enumerate(going) for to in many if to != n}
     yield (

@@ -60,7 +60,7 @@ TRAINING = f"{MODELS}/.training"  # folders of trainings that go on
 PAGES = "quality"  # of the checks, a folder a night
 # Rows that a file keeps statistics of together. Who looks up one user of a table that is sorted by
 # user reads so many rows, and a million by default.
-ROWS_OF_A_GROUP = 1 << 17
+ROWS_OF_A_GROUP = 1 << 15
 LOG = "_delta_log"  # in a table's folder: one file a version, and checkpoints
 
 Nights = list[dt.date] | tuple[dt.date, dt.date]

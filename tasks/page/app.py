@@ -39,7 +39,7 @@ from tasks.settings import Settings
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-AT_ONCE = 4  # views that are made side by side
+AT_ONCE = 2  # views that are made side by side
 
 HERE = Path(__file__).resolve().parent
 STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}

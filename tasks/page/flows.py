@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
+from markupsafe import Markup
 
 from tasks.lake import tables
 from tasks.page import charts
@@ -18,7 +19,7 @@ from tasks.page.reader import SIZES, PageLake
 from tasks.registry import names
 
 RIBBONS = 24  # largest moves that are drawn
-NIGHTS_AT_ONCE = 31  # whose moves are summed together
+NIGHTS_AT_ONCE = 100  # whose moves are summed together
 LISTED = 12  # of those that grew, and of those that shrank
 PART = 0.2  # of an intent's users at least that went to, or came from, one other: a split or merger
 NOBODY, GONE = "new, or no intent", "gone, or no intent"
@@ -50,18 +51,20 @@ def view(lake: PageLake, since: dt.date | None, night: dt.date, links: Links) ->
         "steady": sum(row["kind"] == "steady" for row in rows),
         "splits": _parts(moved, before, after, called, links, to_new=True),
         "mergers": _parts(moved, before, after, called, links, to_new=False),
-        "chart": _chart(moved, called, links),
-        "moved": sum(
-            users for (one, two), users in moved.items() if one is not None and two is not None
-        ),
-        "came": sum(users for (one, _), users in moved.items() if one is None),
-        "went": sum(users for (_, two), users in moved.items() if two is None),
-        "shown": min(RIBBONS, len(moved)),
-        "moves": len(moved),
+        "chart": _chart(moved.head(RIBBONS), called, links),
+        "moved": _users(moved, pl.col("one").is_not_null() & pl.col("two").is_not_null()),
+        "came": _users(moved, pl.col("one").is_null()),
+        "went": _users(moved, pl.col("two").is_null()),
+        "shown": min(RIBBONS, moved.height),
+        "moves": moved.height,
         "missing": missing,
         "users_before": sum(before.values()),
         "users_after": sum(after.values()),
     }
+
+
+def _users(moved: pl.DataFrame, which: pl.Expr) -> int:
+    return int(moved.filter(which)["users"].sum())
 
 
 def _sizes(lake: PageLake, night: dt.date) -> dict[int, int]:
@@ -98,33 +101,34 @@ def _row(
     }
 
 
-def _moves(
-    lake: PageLake, since: dt.date, night: dt.date
-) -> tuple[dict[tuple[int | None, int | None], int], list[dt.date]]:
-    """Return the moves of the nights after one, summed, and the nights that have none recorded."""
+def _moves(lake: PageLake, since: dt.date, night: dt.date) -> tuple[pl.DataFrame, list[dt.date]]:
+    """Return the moves of the nights after one, summed, and the nights that have none recorded.
+
+    A row a pair of intents, the largest first: one, two (null for none) and users.
+    """
     first = since + dt.timedelta(days=1)
     recorded = lake.nights(tables.INTENT_FLOWS)
     of_interest = [one for one in recorded if first <= one <= night]
-    found: dict[tuple[int | None, int | None], int] = {}
-    # Some nights at a time, so that a year of them takes no more memory than a month.
+    moved = pl.DataFrame(schema={"one": pl.Int32, "two": pl.Int32, "users": pl.Int64})
+    # Some nights at a time, so that a year of them takes no more memory than some months.
     for at in range(0, len(of_interest), NIGHTS_AT_ONCE):
         some = of_interest[at : at + NIGHTS_AT_ONCE]
         rows = (
             lake.scan(tables.INTENT_FLOWS, some[0], some[-1])
-            .filter(~pl.col("from_intent_id").eq_missing(pl.col("to_intent_id")))
-            .group_by("from_intent_id", "to_intent_id")
+            .select(one="from_intent_id", two="to_intent_id", users="users")
+            .filter(~pl.col("one").eq_missing(pl.col("two")))
+            .group_by("one", "two")
             .agg(pl.col("users").sum())
             .collect()
         )
-        for one, two, users in rows.iter_rows():
-            found[one, two] = found.get((one, two), 0) + users
+        moved = pl.concat([moved, rows]).group_by("one", "two").agg(pl.col("users").sum())
     labelled = [one for one in lake.nights(tables.INTENT_PROFILES) if first <= one <= night]
     missing = sorted({*labelled} - {*recorded})
-    return found, missing
+    return moved.sort(["users", "one", "two"], descending=[True, False, False]), missing
 
 
 def _parts(
-    moved: Mapping[tuple[int | None, int | None], int],
+    moved: pl.DataFrame,
     before: Mapping[int, int],
     after: Mapping[int, int],
     called: names.Names,
@@ -136,12 +140,12 @@ def _parts(
 
     to_new: to one that is new, which is a split; else by one that ended, which is a merger.
     """
+    new, ended = sorted({*after} - {*before}), sorted({*before} - {*after})
+    side = pl.col("two").is_in(new) if to_new else pl.col("one").is_in(ended)
     found = []
-    for (one, two), users in sorted(moved.items(), key=lambda move: -move[1]):
-        then = before.get(one) if one is not None else None
-        if not then or two not in after or users < PART * then:
-            continue
-        if (two not in before) if to_new else (one not in after):
+    for one, two, users in moved.filter(side).iter_rows():
+        then = before.get(one)
+        if then and two in after and users >= PART * then:
             found.append(_pair(one, two, users, users / then, called, links))
     return found
 
@@ -163,20 +167,17 @@ def _pair(
     }
 
 
-def _chart(
-    moved: Mapping[tuple[int | None, int | None], int], called: names.Names, links: Links
-) -> Any:
-    largest = sorted(moved.items(), key=lambda move: -move[1])[:RIBBONS]
+def _chart(largest: pl.DataFrame, called: names.Names, links: Links) -> Markup:
     hrefs = {
         name_of(called, intent): links.intent(intent)
-        for pair, _ in largest
-        for intent in pair
+        for one, two, _ in largest.iter_rows()
+        for intent in (one, two)
         if intent is not None
     }
     return charts.ribbons(
         [
             charts.Ribbon(name_of(called, one, NOBODY), name_of(called, two, GONE), users)
-            for (one, two), users in largest
+            for one, two, users in largest.iter_rows()
         ],
         "The largest moves between intents: where users came from, and where they went",
         hrefs=hrefs,
