@@ -137,7 +137,7 @@ def _verdict(
             BAD,
             f"This night is not finished: {words.plural(len(missing), 'step')} of "
             f"{len(STEPS)} did not end well.",
-            [f"{name} failed or did not run; its log in Airflow says why" for name in missing],
+            [f"{name} failed or did not run; its log says why" for name in missing],
         )
     reasons = [
         f"{one['what']}: {one['observed']}, expected {one['expected']}"
