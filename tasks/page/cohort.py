@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
 from tasks.lake import Lake, tables
 from tasks.lake.duck import connect, sql
@@ -52,6 +50,8 @@ def rows(
 
 def as_csv(batches: Iterator[pa.RecordBatch]) -> Iterator[bytes]:
     """Write batches as CSV, with a header line, and with no text that a spreadsheet would run."""
+    from pyarrow import csv as pa_csv  # only a download takes its memory
+
     first = True
     for batch in batches:
         out = io.BytesIO()
@@ -65,6 +65,8 @@ def as_csv(batches: Iterator[pa.RecordBatch]) -> Iterator[bytes]:
 
 def as_parquet(batches: Iterator[pa.RecordBatch]) -> Iterator[bytes]:
     """Write batches as a Parquet file; a part goes out as soon as it is written."""
+    from pyarrow import parquet as pq  # only a download takes its memory
+
     sink = _Sink()
     writer = None
     for batch in batches:

@@ -19,7 +19,7 @@ from tasks.page.reader import SIZES, PageLake
 from tasks.registry import names
 
 RIBBONS = 24  # largest moves that are drawn
-NIGHTS_AT_ONCE = 100  # whose moves are summed together
+NIGHTS_AT_ONCE = 40  # whose moves are summed together
 LISTED = 12  # of those that grew, and of those that shrank
 PART = 0.2  # of an intent's users at least that went to, or came from, one other: a split or merger
 NOBODY, GONE = "new, or no intent", "gone, or no intent"

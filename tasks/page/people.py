@@ -22,8 +22,8 @@ from tasks.settings import Settings
 
 NIGHTS = 28  # of labels that are shown
 NEWEST = 60  # items of a history that are shown
-PATIENCE = 0.4  # seconds in which times of events are looked for; more nights are not begun then
-STRIDES = (1, 6, 21, 62, 250)  # days that are looked through at a time, the newest first
+PATIENCE = 0.25  # seconds in which times of events are looked for; more nights are not begun then
+STRIDES = (1, 2, 4, 8, 16, 32, 64, 128)  # days that are looked through at a time, the newest first
 
 
 def view(

@@ -19,7 +19,7 @@ from tasks.lake.tables import Table
 
 FRESH = 2.0  # seconds for which the list of a table's files holds
 NIGHTS_AT_ONCE = 8  # that are read from files
-MOST_KEPT = 64 * 10**6  # bytes of rows in memory
+MOST_KEPT = 48 * 10**6  # bytes of rows in memory
 
 # Of these tables the page reads all columns, and often.
 SMALL = frozenset(
@@ -31,7 +31,7 @@ SMALL = frozenset(
     )
 )
 # Of the others, what is shown of many nights.
-SIZES = ("dt", "intent_id", "users", "share", "status", "born", "name")
+SIZES = ("dt", "intent_id", "users", "share", "status", "born")
 RUNS = ("dt", "step", "started_at", "seconds", "peak_mb", "summary")
 
 Key = tuple[str, tuple[str, ...], dt.date | None]
