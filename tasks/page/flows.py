@@ -19,7 +19,6 @@ from tasks.page.reader import SIZES, PageLake
 from tasks.registry import names
 
 RIBBONS = 24  # largest moves that are drawn
-NIGHTS_AT_ONCE = 40  # whose moves are summed together
 LISTED = 12  # of those that grew, and of those that shrank
 PART = 0.2  # of an intent's users at least that went to, or came from, one other: a split or merger
 NOBODY, GONE = "new, or no intent", "gone, or no intent"
@@ -107,21 +106,8 @@ def _moves(lake: PageLake, since: dt.date, night: dt.date) -> tuple[pl.DataFrame
     A row a pair of intents, the largest first: one, two (null for none) and users.
     """
     first = since + dt.timedelta(days=1)
+    moved = lake.moves(first, night)
     recorded = lake.nights(tables.INTENT_FLOWS)
-    of_interest = [one for one in recorded if first <= one <= night]
-    moved = pl.DataFrame(schema={"one": pl.Int32, "two": pl.Int32, "users": pl.Int64})
-    # Some nights at a time, so that a year of them takes no more memory than some months.
-    for at in range(0, len(of_interest), NIGHTS_AT_ONCE):
-        some = of_interest[at : at + NIGHTS_AT_ONCE]
-        rows = (
-            lake.scan(tables.INTENT_FLOWS, some[0], some[-1])
-            .select(one="from_intent_id", two="to_intent_id", users="users")
-            .filter(~pl.col("one").eq_missing(pl.col("two")))
-            .group_by("one", "two")
-            .agg(pl.col("users").sum())
-            .collect()
-        )
-        moved = pl.concat([moved, rows]).group_by("one", "two").agg(pl.col("users").sum())
     labelled = [one for one in lake.nights(tables.INTENT_PROFILES) if first <= one <= night]
     missing = sorted({*labelled} - {*recorded})
     return moved.sort(["users", "one", "two"], descending=[True, False, False]), missing

@@ -34,6 +34,8 @@ SMALL = frozenset(
 SIZES = ("dt", "intent_id", "users", "share", "status", "born")
 RUNS = ("dt", "step", "started_at", "seconds", "peak_mb", "summary")
 
+MOVES = {"one": pl.Int32, "two": pl.Int32, "users": pl.Int64}
+
 Key = tuple[str, tuple[str, ...], dt.date | None]
 Files = tuple[str, ...]
 
@@ -89,6 +91,43 @@ class PageLake(Lake):
             self._keep((table.name, columns, night), listed[night], rows)
         empty = pl.Schema(table.schema).to_frame()
         return pl.concat([empty.select(columns), *(found[night] for night in listed)])
+
+    def moves(self, first: dt.date, last: dt.date) -> pl.DataFrame:
+        """Return the moves between intents of nights first..last (both included), summed.
+
+        A row a pair of intents: one, two (null for none) and users. The sum of a month that lies
+        within is kept in memory, so that a year takes no more than twelve of them.
+        """
+        listed = self._files(tables.INTENT_FLOWS)
+        months: dict[dt.date, list[dt.date]] = {}
+        for night in sorted(one for one in listed if one is not None):
+            months.setdefault(night.replace(day=1), []).append(night)
+        found = [pl.DataFrame(schema=MOVES)]
+        for month, nights in months.items():
+            some = [night for night in nights if first <= night <= last]
+            if not some:
+                continue
+            key: Key = ("moves of a month", (), month)
+            files = tuple(file for night in nights for file in listed[night])
+            whole = len(some) == len(nights)
+            with self._lock:
+                kept = self._rows.get(key) if whole else None
+            if kept and kept[0] == files:
+                found.append(kept[1])
+                continue
+            rows = (
+                super()
+                .scan(tables.INTENT_FLOWS, some[0], some[-1])
+                .select(one="from_intent_id", two="to_intent_id", users="users")
+                .filter(~pl.col("one").eq_missing(pl.col("two")))
+                .group_by("one", "two")
+                .agg(pl.col("users").sum())
+                .collect()
+            )
+            if whole:
+                self._keep(key, files, rows)
+            found.append(rows)
+        return pl.concat(found).group_by("one", "two").agg(pl.col("users").sum())
 
     def forget(self, table: Table) -> None:
         """Look at a table's files anew the next time: this process has written to it."""
