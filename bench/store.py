@@ -2,14 +2,18 @@
 
     python bench/store.py --events 1e5
     python bench/store.py --events 1e7 --record store
+    python bench/store.py --events 1e5 --before 1 --record store-next
 
 The events are those of bench/size.py. All steps of a night run once on each lake, each lake in a
-process of its own, in turns --repeat times. The store is moto's S3 on loopback, in a process of its
+process of its own, in turns --repeat times. The first night of a lake reads all events before it;
+--before lets so many nights run first that are not measured, and counts what a night costs then.
+The store is moto's S3 on loopback, in a process of its
 own that counts what it is asked for. It answers at once: what a real one adds is its answering time
 for each request that waits for the one before.
 """
 
 import argparse
+import datetime as dt
 import json
 import multiprocessing
 import os
@@ -83,8 +87,8 @@ def serve(to_parent: Connection) -> None:
     server.serve_forever()
 
 
-def night(root: str, events: Path, threads: int, memory: str) -> None:
-    """Run the steps of a night; print the seconds of each as JSON."""
+def night(root: str, events: Path, threads: int, memory: str, before: int) -> None:
+    """Run the steps of a night; print the seconds of each, and of the nights before, as JSON."""
     settings = load_settings(
         **{
             "lake.root": root,
@@ -96,12 +100,18 @@ def night(root: str, events: Path, threads: int, memory: str) -> None:
         },
         model=MODEL | {"threads": threads},
     )
+    start = time.perf_counter()
+    for age in range(before, 0, -1):
+        for step in STEPS:
+            run_step(step, settings, LAST_NIGHT - dt.timedelta(days=age))
+    before_s = time.perf_counter() - start
+    asked(f"{os.environ['AWS_ENDPOINT_URL']}{COUNTS}")
     seconds = {}
     for step in STEPS:
         start = time.perf_counter()
         run_step(step, settings, LAST_NIGHT)
         seconds[step] = round(time.perf_counter() - start, 2)
-    print(json.dumps(seconds))
+    print(json.dumps({"steps_s": seconds, "before_s": before_s}))
 
 
 def measure(place: str, folder: Path, address: str, given: argparse.Namespace) -> dict[str, Any]:
@@ -111,7 +121,6 @@ def measure(place: str, folder: Path, address: str, given: argparse.Namespace) -
     name = f"{BUCKET}-{uuid.uuid4().hex[:8]}"
     root = str(lake) if place == "folder" else f"s3://{name}/lake"
     asked(urllib.request.Request(f"{address}/{name}", method="PUT"))
-    asked(f"{address}{COUNTS}")
     keys = {
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret",
@@ -122,6 +131,7 @@ def measure(place: str, folder: Path, address: str, given: argparse.Namespace) -
     }
     command = [sys.executable, __file__, "--alone", root, "--folder", str(folder)]
     command += ["--threads", str(given.threads), "--memory", given.memory]
+    command += ["--before", str(given.before)]
     print(f"{place}: {root} ...", file=sys.stderr)
     start = time.perf_counter()
     done = subprocess.run(
@@ -130,10 +140,11 @@ def measure(place: str, folder: Path, address: str, given: argparse.Namespace) -
     wall = time.perf_counter() - start
     shutil.rmtree(lake, ignore_errors=True)
     counts = json.loads(asked(f"{address}{COUNTS}"))
+    took = json.loads(done.stdout)
     return {
         "place": place,
-        "wall_s": round(wall, 2),
-        "steps_s": json.loads(done.stdout),
+        "wall_s": round(wall - took["before_s"], 2),
+        "steps_s": took["steps_s"],
         "bytes_sent": counts.pop("bytes sent", 0),
         "bytes_got": counts.pop("bytes got", 0),
         "requests": counts,
@@ -184,13 +195,14 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=default, help=f"for all data ({default})")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=1, help="the best of so many counts")
+    parser.add_argument("--before", type=int, default=0, help="nights that run before, unmeasured")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory", default="8GB", help="DuckDB's limit")
     add_option(parser)
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.alone:
-        night(given.alone, given.folder / "events", given.threads, given.memory)
+        night(given.alone, given.folder / "events", given.threads, given.memory, given.before)
         sys.stdout.flush()
         os._exit(0)  # at an orderly end of Python, DuckDB's binding reports its own types as leaked
     events = int(given.events)
@@ -212,7 +224,8 @@ def main() -> int:
     show(events, best)
     ratio = round(best["store"]["wall_s"] / best["folder"]["wall_s"], 3)
     print(f"the store takes {ratio:.2f} times the folder's time")
-    record(given.record, {"events": events, "night": str(LAST_NIGHT), "ratio": ratio, "runs": runs})
+    figures = {"events": events, "night": str(LAST_NIGHT), "before": given.before, "ratio": ratio}
+    record(given.record, figures | {"runs": runs, "best": best})
     return 0
 
 

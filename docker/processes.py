@@ -4,10 +4,15 @@
     export POSTGRES_ADDRESS=127.0.0.1:5432 REDIS_ADDRESS=127.0.0.1:6379
     .venv/bin/python docker/processes.py
 
-Commands and environment are read from compose.yaml, so what runs here is what runs there.
+    export LAKE=s3://bucket/lake SOURCE=s3://bucket/events/ AWS_ACCESS_KEY_ID=...
+    .venv/bin/python docker/processes.py --file docker/compose.yaml --file docker/compose.store.yaml
+
+Commands and environment are read from these files, so what runs here is what runs there.
 PostgreSQL and Redis are not started: they are the system's, or somebody else's. Everything listens
-on 127.0.0.1, logs and tables are below `--home`. What ends is started again, as compose does;
-Ctrl-C or SIGTERM ends it all.
+on 127.0.0.1, logs and tables are below `--home`. With compose.store.yaml no two services have a
+folder in common: tables are in the store, and logs and temporary files in a folder of each service.
+On one machine only the first worker has the port at which the page asks for logs. What ends is
+started again, as compose does; Ctrl-C or SIGTERM ends it all.
 """
 
 import argparse
@@ -17,7 +22,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -30,6 +35,8 @@ from tasks.errors import PipelineError
 
 REPO = Path(__file__).resolve().parent.parent
 COMPOSE = REPO / "docker" / "compose.yaml"
+LAKE = "ELCREC_LAKE__ROOT"
+LOG_PORT = 8793  # Airflow's own; workers on one machine need one each
 FIRST = "init"  # ends before the others start
 PAUSE = 1.0  # seconds between two looks at the processes
 BREATH = 15.0  # seconds from one start of a service to the next: without a database none lives long
@@ -62,9 +69,16 @@ def interpolated(text: str, variables: Mapping[str, str]) -> str:
     return VARIABLE.sub(value, text)
 
 
-def services(variables: Mapping[str, str]) -> dict[str, Service]:
-    """Return the services of compose.yaml that run this repository's image."""
-    found: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())["services"]
+def services(
+    variables: Mapping[str, str], files: Sequence[Path] = (COMPOSE,)
+) -> dict[str, Service]:
+    """Return the services that run this repository's image; a later file adds to those before."""
+    found: dict[str, Any] = {}
+    for file in files:
+        for name, service in yaml.safe_load(file.read_text())["services"].items():
+            before = found.get(name, {})
+            environment = before.get("environment", {}) | service.get("environment", {})
+            found[name] = before | service | {"environment": environment}
     return {
         name: Service(
             [interpolated(word, variables) for word in service["command"]],
@@ -75,27 +89,31 @@ def services(variables: Mapping[str, str]) -> dict[str, Service]:
     }
 
 
-def local_environment(home: Path, name: str, port: int) -> dict[str, str]:
+def local_environment(home: Path, name: str, port: int, service: Service) -> dict[str, str]:
     """Return what the image says in containers, for a process: its folders, and loopback."""
+    own = home / name
+    in_a_store = LAKE in service.environment
+    folders = {"TMPDIR": str(own)} if in_a_store else {LAKE: os.environ.get(LAKE) or f"{home}/lake"}
     return {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONPATH": str(REPO),
-        "AIRFLOW_HOME": str(home / name),  # of its own: workers write a file with their process id
+        "AIRFLOW_HOME": str(own),  # of its own: workers write a file with their process id
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPO / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPO / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str((own if in_a_store else home) / "logs"),
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(port),
-        "ELCREC_LAKE__ROOT": os.environ.get("ELCREC_LAKE__ROOT") or str(home / "lake"),
+        **folders,
     }
 
 
-def run(home: Path, port: int) -> None:
+def run(home: Path, port: int, files: Sequence[Path]) -> None:
     """Run all services until a signal ends this process."""
     here = {"API_ADDRESS": f"127.0.0.1:{port}", "BASE_URL": f"http://127.0.0.1:{port}"}
-    found = services({**os.environ, **here})
+    found = services({**os.environ, **here}, files)
+    serve_logs = [name for name, one in found.items() if "worker" in one.command]
     running: dict[str, subprocess.Popen[bytes]] = {}
     since: dict[str, float] = {}
     (home / "logs").mkdir(parents=True, exist_ok=True)
@@ -103,7 +121,11 @@ def run(home: Path, port: int) -> None:
     def started(name: str) -> subprocess.Popen[bytes]:
         (home / name).mkdir(exist_ok=True)
         service = found[name]
-        env = {**os.environ, **service.environment, **local_environment(home, name, port)}
+        local = local_environment(home, name, port, service)
+        if name in serve_logs:
+            log_port = LOG_PORT + serve_logs.index(name)
+            local["AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT"] = str(log_port)
+        env = {**os.environ, **service.environment, **local}
         return start(name, service.command, home, env)
 
     try:
@@ -130,11 +152,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=".venv/bin/python docker/processes.py")
     parser.add_argument("--home", type=Path, default=REPO / ".airflow" / "processes")
     parser.add_argument("--port", type=int, default=8080, help="of the web page")
+    parser.add_argument("--file", type=Path, action="append", help="as of compose; compose.yaml")
     given = parser.parse_args(arguments)
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, _interrupt)
     try:
-        run(given.home.absolute(), given.port)
+        run(given.home.absolute(), given.port, given.file or [COMPOSE])
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

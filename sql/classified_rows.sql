@@ -12,7 +12,11 @@ WITH clocked AS (
         *,
         CASE
             WHEN getvariable('unit') = 'iso' THEN epoch_us(time_stamp)
-            ELSE round(time_number * getvariable('us_per_unit'))
+            -- A fraction of a microsecond before midnight is not rounded into the next day.
+            ELSE least(
+                round(time_number * getvariable('us_per_unit')),
+                (floor(time_number * getvariable('us_per_unit') / 86400e6) + 1) * 86400e6 - 1
+            )
         END AS us,
         -- A slip among times of another size would be a moment that no night asks for.
         CASE

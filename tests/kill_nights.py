@@ -1,14 +1,20 @@
 """Kill the steps of some nights at random moments, try again, and compare with nights left alone.
 
     .venv/bin/python tests/kill_nights.py --kills 50 --seed 1
+    .venv/bin/python tests/kill_nights.py --kills 50 --seed 1 --store
 
 Each step is a process of its own, as on the command line, forked from one that has the imports
 done. It gets SIGKILL after a while, after so many changes to the lake's files, or, while it trains,
 after an epoch, and is started again. At the end all tables and models must be those of the same
 nights without a kill, and a training must have gone on from the epoch that it was killed after.
+
+With --store the lakes are in an S3 server of this process. A run that is killed there leaves its
+lease behind. Before the next try it is cleared, as another machine would clear it after a minute
+and a half: here after a second, for it is known to be dead.
 """
 
 import argparse
+import contextlib
 import datetime as dt
 import json
 import logging
@@ -22,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
@@ -36,9 +42,13 @@ import polars as pl  # noqa: E402
 
 from local.generator import generate  # noqa: E402
 from tasks.chores.stale import FRESH, standings  # noqa: E402
-from tasks.lake import Lake, tables  # noqa: E402
+from tasks.lake import MODELS, PAGES, TRAINING, Lake, tables  # noqa: E402
+from tasks.lake.leases import Leases  # noqa: E402
+from tasks.lake.storage import Bucket  # noqa: E402
 from tasks.settings import load_settings  # noqa: E402
 from tasks.steps import STEPS, run_step  # noqa: E402
+from tests.places import Place, bucket, objects  # noqa: E402
+from tests.servers import s3  # noqa: E402
 
 LAST_NIGHT = dt.date(2026, 11, 20)
 MODEL = {
@@ -51,6 +61,7 @@ MODEL = {
     "max_length": 20,
     "overrides": {"dim": 32, "layers": 1},
 }
+SILENCE = 1.0  # seconds after which the turns of a run that was killed pass on
 MISSES = 12  # tries at one kill: a step may end before it comes
 
 # Seconds and changes of files of each step of each night.
@@ -76,26 +87,34 @@ def prepare() -> None:
 
 @dataclass
 class Nights:
-    """Nights of generated events with a lake and logs of their own."""
+    """Nights of generated events with a lake and logs of their own.
+
+    bucket: URL of the bucket in which the lake is, below the name of the folder; none: it is there.
+    """
 
     events: Path
     folder: Path
     dates: list[dt.date]
+    bucket: str = ""
     attempts: Counter[tuple[dt.date, str]] = field(default_factory=Counter)
+
+    @property
+    def root(self) -> Place:
+        """Where the lake is."""
+        if self.bucket:
+            return f"{self.bucket}/{self.folder.name}/lake"
+        return self.folder / "lake"
 
     @property
     def lake(self) -> Lake:
         """The lake of the nights."""
-        return Lake(self.folder / "lake")
+        return Lake(self.root)
 
     def start(self, step: str, night: dt.date) -> BaseProcess:
         """Start a step in a process of its own."""
         self.attempts[night, step] += 1
         self.log(step, night).parent.mkdir(parents=True, exist_ok=True)
-        given = (str(self.events), str(self.folder), [step], night, str(self.log(step, night)))
-        process = processes.Process(target=_steps, args=given)
-        process.start()
-        return process
+        return self._start([step], night, self.log(step, night))
 
     def log(self, step: str, night: dt.date) -> Path:
         """Return where the last attempt at a step logs."""
@@ -104,17 +123,29 @@ class Nights:
     def copy(self, name: str) -> "Nights":
         """Copy the lake as it is now."""
         other = replace(self, folder=self.folder.parent / name, attempts=Counter())
-        shutil.copytree(self.lake.root, other.lake.root)
+        shutil.copytree(self.root, other.root)
         return other
 
     def start_night(self, night: dt.date, run: str) -> BaseProcess:
         """Start all steps of a night in a process of its own, which logs under the name `run`."""
         log = self.folder / "logs" / f"{run}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        given = (str(self.events), str(self.folder), [*STEPS], night, str(log))
+        return self._start([*STEPS], night, log)
+
+    def _start(self, steps: list[str], night: dt.date, log: Path) -> BaseProcess:
+        keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        given = (str(self.events), str(self.folder), self.root, keys, steps, night, str(log))
         process = processes.Process(target=_steps, args=given)
         process.start()
         return process
+
+    def pass_on(self) -> None:
+        """Take its turns from a run that was killed; locks of a folder have gone with it."""
+        lake = self.lake
+        if isinstance(lake.storage, Bucket):
+            store, where = lake.storage.store, str(lake.root)
+            with Leases(store, where, fence=lake._fence, expiry=SILENCE).exclusive():
+                pass
 
     def finish(self, step: str, night: dt.date) -> None:
         """Run a step to its end."""
@@ -124,12 +155,24 @@ class Nights:
 
     def checkpoint(self) -> int:
         """Return the epoch that the checkpoint of a training is of, 0 without one."""
-        for file in self.lake.root.glob("model_files/.training/*/checkpoints/training.json"):
-            return int(json.loads(file.read_text())["epoch"])
+        storage = self.lake.storage
+        for file in storage.files(TRAINING):
+            if file.path.endswith("/training.json"):
+                with contextlib.suppress(FileNotFoundError):  # the training has ended meanwhile
+                    return int(json.loads(storage.read(file.path))["epoch"])
         return 0
 
 
-def _steps(events: str, folder: str, steps: list[str], night: dt.date, log: str) -> None:
+def _steps(
+    events: str,
+    folder: str,
+    root: Place,
+    keys: dict[str, str],
+    steps: list[str],
+    night: dt.date,
+    log: str,
+) -> None:
+    os.environ |= keys  # of the store, which may have started after what this is forked from
     os.environ["TMPDIR"] = tempfile.tempdir = folder
     with Path(log).open("w") as written:
         os.dup2(written.fileno(), 1)
@@ -137,7 +180,7 @@ def _steps(events: str, folder: str, steps: list[str], night: dt.date, log: str)
     logging.basicConfig(level=logging.INFO)
     settings = load_settings(
         **{
-            "lake.root": Path(folder) / "lake",
+            "lake.root": root,
             "source.path": events,
             "duckdb.threads": 1,
             "promote.force": True,
@@ -150,18 +193,29 @@ def _steps(events: str, folder: str, steps: list[str], night: dt.date, log: str)
 
 
 class Changes:
-    """Counts the files below a folder that are new or written to since it was last asked."""
+    """Counts the files of a lake that are new or written to since it was last asked."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.seen: set[tuple[str, int]] = set()
+    def __init__(self, root: Place) -> None:
+        self.root = root
+        self.seen: set[tuple[str, float]] = set()
         self.count = 0
         self.look()
         self.count = 0
 
     def look(self) -> int:
         """Return how many changes were seen in all."""
-        folders = [str(self.folder)]
+        for found in self._now():
+            self.count += found not in self.seen
+            self.seen.add(found)
+        return self.count
+
+    def _now(self) -> Iterator[tuple[str, float]]:
+        """Yield the files and when they were written."""
+        if isinstance(self.root, str):
+            for path, written in objects(self.root):
+                yield path, written.timestamp()
+            return
+        folders = [str(self.root)]
         while folders:
             try:
                 with os.scandir(folders.pop()) as entries:
@@ -169,19 +223,16 @@ class Changes:
                         if entry.is_dir(follow_symlinks=False):
                             folders.append(entry.path)
                         else:
-                            found = (entry.path, entry.stat().st_mtime_ns)
-                            self.count += found not in self.seen
-                            self.seen.add(found)
+                            yield entry.path, entry.stat().st_mtime_ns
             except FileNotFoundError:
                 continue
-        return self.count
 
 
 def left_alone(nights: Nights, night: dt.date) -> Took:
     """Run every step of a night; return what each took."""
     took: Took = {}
     for step in STEPS:
-        changes, started = Changes(nights.lake.root), time.perf_counter()
+        changes, started = Changes(nights.root), time.perf_counter()
         process = nights.start(step, night)
         while process.is_alive():
             changes.look()
@@ -247,6 +298,7 @@ def _disturb(
     time.sleep(moment % 0.003)  # a commit takes about as long
     process.kill()
     process.join()
+    nights.pass_on()
     return process.exitcode, _went_on(nights, step, night, before)
 
 
@@ -256,7 +308,7 @@ def _moment(
     if kind == "epoch":
         return lambda: nights.checkpoint() > epoch
     if kind == "change":
-        seen, wanted = Changes(nights.lake.root), int(fraction * changes) + 1
+        seen, wanted = Changes(nights.root), int(fraction * changes) + 1
         return lambda: seen.look() >= wanted
     end = time.perf_counter() + fraction * seconds
     return lambda: time.perf_counter() >= end
@@ -302,7 +354,7 @@ def _rows(nights: Nights, table: tables.Table) -> pl.DataFrame:
 
 
 def _lasting(row: dict[str, Any]) -> str:
-    summary = json.loads(re.sub(r'"/[^"]*/lake/', '"', row["summary"]))
+    summary = json.loads(re.sub(r'"(s3:/)?/[^"]*/lake/', '"', row["summary"]))
     if row["step"] == "train":  # run again on a trained model, it has less to say
         return str(summary["model_version"])
     kept = summary.keys() - {"items_known", "items_new", "added_to"}  # of when it ran
@@ -311,16 +363,15 @@ def _lasting(row: dict[str, Any]) -> str:
 
 def _files(nights: Nights) -> dict[str, bytes]:
     """Every file of models, those of trainings that were killed too, and the names of pages."""
-    root = nights.lake.root
-    files = (path for path in (root / "model_files").rglob("*") if path.is_file())
-    models = {path: path.read_bytes() for path in files}
-    pages = dict.fromkeys((root / "quality").rglob("*.html"), b"")
-    return {str(path.relative_to(root)): content for path, content in (models | pages).items()}
+    storage = nights.lake.storage
+    models = {file.path: storage.read(file.path) for file in storage.files(MODELS)}
+    pages = [file.path for file in storage.files(PAGES) if file.path.endswith(".html")]
+    return models | dict.fromkeys(pages, b"")
 
 
 def stale(nights: Nights) -> list[str]:
     """Name the nights that do not stand on what the tables hold, and why."""
-    settings = load_settings(**{"lake.root": nights.lake.root, "duckdb.threads": 1})
+    settings = load_settings(**{"lake.root": nights.root, "duckdb.threads": 1})
     return [one.line for one in standings(settings) if one.state != FRESH]
 
 
@@ -347,11 +398,14 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--nights", type=int, default=4)
+    parser.add_argument("--store", action="store_true", help="keep the lakes in an S3 server")
     asked = parser.parse_args()
     rng = random.Random(asked.seed)
     prepare()
-    with tempfile.TemporaryDirectory() as folder:
-        alone = generated(Path(folder), asked.nights, asked.seed)
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(bucket(stack.enter_context(s3()))) if asked.store else ""
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        alone = replace(generated(Path(folder), asked.nights, asked.seed), bucket=url)
         took = {
             key: each for night in alone.dates for key, each in left_alone(alone, night).items()
         }

@@ -48,12 +48,23 @@ def keys(address: str) -> dict[str, str]:
 
 # Of a test that uses `root`: the store is asked for by the test that has the mark alone.
 PLACES = ["folder", pytest.param("store", marks=[pytest.mark.servers, pytest.mark.slow])]
+EVERYWHERE = pytest.mark.parametrize("place", PLACES, indirect=True)
 
 
 @pytest.fixture(params=PLACES)
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Give a place in which no lake is yet: a folder, then one in a store."""
-    if request.param == "folder":
+    yield from _place(request, tmp_path)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """Give a place as `root` does, but a folder alone to tests that are not marked EVERYWHERE."""
+    yield from _place(request, tmp_path)
+
+
+def _place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    if getattr(request, "param", "folder") == "folder":
         yield tmp_path / "lake"
     else:
         with bucket(request.getfixturevalue("store")) as url:
@@ -95,6 +106,19 @@ def age(place: Place, folder: str, *, hours: float) -> None:
     for path, found in _backend().buckets[name].keys.items():
         if path.startswith(f"{key}/{folder}/"):
             found.last_modified = then.replace(tzinfo=None)
+
+
+def objects(place: str) -> list[tuple[str, dt.datetime]]:
+    """Return the objects of a place in a store of this process, and when they were written."""
+    name, _, key = place.removeprefix("s3://").partition("/")
+    keys_there = _backend().buckets[name].keys
+    while True:
+        try:
+            found = [(path, one.last_modified) for path, one in keys_there.items()]
+            break
+        except RuntimeError:  # it is written to meanwhile
+            continue
+    return [(path, written) for path, written in found if path.startswith(f"{key}/")]
 
 
 def _backend() -> Any:

@@ -16,6 +16,8 @@ from tasks.errors import PipelineError
 REPO = Path(__file__).resolve().parent.parent
 DOCKER = REPO / "docker"
 COMPOSE: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+VOLUMES: list[str] = COMPOSE["x-airflow"]["volumes"]
+JOBS = ("scheduler", "triggerer")
 OURS = [name for name, service in COMPOSE["services"].items() if "build" in service]
 
 
@@ -77,6 +79,31 @@ def test_no_secret_has_a_default() -> None:
 def test_variables_are_replaced_as_compose_does() -> None:
     replaced = processes.interpolated("a$$b ${X} ${Y:-c:5} ${Z:-d} ${W}", {"X": "x", "Z": ""})
     assert replaced == "a$b x c:5 d "
+
+
+def test_with_the_lake_in_a_store_no_two_services_have_a_volume_in_common(
+    secrets: dict[str, str],
+) -> None:
+    files = [DOCKER / "compose.yaml", DOCKER / "compose.store.yaml"]
+    variables = {**secrets, "EVENTS": "none"}
+    with pytest.raises(PipelineError, match=r"^(LAKE|SOURCE) is not set"):
+        processes.services(variables, files)
+    places = {"LAKE": "s3://lakes/shop", "SOURCE": "s3://lakes/events/"}
+    found = processes.services(variables | places, files)
+    assert list(found) == OURS
+    over = yaml.safe_load(files[1].read_text())["services"]
+    for name, service in found.items():
+        assert service.environment["ELCREC_LAKE__ROOT"] == places["LAKE"]
+        assert service.environment["ELCREC_SOURCE__PATH"] == places["SOURCE"]
+        assert service.environment["AIRFLOW__CORE__EXECUTOR"] == "CeleryExecutor"
+        # One in the same place counts, of the later file; without a source it is of one container.
+        own = {volume["target"] for volume in over[name]["volumes"] if "source" not in volume}
+        shared = {volume.split(":")[-2 if volume.endswith(":ro") else -1] for volume in VOLUMES}
+        assert own == shared
+    # Logs are not in a volume: so workers answer for theirs, by otherwise the same commands.
+    for name, plain in processes.services(variables).items():
+        without = [word for word in plain.command if word != "--skip-serve-logs" or name in JOBS]
+        assert found[name].command == without
 
 
 def test_only_the_web_page_has_a_port_and_that_on_loopback() -> None:

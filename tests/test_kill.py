@@ -22,8 +22,10 @@ from tests.kill_nights import (
     prepare,
     stale,
 )
+from tests.places import bucket, store  # noqa: F401 - a fixture
 
 KILLS = len(STEPS) + 1
+KILLS_IN_A_STORE = 4
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,23 @@ def test_nights_whose_every_step_was_killed_equal_those_left_alone(
     assert stale(nights) == []
     assert set(hits) == set(STEPS) and sum(hits.values()) == KILLS
     assert resumed >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.servers
+def test_a_night_in_a_store_whose_steps_were_killed_equals_one_in_a_folder_left_alone(
+    alone: Alone,
+    tmp_path: Path,
+    store: str,  # noqa: F811
+) -> None:
+    rng = random.Random(5)
+    with bucket(store) as url:
+        folder = tmp_path / "killed"
+        nights = replace(alone.first, folder=folder, dates=alone.nights.dates[:1], bucket=url)
+        hits, _ = killed(nights, plan(nights.dates, KILLS_IN_A_STORE, rng), alone.took, rng)
+        assert sum(hits.values()) == KILLS_IN_A_STORE
+        assert differences(alone.first, nights) == []
+        assert stale(nights) == []
 
 
 @pytest.mark.slow

@@ -1,4 +1,7 @@
-"""A night through the deployment's own processes, one of whose workers is killed."""
+"""A night through the deployment's own processes, one of whose workers is killed.
+
+With the lake in a folder that they share, and in a store without a folder in common.
+"""
 
 import datetime as dt
 import json
@@ -9,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +23,9 @@ import pytest
 
 from local.generator import generate
 from local.services import start, stop
-from tasks.lake import Lake, tables
+from tasks.lake import TRAINING, Lake, tables
 from tests.needs import needs
+from tests.places import Place, bucket, put, store  # noqa: F401 - a fixture
 from tests.servers import free_port, postgres_server, redis
 from tests.test_deployment import module
 
@@ -68,7 +72,7 @@ class Deployment:
 
     def said(self) -> str:
         """Return what the deployment and its tasks have logged last."""
-        logs = sorted((self.home / "logs").rglob("*.log"), key=lambda log: log.stat().st_mtime)
+        logs = sorted(self.home.rglob("*.log"), key=lambda log: log.stat().st_mtime)
         return "\n".join(f"--- {log}\n{log.read_text()[-2000:]}" for log in logs)
 
     def started(self, service: str) -> list[int]:
@@ -98,7 +102,7 @@ class Deployment:
 
 @needs("airflow")
 @contextmanager
-def deployed(folder: Path) -> Iterator[Deployment]:
+def deployed(folder: Path, files: list[str], settings: dict[str, str]) -> Iterator[Deployment]:
     """Run docker/processes.py on servers and secrets of its own, with somebody logged in."""
     secrets = module("new_env").fresh_secrets()
     home, port = folder / "home", free_port()
@@ -113,10 +117,10 @@ def deployed(folder: Path) -> Iterator[Deployment]:
             "POSTGRES_DB": "postgres",
             "POSTGRES_ADDRESS": f"127.0.0.1:{postgres.port}",
             "REDIS_ADDRESS": broker,
-            "EVENTS": str(folder / "events"),
-            "SOURCE": str(folder / "events"),
+            **settings,
         }
         ours = [str(REPO / "docker" / "processes.py"), "--home", str(home), "--port", str(port)]
+        ours += [f"--file={REPO / 'docker' / name}" for name in files]
         environment = {**os.environ, "PYTHONPATH": str(REPO), **secrets, **servers, **QUICK}
         process = start("deployment", [sys.executable, *ours], home, environment)
         try:
@@ -150,18 +154,34 @@ def lives(process: psutil.Process) -> bool:
         return False
 
 
-def epoch(lake: Path) -> int:
+def epoch(lake: Place) -> int:
     """Return the epoch that the checkpoint of a training is of, 0 without one."""
-    for file in lake.glob("model_files/.training/*/checkpoints/training.json"):
-        return int(json.loads(file.read_text())["epoch"])
+    storage = Lake(lake).storage
+    for file in storage.files(TRAINING):
+        if file.path.endswith("/training.json"):
+            return int(json.loads(storage.read(file.path))["epoch"])
     return 0
 
 
 @pytest.mark.slow
-def test_a_night_goes_through_the_workers_though_the_training_s_is_killed(tmp_path: Path) -> None:
-    generate(tmp_path, users=USERS, items=100, intents=4, nights=10, last_night=NIGHT, seed=4)
-    with deployed(tmp_path) as deployment:
-        lake = deployment.home / "lake"
+@pytest.mark.parametrize("arrangement", ["folder", "store"])
+def test_a_night_goes_through_the_workers_though_the_training_s_is_killed(
+    arrangement: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    made = generate(
+        tmp_path, users=USERS, items=100, intents=4, nights=10, last_night=NIGHT, seed=4
+    )
+    with ExitStack() as stack:
+        lake: Place = tmp_path / "home" / "lake"
+        files = ["compose.yaml"]
+        settings = dict.fromkeys(("EVENTS", "SOURCE"), str(made.events))
+        if arrangement == "store":
+            url = stack.enter_context(bucket(request.getfixturevalue("store")))
+            put(made.events, f"{url}/events")
+            lake = f"{url}/lake"
+            files.append("compose.store.yaml")
+            settings = {"EVENTS": "none", "SOURCE": f"{url}/events/", "LAKE": lake}
+        deployment = stack.enter_context(deployed(tmp_path, files, settings))
         deployment.until("DAG", lambda: deployment.get("/api/v2/dags/nightly_intents"))
         deployment.tell("PATCH", "/api/v2/dags/nightly_intents", {"is_paused": False})
         run = {"dag_run_id": RUN.rpartition("/")[2], "logical_date": None}
@@ -182,11 +202,13 @@ def test_a_night_goes_through_the_workers_though_the_training_s_is_killed(tmp_pa
         queues = {name: task["queue"] for name, task in tasks.items()}
         assert queues == dict.fromkeys(tasks, "default") | {"train": "training"}
         assert tasks["train"]["try_number"] == 2
-        (log,) = (deployment.home / "logs").rglob("task_id=train/attempt=2.log")
+        (log,) = deployment.home.rglob("task_id=train/attempt=2.log")
         assert (
             f"training goes on after epoch {killed_after}, from its checkpoint" in log.read_text()
         )
         epochs = [int(found) for found in re.findall(r"epoch (\d+)/", log.read_text())]
         assert epochs == [*range(killed_after + 1, EPOCHS + 1)]
-    labels = Lake(lake).scan(tables.INTENT_LABELS).collect()
+        shared = [name for name in ("lake", "tmp") if (deployment.home / name).exists()]
+        assert shared == (["lake"] if arrangement == "folder" else [])
+        labels = Lake(lake).scan(tables.INTENT_LABELS).collect()
     assert labels["dt"].unique().to_list() == [NIGHT] and len(labels) == USERS

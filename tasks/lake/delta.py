@@ -15,7 +15,9 @@ import glob
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 from urllib.parse import unquote
 
@@ -74,6 +76,13 @@ def model_folder(version: str) -> str:
 # What is in a lake's place and says who works on it.
 NOT_OF_THE_LAKE = {LOCK, LOCKS, LEASES}
 
+# The tables that this run has open, by their names, for each lake that it holds. To open one reads
+# the whole log since its last checkpoint; to bring it up to date reads what came since. Not kept
+# for longer than the lake is held: until then nobody deletes the log that they go on from.
+_opened: ContextVar[Mapping[str, dict[str, DeltaTable]]] = ContextVar(
+    "opened", default=MappingProxyType({})
+)
+
 
 class ConcurrentWriteError(Exception):
     """Another run has written to the table since the version that was read."""
@@ -122,14 +131,14 @@ class Lake:
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
         """Hold the lake together with other steps; wait while someone has it alone."""
-        with self.storage.explaining(), self.turns.in_use():
+        with self.storage.explaining(), self.turns.in_use(), self._keeping_open():
             self._refuse_another_place()
             yield
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Hold the lake alone; wait until the steps that run now have ended."""
-        with self.storage.explaining(), self.turns.alone():
+        with self.storage.explaining(), self.turns.alone(), self._keeping_open():
             self._refuse_another_place()
             yield
 
@@ -138,6 +147,19 @@ class Lake:
         """Be the only one who does what `of` names; wait until another who does it has ended."""
         with self.turns.turn(of):
             yield
+
+    @contextlib.contextmanager
+    def _keeping_open(self) -> Iterator[None]:
+        """Keep the tables that the block opens; one within another keeps those of the outer."""
+        opened = _opened.get()
+        if str(self.root) in opened:
+            yield
+            return
+        before = _opened.set({**opened, str(self.root): {}})
+        try:
+            yield
+        finally:
+            _opened.reset(before)
 
     def _refuse_another_place(self) -> None:
         """Raise LakeError for a lake that is somewhere else now, or not all here yet."""
@@ -255,7 +277,7 @@ class Lake:
             glob=False,
             hive_partitioning=bool(partitions),
             hive_schema=partitions or None,
-            schema=in_files if later else None,
+            schema=in_files,  # else it is asked of the files: each footer would be read twice
             missing_columns="insert" if later else "raise",
             storage_options=self.storage.polars_options,
         )
@@ -359,6 +381,7 @@ class Lake:
         delta = self._open(table)
         if delta is None:
             return 0
+        self._kept().pop(table.name, None)  # the log that it would go on from goes now
         with self.storage.explaining():
             delta.create_checkpoint()
         old = []
@@ -374,9 +397,17 @@ class Lake:
         return self.storage.files(f"{table.name}/{LOG}")
 
     def _open(self, table: Table) -> DeltaTable | None:
+        """Return the newest version of a table; None if it is not there."""
+        opened = self._kept()
         with self.storage.explaining():
             try:
-                return DeltaTable(self.path(table), storage_options=self.storage.delta_options)
+                if table.name in opened:
+                    opened[table.name].update_incremental()
+                else:
+                    opened[table.name] = DeltaTable(
+                        self.path(table), storage_options=self.storage.delta_options
+                    )
+                return opened[table.name]
             except TableNotFoundError:
                 return None
             except DeltaError as error:
@@ -386,6 +417,10 @@ class Lake:
                     f"table {table.name} at {self.path(table)} cannot be read ({error}): restore "
                     "its folder from a backup, or move it away and backfill"
                 ) from error
+
+    def _kept(self) -> dict[str, DeltaTable]:
+        """Return the tables that this run keeps open; a run that does not hold the lake: none."""
+        return _opened.get().get(str(self.root), {})
 
     def _commit_properties(
         self, delta: DeltaTable, retries: int | None = None
@@ -435,8 +470,8 @@ class Lake:
         **how: Any,
     ) -> None:
         delta = self._widened(table) or self._create(table)
-        if version is not None:
-            delta.load_as_version(version)
+        if version is not None and delta.version() != version:
+            raise ConcurrentWriteError(table.name)
         failures: list[Exception] = []
         try:
             with self.storage.explaining():
@@ -448,6 +483,7 @@ class Lake:
                     **how,
                 )
         except Exception as error:
+            self._kept().pop(table.name, None)  # what it knows of the table now is not said
             # Delta reports that its input failed, but not how; who computes the rows does.
             if failures:
                 raise failures[0] from None
@@ -488,7 +524,7 @@ class Lake:
 
     def _create(self, table: Table) -> DeltaTable:
         with self.storage.explaining():
-            return DeltaTable.create(
+            created = DeltaTable.create(
                 self.path(table),
                 schema=table.schema,
                 mode="ignore",
@@ -496,6 +532,8 @@ class Lake:
                 configuration=self.storage.table_properties,
                 storage_options=self.storage.delta_options,
             )
+        self._kept()[table.name] = created
+        return created
 
 
 def _files(delta: DeltaTable, first: dt.date | None, last: dt.date | None) -> list[str]:

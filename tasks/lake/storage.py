@@ -40,7 +40,10 @@ VOUCHES = ".json"  # a file that says that others are whole: it comes last and g
 AT_ONCE = 1000  # objects that a store is asked to delete in one request
 
 # A place that a person has to open up or correct; of others, such as a full disk, a retry may help.
-NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
+NOT_OURS = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR),
+    *(errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP),
+}
 
 
 class File(NamedTuple):

@@ -348,6 +348,7 @@ def _parquet(con: duckdb.DuckDBPyConnection, file: SourceFile, source: ReadSetti
     names = schema.names  # DuckDB gives another to one that differs from another in capitals only
     refuse_names_twice(file, names)
     types = {name: kind for name, (_, kind, *_) in zip(names, described, strict=True)}
+    _refuse_fields_twice(file, schema, source)
     types |= {name: "FLOAT16" for column in schema for name in _two_bytes(column.name, column.type)}
     numbered = f"{reader}, file_row_number = true)"
     if "file_row_number" in map(str.lower, names):
@@ -364,6 +365,26 @@ def _parquet(con: duckdb.DuckDBPyConnection, file: SourceFile, source: ReadSetti
         folders=file.folders,
     )
     return view_rows(file, source, rows)
+
+
+def _refuse_fields_twice(file: SourceFile, schema: pa.Schema, source: ReadSettings) -> None:
+    """Raise SourceError when a path in the settings leads to one of two fields of a name."""
+    named = [name for role in source.roles for name in columns_of(source, role)]
+    for path in (path for column in schema for path in _twice(column.name, column.type)):
+        if any(name == path or name.startswith((f"{path}.", f"{path}[")) for name in named):
+            raise SourceError(f"{file} has two fields named {path}: rename one of them")
+
+
+def _twice(name: str, kind: pa.DataType) -> Iterator[str]:
+    """Yield the paths of fields that a struct has twice: DuckDB renames the second one."""
+    if pa.types.is_struct(kind):
+        names = [inner.name for inner in kind]
+        for inner in kind:
+            if names.count(inner.name) > 1:
+                yield f"{name}.{inner.name}"
+            yield from _twice(f"{name}.{inner.name}", inner.type)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        yield from _twice(f"{name}[]", kind.value_type)
 
 
 def _two_bytes(name: str, kind: pa.DataType) -> Iterator[str]:

@@ -42,6 +42,7 @@ from tasks.sources.rows import (
     chosen,
     needed,
     numbered_by_content,
+    refuse_short_floats,
     source_rows,
 )
 from tasks.sources.units import (
@@ -56,7 +57,9 @@ from tasks.sources.units import (
 log = logging.getLogger(__name__)
 
 CLOCKS = ("timestamptz", "timestamp", "date")
-NUMBERS = ("int2", "int4", "int8", "float4", "float8", "numeric")
+WHOLE_NUMBERS = ("int2", "int4", "int8")
+NUMBERS = (*WHOLE_NUMBERS, "float8", "numeric")
+LARGEST_INT8 = 2**63 - 1
 SAMPLED_TIMES = 1000  # to see in which unit numbers are
 
 
@@ -151,6 +154,8 @@ class Window:
         wanted = chosen(self, types, self.settings)
         self._refuse_what_a_query_does(self.settings, wanted, types)
         time = _Time(wanted["time"], types[wanted["time"]])
+        if time.type == "float4":
+            refuse_short_floats(self)
         if time.type in NUMBERS:
             sampled = (
                 f"SELECT {time.column}::float8 AS n FROM {source} "
@@ -183,7 +188,7 @@ class Window:
             f"WHERE ({between}) OR {time.column} IS NULL OR {time.unusable}"
         )
         self._copy(con, cursor, uri, query)
-        kept = {time.name: "DOUBLE" if time.type in NUMBERS else "TIMESTAMPTZ"}
+        kept = {time.name: time.kept}
         as_read = {**columns, time.name: f"coalesce(odd_time, {columns[time.name]}::VARCHAR)"}
         rows = Rows(
             columns,
@@ -265,13 +270,26 @@ class _Time:
         return identifier(self.name)
 
     @property
+    def kept(self) -> str:
+        """The type in DuckDB: whole numbers stay whole, as floats nanoseconds would be rounded."""
+        if self.type not in NUMBERS:
+            return "TIMESTAMPTZ"
+        whole = self.type in WHOLE_NUMBERS or (self.type == "numeric" and self.unit == "ns")
+        return "BIGINT" if whole else "DOUBLE"
+
+    @property
     def value(self) -> str:
         """What is fetched; a date and clock beyond Arrow's range becomes one outside of 1970-2199.
 
         Infinity is one of these.
         """
-        if self.type in NUMBERS:
+        if self.kept == "DOUBLE":
             return f"{self.column}::float8"
+        if self.type in WHOLE_NUMBERS:
+            return f"{self.column}::int8"
+        if self.type in NUMBERS:
+            whole = f"greatest(0, least({LARGEST_INT8}, floor({self.column})))"
+            return f"CASE WHEN {self.column} IS NOT NULL THEN {whole}::int8 END"
         early, late = self._at(dt.datetime(1969, 1, 1, tzinfo=dt.UTC)), self._at(END_OF_TIME)
         # GREATEST and LEAST would pass over a null.
         return (

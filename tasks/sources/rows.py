@@ -483,7 +483,8 @@ def _weight(field: Field | None, source: SourceSettings) -> tuple[str, str]:
         return "NULL::FLOAT", "NULL"
     sql, kind = field
     if _is_number(kind):
-        number, given = sql, _given(sql, kind)
+        given = _given(sql, kind, source)
+        number = f"CASE WHEN {given} THEN {sql} END"
     else:
         number = in_text(field)
         given = f"({filled(number, source)}) IS NOT NULL"
@@ -493,9 +494,14 @@ def _weight(field: Field | None, source: SourceSettings) -> tuple[str, str]:
     )
 
 
-def _given(number: str, kind: str) -> str:
-    """Write whether there is a number. NaN is how many write that there is none."""
-    return f"{number} IS NOT NULL" + f" AND NOT isnan({number})" * (kind in EXACT_BITS)
+def _given(number: str, kind: str, source: ReadSettings) -> str:
+    """Write whether there is a number. NaN, and numbers of `source.null_values`, stand for none."""
+    given = [f"{number} IS NOT NULL"]
+    if kind in EXACT_BITS:
+        given.append(f"NOT isnan({number})")
+    if none := [value for value in source.null_values if re.fullmatch(r"-?\d+(\.\d+)?", value)]:
+        given.append(f"{number} NOT IN ({', '.join(none)})")
+    return " AND ".join(given)
 
 
 def _is_number(kind: str) -> bool:
@@ -597,12 +603,10 @@ def _time(field: Field, source: SourceSettings) -> _Time:
         return _Time(given, none, stamp, not_unread, False)
     if _is_number(kind) and not kind.startswith("DECIMAL"):
         number, whole = f"{sql}::DOUBLE", "" if kind in EXACT_BITS else sql
-        given = _given(sql, kind)
+        given = _given(sql, kind, source)
         if kind in EXACT_BITS:
             # The statistics of a Parquet file say nothing of NaN, and DuckDB compares by them.
             number = f"CASE WHEN NOT isnan({sql}) THEN {number} END"
-        if markers := [value for value in source.null_values if re.fullmatch(r"-?[\d.]+", value)]:
-            given += f" AND {sql}::VARCHAR NOT IN ({', '.join(map(literal, markers))})"
         return _Time(given, number, "NULL::TIMESTAMPTZ", not_unread, True, whole)
     number = f"TRY_CAST({text} AS DOUBLE)"
     digits = rf"regexp_extract({text}, '^\s*\+?(\d{{18,20}})(\.\d*)?\s*$', 1)"

@@ -36,6 +36,7 @@ def bench(tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_where_it_was_left_and_its_figures_stand_beside_the_papers(
     bench, tmp_path, monkeypatch
 ):

@@ -9,7 +9,7 @@ import pytest
 
 from local.generator import generate
 from tasks.settings import Settings
-from tests.places import root, store  # noqa: F401 - fixtures
+from tests.places import place, root, store  # noqa: F401 - fixtures
 from tests.tasks.nights import NIGHT, histories_of, small_settings, write_histories
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from tasks.errors import LakeError, NightError, SourceError
 from tasks.lake import Lake, tables
-from tasks.settings import REPO, Settings, load_settings
+from tasks.settings import REPO, LakeSettings, Settings, load_settings
 from tasks.steps import STEPS, Step, run_step
 
 NIGHT = dt.date(2026, 11, 2)
@@ -109,6 +109,12 @@ def test_a_lake_that_cannot_be_written_to_is_named(settings: Settings) -> None:
     assert tried.returncode == 2, tried.stderr
     assert tried.stderr.startswith(f"the lake at {folder / 'lake'} cannot be written to (Permis")
     assert "correct lake.root" in tried.stderr and tried.stderr.count("\n") == 1
+
+
+def test_a_lake_whose_name_no_disk_takes_is_named(settings: Settings, tmp_path: Path) -> None:
+    nowhere = settings.model_copy(update={"lake": LakeSettings(root=tmp_path / ("x" * 300))})
+    with pytest.raises(LakeError, match=r"cannot be written to \(File name too long.*lake\.root"):
+        run_step("ingest", nowhere, NIGHT)
 
 
 def lock_as(root: str, user: str) -> None:

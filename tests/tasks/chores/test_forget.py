@@ -359,6 +359,7 @@ def test_forgetting_that_was_killed_is_completed_by_doing_it_again(
     assert table(settings, tables.EVENTS).height == 24
 
 
+@pytest.mark.slow
 def test_a_model_has_nothing_of_single_users(night_done: Settings) -> None:
     lake = Lake(night_done.lake.root)
     users = set(lake.scan(tables.SEQUENCES).collect()["user_id"])

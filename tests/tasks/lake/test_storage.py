@@ -3,8 +3,10 @@
 import datetime as dt
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from contextvars import Context
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 from tasks import stores
 from tasks.connections import azure_options, looked_up_by
 from tasks.errors import LakeError, NotReadyError, SettingsError
-from tasks.lake import Lake, storage_of
+from tasks.lake import ConcurrentWriteError, Lake, storage_of
 from tasks.lake.duck import connect
 from tasks.lake.storage import Bucket, storage_at
 from tasks.lake.tables import METRICS
@@ -324,7 +326,8 @@ def test_a_commit_of_a_run_that_has_lost_its_turn_is_refused(store: str) -> None
             holder = lake.turns.held()
             assert holder
             before = lake.storage.files("metrics")
-            lake._fence(holder.app_id, holder.token + 1)  # as who takes the turn over does
+            fence = (lake._fence, holder.app_id, holder.token + 1)
+            Context().run(*fence)  # as who takes the turn over does
             with pytest.raises(LakeError, match="has lost its turn at"):
                 lake.replace(METRICS, metrics(2.0), nights=[NIGHT])
         assert lake.scan(METRICS).collect()["value"].to_list() == [1.0]
@@ -332,6 +335,80 @@ def test_a_commit_of_a_run_that_has_lost_its_turn_is_refused(store: str) -> None
         with suppress(LakeError), lake.in_use():
             lake.replace(METRICS, metrics(3.0), nights=[NIGHT])
         assert lake.scan(METRICS).collect()["value"].to_list() == [3.0]
+
+
+@pytest.mark.slow
+@pytest.mark.servers
+def test_a_turn_that_is_lost_while_rows_are_written_is_lost(store: str) -> None:
+    with bucket(store) as url:
+        lake = Lake(f"{url}/lake")
+        with lake.in_use():
+            lake.replace(METRICS, metrics(1.0), nights=[NIGHT])
+            holder = lake.turns.held()
+            assert holder
+
+            def rows() -> Iterator[pa.RecordBatch]:
+                fence = threading.Thread(target=lake._fence, args=(holder.app_id, holder.token + 1))
+                fence.start()
+                fence.join()
+                yield from metrics(2.0).to_batches()
+
+            late = pa.RecordBatchReader.from_batches(METRICS.schema, rows())
+            with pytest.raises(LakeError, match="has lost its turn at"):
+                lake.replace(METRICS, late, nights=[NIGHT])
+        assert lake.scan(METRICS).collect()["value"].to_list() == [1.0]
+
+
+@pytest.mark.slow
+@pytest.mark.servers
+def test_a_run_that_holds_the_lake_reads_of_a_log_what_is_new(
+    faulty: tuple[str, list[Faulty]],
+) -> None:
+    url, faults = faulty
+    lake, asked = Lake(url), []
+    for value in range(5):
+        lake.replace(METRICS, metrics(float(value)), nights=[NIGHT])
+    with lake.in_use():
+        assert lake.files(METRICS)
+        faults.append(lambda environ: asked.append(environ["PATH_INFO"]))
+        for _ in range(10):
+            assert lake.files(METRICS)
+        assert len(asked) == 20  # a list, and the name of the last checkpoint
+
+
+def test_a_table_that_a_run_keeps_open_is_the_newest(root: Place) -> None:
+    lake = Lake(root)
+
+    def by_another(value: float) -> None:
+        Context().run(lake.replace, METRICS, metrics(value), nights=[NIGHT])
+
+    def values() -> list[float]:
+        return lake.scan(METRICS).collect()["value"].to_list()
+
+    with lake.in_use():
+        assert values() == []
+        by_another(1.0)
+        assert values() == [1.0]
+        version = lake.version(METRICS)
+        by_another(2.0)
+        with pytest.raises(ConcurrentWriteError):
+            lake.append(METRICS, metrics(9.0), after=version)
+        assert values() == [2.0]
+        lake.replace(METRICS, metrics(3.0), nights=[NIGHT])
+        with Lake(root).in_use():
+            assert values() == [3.0]
+    for value in range(4, 16):  # over a checkpoint
+        by_another(float(value))
+    with lake.alone():
+        assert values() == [15.0]
+        lake.purge(METRICS)
+        assert values() == [15.0]
+        lake.replace(METRICS, metrics(16.0), nights=[NIGHT])
+        lake.purge(METRICS)
+        lake.purge(METRICS)
+        assert values() == [16.0]
+    with lake.in_use():
+        assert values() == [16.0]
 
 
 def test_rows_of_data_files_are_read_whatever_version_has_them(root: Place) -> None:

@@ -89,6 +89,7 @@ def lakes(
             yield in_turn, run_nights(f"{url}/lake", source, order)
 
 
+@pytest.mark.slow
 def test_the_order_of_nights_numbers_items_in_another_way(
     lakes: tuple[Settings, Settings],
 ) -> None:

@@ -95,6 +95,7 @@ def test_a_catalogue_that_does_not_change_is_written_once(nights: Nights) -> Non
     }
 
 
+@pytest.mark.slow
 def test_a_catalogue_that_grows_shrinks_and_comes_back_is_that_of_each_night(
     nights: Nights,
 ) -> None:
@@ -105,6 +106,7 @@ def test_a_catalogue_that_grows_shrinks_and_comes_back_is_that_of_each_night(
     assert nights.seen(FOURTH) == {"a": "New"}
 
 
+@pytest.mark.slow
 def test_a_night_that_runs_again_keeps_what_it_saw_once_a_later_one_ran(nights: Nights) -> None:
     nights.run(FIRST, TWO)
     nights.run(SECOND)
@@ -142,6 +144,7 @@ def test_a_night_before_the_first_catalogue_has_none(nights: Nights) -> None:
     assert nights.lake.nights(tables.CATALOGUE_READS) == [SECOND]
 
 
+@pytest.mark.slow
 def test_the_newest_night_that_runs_again_reads_the_mended_catalogue(nights: Nights) -> None:
     nights.run(FIRST, TWO)
     nights.run(SECOND, "item_id,title\na,broken\n")
@@ -173,6 +176,7 @@ def test_an_empty_catalogue_leaves_the_one_before_in_place(nights: Nights) -> No
     assert nights.seen(SECOND) == {"a": "A", "b": "B"}
 
 
+@pytest.mark.slow
 def test_a_step_that_was_killed_between_its_writes_ends_the_same(
     nights: Nights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +271,7 @@ def test_an_id_that_is_written_in_another_way_does_not_match_and_is_told(
     assert "such as 12:" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_check_stands_on_the_catalogue_that_its_night_has(nights: Nights) -> None:
     def stood_on(night: dt.date) -> list[str]:
         found = inputs_of(nights.settings(), "check-events", night)

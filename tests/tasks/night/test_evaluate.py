@@ -296,6 +296,7 @@ def test_the_last_model_is_judged_by_time_on_nights_with_events(night_done: Sett
     assert nothing == {} and not lake.nights(tables.EVENTS)
 
 
+@pytest.mark.slow
 def test_the_model_of_the_last_training_from_scratch_is_measured_again_on_the_users_of_tonight(
     night_done: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -331,6 +332,7 @@ def test_the_model_of_the_last_training_from_scratch_is_measured_again_on_the_us
     assert first not in {name for name, _ in figures(settings, third_night, "new items")}
 
 
+@pytest.mark.slow
 def test_a_promoted_model_that_is_gone_stops_the_comparison_unless_forced(
     night_done: Settings,
 ) -> None:

@@ -22,6 +22,7 @@ from tasks.errors import NightError, PipelineError, SourceError
 from tasks.lake import Lake, tables
 from tasks.night.ingest import ingest, latest_night
 from tasks.settings import REPO, Settings, load_settings
+from tests.places import EVERYWHERE, Place
 
 NIGHT = dt.date(2026, 11, 2)
 MIDNIGHT = dt.datetime(2026, 11, 2, tzinfo=dt.UTC)
@@ -38,7 +39,7 @@ EVENTS: list[tuple[str, str, dt.datetime, str, float | None]] = [
 ]
 
 
-def settings_for(source: Path, lake: Path, late_days: int = 3, **options: Any) -> Settings:
+def settings_for(source: Path, lake: Place, late_days: int = 3, **options: Any) -> Settings:
     return load_settings(
         source={"path": str(source), **options},
         ingest={"late_days": late_days},
@@ -48,18 +49,18 @@ def settings_for(source: Path, lake: Path, late_days: int = 3, **options: Any) -
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """Ingest a file or folder below tmp_path into a lake there."""
+def run(tmp_path: Path, place: Place) -> Callable[..., dict[str, Any]]:
+    """Ingest a file or folder below tmp_path into a lake."""
 
     def ingest_it(source: str | Path, night: dt.date = NIGHT, **options: Any) -> dict[str, Any]:
-        return ingest(settings_for(tmp_path / source, tmp_path / "lake", **options), night)
+        return ingest(settings_for(tmp_path / source, place, **options), night)
 
     return ingest_it
 
 
 @pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "lake")
+def lake(place: Place) -> Lake:
+    return Lake(place)
 
 
 def events_of(lake: Lake) -> pl.DataFrame:
@@ -224,6 +225,7 @@ def lake_histories(lake: Lake) -> dict[str, list[str]]:
     return dict(grouped.iter_rows())
 
 
+@pytest.mark.slow
 def test_movielens_night_by_night_equals_all_at_once(tmp_path: Path, real_data: Path) -> None:
     source = real_data / "ml-100k.inter"
     if not source.is_file():
@@ -295,6 +297,7 @@ def test_the_latest_night_is_that_of_the_last_event_in_any_file(tmp_path: Path, 
     assert latest_night(settings) == dt.date(2025, 11, 5)
 
 
+@EVERYWHERE
 def test_the_first_night_again_after_a_later_one_changes_nothing(
     tmp_path: Path, run: Callable[..., Any], lake: Lake
 ) -> None:
@@ -313,6 +316,8 @@ def late_file(folder: Path, days: list[dt.date]) -> None:
     (folder / "late.csv").write_text(HEAD + rows)
 
 
+@pytest.mark.slow
+@EVERYWHERE
 def test_late_events_go_to_their_own_days_once_and_the_run_names_these(
     tmp_path: Path, run: Callable[..., Any], lake: Lake, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -368,6 +373,7 @@ def test_rows_added_to_a_file_that_was_read_are_late_too(
     assert events_of(lake).filter(pl.col("user_id") == "bob").height == 1
 
 
+@EVERYWHERE
 def test_late_events_whose_file_is_gone_outlive_a_backfill_of_their_day(
     tmp_path: Path, run: Callable[..., Any], lake: Lake
 ) -> None:
@@ -395,6 +401,7 @@ def test_the_first_night_again_leaves_the_days_whose_files_are_gone(
     assert everything(lake) == before
 
 
+@EVERYWHERE
 def test_running_twice_leaves_identical_tables(
     tmp_path: Path, run: Callable[..., Any], lake: Lake
 ) -> None:

@@ -102,6 +102,7 @@ def test_a_label_is_clear_above_the_limit_of_the_settings(night_done: Settings) 
     assert clear.sum() == (sure >= limit).sum() < clear.len()
 
 
+@pytest.mark.slow
 def test_held_since_is_the_first_night_of_holding(night_done: Settings) -> None:
     """Labels of before are set to the runner-up, so that those of idle users are held."""
     lake = Lake(night_done.lake.root)

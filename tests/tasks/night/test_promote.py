@@ -305,6 +305,7 @@ def test_where_users_are_too_few_to_tell_the_night_goes_on_with_a_warning(
     assert version in warning and "too few to tell" in warning
 
 
+@pytest.mark.slow
 def test_a_model_that_is_worse_by_many_small_steps_is_kept_from_the_labels(
     settings: Settings,
 ) -> None:

@@ -22,6 +22,7 @@ from tasks.lake import Lake, tables
 from tasks.night.publish import publish
 from tasks.settings import REPO, Settings, load_settings
 from tasks.targets import contract, parquet
+from tests.places import EVERYWHERE, Place
 from tests.tasks.labels import labels_of, write_companions, write_labels
 
 NIGHT = dt.date(2026, 11, 20)
@@ -30,10 +31,10 @@ USERS = ["ann", "bob", "cleo", 'zoë "z"']
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, place: Place) -> Settings:
     """Give settings on a lake with the labels of a night, published to a folder."""
     settings = load_settings(
-        lake={"root": tmp_path / "lake"},
+        lake={"root": place},
         publish={"parquet": str(tmp_path / "published")},
         duckdb={"threads": 1},
     )
@@ -121,6 +122,7 @@ def test_a_night_without_labels_is_named(settings: Settings) -> None:
 # Parquet files
 
 
+@EVERYWHERE
 def test_a_night_is_one_file_of_the_columns_and_the_version(settings: Settings) -> None:
     publish(settings, NIGHT)
     write_labels(settings, NEXT, labels_of(NEXT, USERS[:2]))
@@ -139,6 +141,7 @@ def test_a_night_is_one_file_of_the_columns_and_the_version(settings: Settings) 
     assert dict(zip(written.names, written.types, strict=True)) == promised
 
 
+@EVERYWHERE
 def test_publishing_again_leaves_what_publishing_once_does(settings: Settings) -> None:
     folder = Path(settings.publish.parquet)
     publish(settings, NIGHT)
@@ -160,6 +163,7 @@ def with_labels(settings: Settings, night: dt.date = NIGHT) -> dict[str, pl.Data
     return {table: pl.read_parquet(folder / name) for table, name in named.items()}
 
 
+@EVERYWHERE
 def test_what_belongs_to_labels_is_in_files_that_they_name(settings: Settings) -> None:
     labels = labels_of(NIGHT, USERS)
     write_companions(settings, NIGHT, labels, "Garden")
@@ -235,6 +239,7 @@ def _publish_often(settings: Settings) -> None:
         publish(settings, NIGHT)
 
 
+@pytest.mark.slow
 def test_publishing_that_was_killed_is_completed_by_doing_it_again(settings: Settings) -> None:
     publish(settings, NIGHT)
     before = in_parquet(settings)
@@ -286,6 +291,7 @@ def test_a_relative_folder_is_below_that_of_the_settings() -> None:
     assert load_settings(publish={"parquet": "out"}).publish.parquet == str(REPO / "out")
 
 
+@EVERYWHERE
 def test_a_forgotten_person_goes_from_the_published_files(settings: Settings) -> None:
     publish(settings, NIGHT)
     write_labels(settings, NEXT, labels_of(NEXT, USERS[:1]))
@@ -302,6 +308,7 @@ def test_a_forgotten_person_goes_from_the_published_files(settings: Settings) ->
     assert forget(settings, ["bob"])["targets"][target]["rows_removed"] == 0
 
 
+@EVERYWHERE
 def test_a_forgotten_person_goes_from_what_is_published_with_labels(settings: Settings) -> None:
     write_companions(settings, NIGHT, labels_of(NIGHT, USERS), "Garden")
     publish(settings, NIGHT)

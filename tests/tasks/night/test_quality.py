@@ -116,6 +116,7 @@ CHECKS: list[Callable[[Settings, dt.date], dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_a_good_night_passes_and_has_its_page(
     settings: Settings, check: Callable[[Settings, dt.date], dict[str, Any]]
@@ -249,6 +250,7 @@ def test_a_thin_night_says_how_many_events_it_has_and_should_have(settings: Sett
     assert "quality.min_events" in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "stops"), [("rows_quarantined", True), ("rows_duplicate", False)]
 )
@@ -362,6 +364,7 @@ def test_bad_labels_stop_the_night_and_each_is_named(
         assert says in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "says"),
     [

@@ -406,6 +406,7 @@ def test_a_drop_or_rise_within_a_weekly_rhythm_is_told(
     assert {one for one in SEVERITY if f"not met: {one} (" in caplog.text} == broken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", ALLOWED.values(), ids=ALLOWED)
 def test_a_night_may_go_as_far_as_the_limits(tmp_path: Path, changes: list[Change]) -> None:
     night = Night()

@@ -15,6 +15,7 @@ from tasks.lake import Lake, duck, tables
 from tasks.night.ingest import ingest
 from tasks.night.sequences import _add_new_items, build_sequences
 from tasks.settings import Settings, load_settings
+from tests.places import Place
 
 NIGHT = dt.date(2026, 11, 10)
 
@@ -22,7 +23,7 @@ NIGHT = dt.date(2026, 11, 10)
 Event = tuple[str, str, dt.date, int]
 
 
-def settings_for(root: Path, **sequences: Any) -> Settings:
+def settings_for(root: Place, **sequences: Any) -> Settings:
     return load_settings(lake={"root": root}, sequences=sequences, duckdb={"threads": 2})
 
 
@@ -30,7 +31,7 @@ def day(number: int) -> dt.date:
     return NIGHT + dt.timedelta(days=number)
 
 
-def write_events(root: Path, events: list[Event], *, source: str = "events.csv") -> None:
+def write_events(root: Place, events: list[Event], *, source: str = "events.csv") -> None:
     """Put events into the lake as ingest does, in rows numbered as given."""
     frame = pl.DataFrame(
         [
@@ -53,7 +54,7 @@ def write_events(root: Path, events: list[Event], *, source: str = "events.csv")
         Lake(root).replace(tables.EVENTS, rows, nights=[night[0]])
 
 
-def histories(root: Path, night: dt.date = NIGHT) -> dict[str, list[str]]:
+def histories(root: Place, night: dt.date = NIGHT) -> dict[str, list[str]]:
     """Read the histories of a night back as item ids."""
     lake = Lake(root)
     names = dict(lake.scan(tables.ITEMS).select("item_index", "item_id").collect().iter_rows())
@@ -61,7 +62,7 @@ def histories(root: Path, night: dt.date = NIGHT) -> dict[str, list[str]]:
     return {user: [names[item] for item in items] for user, items in rows.iter_rows()}
 
 
-def vocabulary(root: Path) -> list[tuple[str, int, dt.date]]:
+def vocabulary(root: Place) -> list[tuple[str, int, dt.date]]:
     return list(Lake(root).scan(tables.ITEMS).sort("item_index").collect().iter_rows())
 
 
@@ -163,38 +164,37 @@ def test_a_history_keeps_the_last_events_and_counts_all(tmp_path: Path) -> None:
     assert row["last_ts"] == dt.datetime.combine(NIGHT, dt.time(9), dt.UTC)
 
 
-def test_a_night_reads_no_event_of_a_later_night(tmp_path: Path) -> None:
+def test_a_night_reads_no_event_of_a_later_night(root: Place) -> None:
     events = [("ann", "a", day(0), 1), ("ann", "b", day(1), 1), ("bob", "c", day(1), 1)]
-    write_events(tmp_path, events)
-    build_sequences(settings_for(tmp_path), NIGHT)
-    assert histories(tmp_path) == {"ann": ["a"]}
-    assert vocabulary(tmp_path) == [("a", 1, day(0))]
+    write_events(root, events)
+    build_sequences(settings_for(root), NIGHT)
+    assert histories(root) == {"ann": ["a"]}
+    assert vocabulary(root) == [("a", 1, day(0))]
 
 
-def test_new_items_get_the_next_indices_by_day_then_by_id(tmp_path: Path) -> None:
+def test_new_items_get_the_next_indices_by_day_then_by_id(root: Place) -> None:
     events = [("u", "z", day(-2), 5), ("u", "b", day(0), 1), ("u", "a", day(0), 2)]
-    write_events(tmp_path, events)
-    build_sequences(settings_for(tmp_path), NIGHT)
+    write_events(root, events)
+    build_sequences(settings_for(root), NIGHT)
     known = [("z", 1, day(-2)), ("a", 2, day(0)), ("b", 3, day(0))]
-    assert vocabulary(tmp_path) == known
-    write_events(tmp_path, [*events, ("u", "0", day(1), 1), ("u", "a", day(1), 2)])
-    build_sequences(settings_for(tmp_path), day(1))
-    assert vocabulary(tmp_path) == [*known, ("0", 4, day(1))]
+    assert vocabulary(root) == known
+    write_events(root, [*events, ("u", "0", day(1), 1), ("u", "a", day(1), 2)])
+    build_sequences(settings_for(root), day(1))
+    assert vocabulary(root) == [*known, ("0", 4, day(1))]
 
 
-def test_a_rerun_or_a_backfill_changes_no_index_and_no_row(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_rerun_or_a_backfill_changes_no_index_and_no_row(root: Place) -> None:
     events = [(f"u{i % 7}", f"i{i % 11}", day(i % 5 - 4), i % 24) for i in range(200)]
-    write_events(tmp_path, events)
-    lake = Lake(tmp_path)
+    write_events(root, events)
+    lake = Lake(root)
 
     def build(night: dt.date) -> tuple[pl.DataFrame, list[tuple[str, int, dt.date]]]:
-        build_sequences(settings_for(tmp_path), night)
-        return lake.scan(tables.SEQUENCES, night, night).sort("user_id").collect(), vocabulary(
-            tmp_path
-        )
+        build_sequences(settings_for(root), night)
+        return lake.scan(tables.SEQUENCES, night, night).sort("user_id").collect(), vocabulary(root)
 
     nightly = {day(number): build(day(number))[0] for number in range(-4, 1)}
-    final = vocabulary(tmp_path)
+    final = vocabulary(root)
     for night in (day(0), day(-3), day(-3)):
         rows, items = build(night)
         assert rows.equals(nightly[night])
@@ -202,22 +202,22 @@ def test_a_rerun_or_a_backfill_changes_no_index_and_no_row(tmp_path: Path) -> No
 
 
 def test_two_runs_that_meet_give_each_item_one_index(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_events(tmp_path, [("ann", "a", day(0), 1), ("ann", "b", day(0), 2)])
+    write_events(root, [("ann", "a", day(0), 1), ("ann", "b", day(0), 2)])
     append, met = Lake.append, []
 
     def after_the_other_run(self: Lake, *args: Any, **kwargs: Any) -> None:
         if not met:
             met.append(True)
-            build_sequences(settings_for(tmp_path), NIGHT)
+            build_sequences(settings_for(root), NIGHT)
         append(self, *args, **kwargs)
 
     monkeypatch.setattr(Lake, "append", after_the_other_run)
-    write_events(tmp_path, [("ann", "c", day(-1), 1)])
-    build_sequences(settings_for(tmp_path), NIGHT)
-    assert [row[:2] for row in vocabulary(tmp_path)] == [("c", 1), ("a", 2), ("b", 3)]
-    assert histories(tmp_path) == {"ann": ["c", "a", "b"]}
+    write_events(root, [("ann", "c", day(-1), 1)])
+    build_sequences(settings_for(root), NIGHT)
+    assert [row[:2] for row in vocabulary(root)] == [("c", 1), ("a", 2), ("b", 3)]
+    assert histories(root) == {"ann": ["c", "a", "b"]}
 
 
 def k_core(events: list[Event], users: int, items: int) -> list[Event]:
@@ -275,9 +275,9 @@ def test_a_night_without_events_names_the_step_to_run(tmp_path: Path) -> None:
 
 
 def test_a_crash_after_the_vocabulary_was_written_is_mended_by_a_rerun(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_events(tmp_path, [("ann", "a", day(0), 1), ("ann", "b", day(0), 2)])
+    write_events(root, [("ann", "a", day(0), 1), ("ann", "b", day(0), 2)])
 
     def crash(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
@@ -285,11 +285,11 @@ def test_a_crash_after_the_vocabulary_was_written_is_mended_by_a_rerun(
     with monkeypatch.context() as broken:
         broken.setattr(Lake, "replace", crash)
         with pytest.raises(KeyboardInterrupt):
-            build_sequences(settings_for(tmp_path), NIGHT)
-    items = vocabulary(tmp_path)
-    build_sequences(settings_for(tmp_path), NIGHT)
-    assert vocabulary(tmp_path) == items
-    assert histories(tmp_path) == {"ann": ["a", "b"]}
+            build_sequences(settings_for(root), NIGHT)
+    items = vocabulary(root)
+    build_sequences(settings_for(root), NIGHT)
+    assert vocabulary(root) == items
+    assert histories(root) == {"ann": ["a", "b"]}
 
 
 ROUNDS = 15

@@ -64,11 +64,11 @@ def build(root: Path, number: int, **settings: Any) -> dt.date | None:
     return summary["added_to"] and dt.date.fromisoformat(summary["added_to"])
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Give a lake with the events of days 0 to 4 and the histories of nights 0 to 3."""
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build a lake with the events of days 0 to 4 and the histories of nights 0 to 3, once."""
     chance = random.Random(1)
-    root = tmp_path / "lake"
+    root = tmp_path_factory.mktemp("built") / "lake"
     for number in range(5):
         write_day(root, number, chance)
     for number in range(4):
@@ -76,6 +76,13 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture
+def root(built: Path, tmp_path: Path) -> Path:
+    """Give a test a copy of that lake, for itself."""
+    return Path(shutil.copytree(built, tmp_path / "lake"))
+
+
+@pytest.mark.slow
 def test_a_night_adds_its_events_to_the_histories_of_the_night_before(root: Path) -> None:
     assert build(root, 4, last_events=6) == day(3)
 
@@ -125,6 +132,7 @@ def test_a_vocabulary_that_was_made_anew_makes_the_histories_anew(root: Path) ->
     assert build(root, 4, last_events=6) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cut", "settings"),
     [
@@ -159,6 +167,7 @@ def test_a_lake_that_was_moved_goes_on(root: Path) -> None:
     assert build(moved, 4, last_events=6) == day(3)
 
 
+@pytest.mark.slow
 def test_a_core_grows_from_that_of_the_night_before(tmp_path: Path) -> None:
     root = tmp_path / "lake"
     first = [("old", "a", 1), ("new", "a", 2), ("old", "b", 3), ("old", "c", 4), ("other", "a", 5)]
@@ -202,6 +211,7 @@ def test_a_core_of_a_version_that_kept_no_events_left_out_is_no_base(root: Path)
     assert build(root, 4, **CORE) is None
 
 
+@pytest.mark.slow
 def test_where_more_is_left_out_than_kept_it_is_not_kept_for_the_next_night(tmp_path: Path) -> None:
     root = tmp_path / "lake"
     often = [(user, item, day(0), 1) for user in "xy" for item in "ab"]

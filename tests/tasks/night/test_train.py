@@ -86,6 +86,7 @@ def test_training_that_was_killed_goes_on_and_ends_with_the_same_weights(
     assert weights(elsewhere, resumed["model_version"]) == expected
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_fails_the_training_and_the_next_ends_with_the_same_weights(
     tiny: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +186,7 @@ def test_the_paper_on_its_data_sets_has_its_number_of_intents(
     assert number_of_intents(of_paper, 22_363) == expected
 
 
+@pytest.mark.slow
 def test_the_ablations_of_the_paper_train(tiny: Settings) -> None:
     small = {"overrides": {"dim": 8, "layers": 1}, "device": "cpu", "max_epochs": 1}
     paper = small | {"preset": "paper", "n_intents": 2}
@@ -293,6 +295,7 @@ def test_nights_have_models_of_their_own(tiny: Settings) -> None:
     assert set(table(tiny, tables.MODELS)["model_version"]) == versions and len(versions) == 2
 
 
+@pytest.mark.slow
 def test_a_training_from_scratch_starts_from_labels_that_do_not_know_what_is_held_out(
     tiny: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

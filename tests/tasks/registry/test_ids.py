@@ -167,6 +167,7 @@ def born(world: World, version: str) -> set[int]:
     return set(world.intents[version].ids.tolist()) - before
 
 
+@pytest.mark.slow
 @seed(16)
 @settings(deadline=None, max_examples=40)
 @given(acts=st.lists(ACTS, min_size=1, max_size=14), chance=st.integers(0, 10_000))
@@ -204,6 +205,7 @@ def test_no_sequence_of_runs_gives_an_id_that_a_registered_model_has_to_another_
         assert all(number >= first for number in born(world, version))
 
 
+@pytest.mark.slow
 @seed(18)
 @settings(deadline=None, max_examples=20)
 @given(chance=st.integers(0, 10_000), late=st.integers(0, NIGHTS - 1))

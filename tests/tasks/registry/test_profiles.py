@@ -84,6 +84,7 @@ def test_next_items_have_titles_and_are_those_of_the_centre(settings: Settings) 
     assert rows.filter(item_id="i2")["title"].null_count() == 3
 
 
+@pytest.mark.slow
 def test_names_of_nights_before_are_what_a_night_stands_on(settings: Settings) -> None:
     def stood_on() -> list[str]:
         found = inputs_of(settings, "label", NIGHT + DAY)

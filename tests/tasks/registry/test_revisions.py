@@ -290,6 +290,7 @@ def test_a_rerun_says_what_is_known_of_it(settings: Settings) -> None:
     ]
 
 
+@pytest.mark.slow
 # Forgotten people
 def test_forgetting_is_a_revision_of_each_night_that_loses_labels(settings: Settings) -> None:
     publish(settings, NIGHT)

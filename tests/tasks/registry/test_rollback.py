@@ -76,6 +76,7 @@ def labelled_by(settings: Settings, night: dt.date) -> set[str]:
     return set(table(settings, tables.INTENT_LABELS, night)["model_version"])
 
 
+@pytest.mark.slow
 def test_a_rollback_holds_from_its_night_on_and_outlives_reruns(settings: Settings) -> None:
     lake = Lake(settings.lake.root)
     old, new = version_of(settings, FIRST), version_of(settings, SECOND)
@@ -100,6 +101,7 @@ def test_a_rollback_holds_from_its_night_on_and_outlives_reruns(settings: Settin
     assert table(settings, tables.INTENT_LABELS, FIRST).equals(first_labels)
 
 
+@pytest.mark.slow
 def test_the_night_after_goes_on_from_the_chosen_model_with_ids_that_nobody_had(
     settings: Settings,
 ) -> None:

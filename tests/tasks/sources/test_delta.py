@@ -106,6 +106,7 @@ def test_a_night_that_runs_again_reads_the_same_range_and_keeps_what_came_since(
         assert versions_of(settings()) == versions
 
 
+@pytest.mark.slow
 def test_a_backfill_gives_what_the_nightly_runs_gave(
     shop: Path, settings: Callable[..., Settings]
 ) -> None:

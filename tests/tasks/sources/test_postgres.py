@@ -149,6 +149,22 @@ def test_a_time_of_any_type_is_asked_for_by_night(
     assert set(events["user_id"]) == {"00000000-0000-0000-0000-00000000000a"}
 
 
+@pytest.mark.parametrize("kind", ["bigint", "numeric"])
+def test_nanoseconds_just_before_midnight_stay_in_their_night(
+    sql: Callable[..., None], settings: Callable[..., Settings], kind: str
+) -> None:
+    """As floats they would be midnight, and no night would have them."""
+    last = int(dt.datetime(2026, 11, 3, tzinfo=dt.UTC).timestamp()) * 10**9 - 1
+    sql(
+        f"CREATE TABLE shop.events (user_id text, item_id text, ts {kind})",
+        f"INSERT INTO shop.events VALUES ('ann', 'a', {last}), ('bob', 'b', {last + 1})",
+    )
+    ingest(settings(late_days=0), NIGHT)
+    ingest(settings(late_days=0), NIGHT + DAY)
+    events = Lake(settings().lake.root).scan(tables.EVENTS).sort("dt").collect()
+    assert events.select("dt", "user_id").rows() == [(NIGHT, "ann"), (NIGHT + DAY, "bob")]
+
+
 def test_times_that_no_night_asks_for_go_to_quarantine_once(
     sql: Callable[..., None], settings: Callable[..., Settings]
 ) -> None:
@@ -276,6 +292,10 @@ ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["no column customer", "it has user_id, item_id, ts", "source.user_columns"],
     ),
     "a time that is text": ({"time_columns": ["event_type"]}, ["type text", "no time", "cast"]),
+    "times that are short floats": (
+        {"query": "SELECT user_id, item_id, 1793600000::real AS ts FROM shop.events"},
+        ["floats of 32 bits", "source.time_columns"],
+    ),
     "numbers that are no times": (
         {"time_columns": ["rating"]},
         ["around 2", "in no unit", "source.time_unit"],

@@ -119,6 +119,11 @@ def structs(kind: pa.DataType, *values: Any, name: str = "k") -> pa.Array:
     return pa.array([{name: value} for value in values], pa.struct([(name, kind)]))
 
 
+def two_fields(name: str) -> pa.Array:
+    """Make a struct that has the field twice."""
+    return pa.StructArray.from_arrays([pa.array(["x"]), pa.array(["y"])], [name, name])
+
+
 ONE = rows(f"u1,a,{DAY}")
 SKIPPED = b"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd"  # a frame of zstd that says nothing
 TABS = "user_id\titem_id\ttitle\tts\n"
@@ -194,7 +199,7 @@ SHAPES = [
     Shape("a table that is said to be Parquet", {"a.csv": ONE}, says=("a.csv is no Parquet", "source.format"), settings={"format": "parquet"}),
     Shape("compressed Parquet", {"a.parquet": gzip.compress(parquet())}, says=("a.parquet is compressed with gzip", "unpack it")),
     Shape("bytes of another encoding than the one that is set", {"a.csv": HEAD.encode() + f"u1,a,{DAY}\n".encode() + b"u\x81,a,1\n"}, says=("a.csv line 3 has b'\\x81', which is not cp1252", "source.encoding"), settings={"encoding": "cp1252"}),
-    Shape("a file in UTF-8 that is said to be in UTF-16", {"a.csv": ONE}, says=("a.csv is not utf-16", "source.encoding"), settings={"encoding": "utf-16"}),
+    Shape("a file in UTF-8 that is said to be in UTF-16", {"a.csv": ONE}, says=("a.csv", "is not utf-16", "source.encoding"), settings={"encoding": "utf-16"}),
     Shape("an archive in an encoding that is set", {"a.csv": b"PK\x03\x04" + b"x" * 100}, says=("a.csv is a zip archive",), settings={"encoding": "latin-1"}),
     Shape("arrays in place of objects", {"a.json": "[[1,2],[3,4]]"}, says=("a.json has no JSON objects, its first value is [1,2]", "user_id"), settings={"format": "json"}),
     Shape("a value that is no JSON", {"a.json": '[{"user_id":1},{"user_id":}]'}, says=("a.json value 2 is no valid JSON, '{\"user_id\":}]'",), settings={"format": "json"}),
@@ -254,6 +259,12 @@ SHAPES = [
     Shape("times that are floats of 32 bits", {"a.parquet": parquet(ts=pa.array([1793600000.0], pa.float32()))}, says=("a.parquet are floats of 32 bits", "source.time_columns")),
     Shape("floats that are no numbers among times", {"a.parquet": parquet(user_id=["u1", "u2"], item_id=["a", "b"], ts=[float("nan"), 1793600000.0])}, ["u2 b"], ["no time"]),
     Shape("null markers that are numbers", {"a.parquet": parquet(user_id=["u1", "u2"], item_id=["a", "b"], ts=[1793600000, 1793600001])}, ["u2 b"], ["no time"], settings={"null_values": ["1793600000"]}),
+    Shape("null markers that are numbers among weights", {"a.parquet": parquet(user_id=["u"] * 3, item_id=list("abc"), ts=[NOON] * 3, weight=[-1.0, 2.0, None])}, ["u a", "u b", "u c"], settings={"null_values": ["-1"]}, weights=(None, 2.0, None)),
+    Shape("a null marker that is a number among floats", {"a.parquet": parquet(user_id=["u1", "u2"], item_id=["a", "b"], ts=[-1.0, 1793600001.0])}, ["u2 b"], ["no time"], settings={"null_values": ["-1"]}),
+    Shape("fractions of microseconds just before midnight", {"a.parquet": parquet(ts=[1793663999.9999998]), "b.csv": rows("bob,b,1793663999999.9997"), "c.jsonl": lines(event(user_id="cleo", ts=1793663999.9999998))}, ["ann a", "bob b", "cleo a"], at=("2026-11-02 23:59:59.999999",) * 3),
+    Shape("fields of one name in a struct", {"a.parquet": parquet(p=two_fields("id"))}, says=("a.parquet has two fields named p.id", "rename one of them"), settings={"user_columns": ["p.id"]}),
+    Shape("fields of one name in the structs of a list", {"a.parquet": parquet(p=pa.ListArray.from_arrays([0, 1], two_fields("id")))}, says=("two fields named p[].id",), settings={"item_columns": ["p[].id"]}),
+    Shape("fields of one name that nobody asks for", {"a.parquet": parquet(p=two_fields("id"))}, ["ann a"]),
     Shape("null markers in Parquet", {"a.parquet": parquet(user_id=["NULL", "u2", "u3", "u4"], item_id=list("abcd"), ts=[DAY, DAY, DAY, "NULL"], weight=["1", "NULL", "2", "3"], event_type=["x", "x", "", "x"])}, ["u2 b x", "u3 c event"], ["no user", "no time"], weights=(None, 2.0)),
     Shape("ticks of .NET", {"a.csv": rows("u1,a,639291744000000000")}, says=("639291744000000000", "ticks of .NET", "source.time_unit")),
     Shape("nanoseconds of before 2001 in their unit", {"a.csv": rows("u1,a,639291744000000000")}, ["u1 a"], settings={"time_unit": "ns"}, night=dt.date(1990, 4, 5)),
