@@ -25,7 +25,7 @@ export EVENTS ITEMS NIGHT LAKE PORT PYTHON
 # alone takes 11 seconds instead of 4, in each worker of the tests, each task of Airflow and each command.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install same-python lock servers run up test test-fast lint format rooms bench clean
+.PHONY: help install same-python lock servers run up page test test-fast lint format rooms bench clean
 
 help: ## What there is
 	@echo "Usage: make <target> [NAME=value ...]"
@@ -36,7 +36,7 @@ help: ## What there is
 	echo "  ITEMS=path         catalogue with titles and categories of the items, for run, up (default: none, or that of generated events)"
 	echo "  NIGHT=YYYY-MM-DD   the UTC date to run (default: the last night in the events)"
 	echo "  LAKE=folder        where the tables go (default: lakes/<name of the events>)"
-	echo "  PORT=8080          the web page of make up"
+	echo "  PORT=8080          the web page of make up; make page takes 8321"
 	echo
 	echo "  One step without Airflow: $(VENV)/bin/python -m tasks --help"
 
@@ -84,10 +84,10 @@ lock: $(STAMP) ## Write constraints/ from pyproject.toml; versions stay where th
 	done
 
 # Debian's packages start their services: not of a test run.
-servers: ## PostgreSQL and Redis for the tests: as root on Debian they are installed when missing
-	@there() { { command -v initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb'; } && command -v redis-server; } >/dev/null
+servers: ## PostgreSQL, Redis and Chromium for the tests: as root on Debian they are installed when missing
+	@there() { { command -v initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb'; } && command -v redis-server && { command -v chromium || command -v chromium-browser || command -v google-chrome; }; } >/dev/null
 	if ! there && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-	  echo "Installing PostgreSQL and Redis for the tests, from Debian's packages"
+	  echo "Installing PostgreSQL, Redis and Chromium for the tests, from Debian's packages"
 	  policy=/usr/sbin/policy-rc.d
 	  if ! [ -e "$$policy" ]; then
 	    trap 'rm "$$policy"' EXIT
@@ -95,10 +95,10 @@ servers: ## PostgreSQL and Redis for the tests: as root on Debian they are insta
 	    chmod +x "$$policy"
 	  fi
 	  apt-get update -qq -o Acquire::Retries=3
-	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -o Acquire::Retries=3 --yes --no-install-recommends postgresql redis-server >/dev/null
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -o Acquire::Retries=3 --yes --no-install-recommends postgresql redis-server chromium >/dev/null
 	fi
 	if ! there; then
-	  echo "error: initdb or redis-server is missing, and the tests run both: install PostgreSQL and Redis (Debian, Ubuntu: apt install postgresql redis-server)" >&2
+	  echo "error: initdb, redis-server or chromium is missing, and the tests run all three: install PostgreSQL, Redis and Chromium (Debian: apt install postgresql redis-server chromium)" >&2
 	  exit 2
 	fi
 
@@ -107,6 +107,11 @@ run: $(STAMP) ## One night of the DAG through Airflow, then what came out   [EVE
 
 up: $(STAMP) ## Airflow with its web page on 127.0.0.1, until Ctrl-C        [EVENTS= ITEMS= LAKE= PORT=]
 	@$(RUN) local up
+
+# What polars has read it gives back at once, and the page holds some 60 MB less.
+page: export _RJEM_MALLOC_CONF := dirty_decay_ms:0,muzzy_decay_ms:0,narenas:2
+page: $(STAMP) ## The page of intents on 127.0.0.1, until Ctrl-C             [LAKE= PORT=]
+	@$(RUN) tasks page $${LAKE:+--lake "$$LAKE"} $${PORT:+--port "$$PORT"}
 
 # tests/conftest.py decides the order of the files. From Python 3.12 on, coverage can be told to use sys.monitoring,
 # which costs next to nothing.

@@ -60,6 +60,8 @@ def run(
     again = report_command(source, chosen)
     out.print(f"\nThis report again: [bold]{escape(again)}[/bold]", soft_wrap=True)
     out.print("[bold]make up[/bold] shows this run in Airflow's web page.")
+    page = f"make page LAKE={shlex.quote(_shown(source.settings.lake.root))}"
+    out.print(f"Its intents as a page: [bold]{escape(page)}[/bold]", soft_wrap=True)
 
 
 def report_command(source: Source, night: date) -> str:

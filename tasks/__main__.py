@@ -302,6 +302,13 @@ def report(
         bool,
         typer.Option("--all", help="Print all intents, labels and figures."),
     ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the night and its intents to this file instead, as a page to be mailed.",
+            metavar="FILE",
+        ),
+    ] = None,
     changes: Changes = [],  # noqa: B006
 ) -> None:
     """Print what a night left behind: outcome, intents, evaluation, rows, checks, and where it is.
@@ -310,16 +317,40 @@ def report(
     """
     from tasks.chores import report as reports
 
-    if (intent is not None) + (user is not None) + everything > 1:
-        raise SettingsError("--intent, --user and --all each ask for another report: give one")
+    if (intent is not None) + (user is not None) + everything + (html is not None) > 1:
+        raise SettingsError(
+            "--intent, --user, --all and --html each ask for another report: give one"
+        )
     settings = settings_from(None, lake, changes)
     date = date_from("--night", night) if night else reports.latest_night(settings)
-    if intent is not None:
+    if html is not None:
+        from tasks.page.saved import saved
+
+        html.write_text(saved(settings, date), "utf-8")
+        typer.echo(f"Night {date} and its intents are in {html}")
+    elif intent is not None:
         reports.show_intent(settings, date, intent, console=console_of())
     elif user is not None:
         reports.show_user(settings, date, user, console=console_of())
     else:
         reports.show(settings, date, truth=truth, everything=everything, console=console_of())
+
+
+@app.command(rich_help_panel=OTHER_PANEL)
+def page(
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1. 0: a free one.")
+    ] = 8321,
+    lake: LakeRoot = None,
+    changes: Changes = [],  # noqa: B006
+) -> None:
+    """Serve the page of intents on this machine until Ctrl-C, at the address that is printed."""
+    from tasks.page.server import serve
+
+    _log(False)
+    settings = settings_from(None, lake, changes)
+    Lake.there(settings)
+    serve(settings, port, lambda address: typer.echo(f"The page of intents: {address}"))
 
 
 @app.command(rich_help_panel=OTHER_PANEL)

@@ -92,6 +92,10 @@ def _place(value: object) -> Path | str:
     return str(value).rstrip("/")
 
 
+# A host that images of a catalogue may come from; a policy of the browser is made of it.
+IMAGE_HOST = r"^(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$"
+
+
 class LakeSettings(Section):
     """Where the tables are: a folder, or the URL of an object store."""
 
@@ -485,6 +489,14 @@ class AirflowSettings(Section):
         return schedule
 
 
+class PageSettings(Section):
+    """What the page of intents shows."""
+
+    min_users: int = Field(10, ge=1)
+    image_hosts: tuple[Annotated[str, Field(pattern=IMAGE_HOST)], ...] = ()
+    image_column: str = Field("image_url", min_length=1)
+
+
 class AlertSettings(Section):
     """Who is told of failures, late nights, refused models and warnings."""
 
@@ -526,6 +538,7 @@ class Settings(BaseSettings):
     duckdb: DuckDBSettings = DuckDBSettings()
     airflow: AirflowSettings = AirflowSettings()
     alerts: AlertSettings = AlertSettings()
+    page: PageSettings = PageSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -140,10 +140,12 @@ STEPS: dict[str, Step] = {
             (
                 *("sequences", "items", "events", "catalogue", "models", "choices"),
                 *("intent_labels", "label_evidence", "intent_names", "given_names"),
+                "intent_places",
             ),
             (
                 *("intent_labels", "label_evidence", "intent_profiles", "intent_features"),
                 *("intent_next_items", "intent_users", "intent_flows", "intent_names"),
+                *("label_counts", "intent_places"),
             ),
         ),
         Step(

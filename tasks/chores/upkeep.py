@@ -38,6 +38,7 @@ KEPT_BY = {
     tables.INTENT_NEXT_ITEMS: "labels_nights",
     tables.INTENT_USERS: "labels_nights",
     tables.INTENT_FLOWS: "labels_nights",
+    tables.LABEL_COUNTS: "labels_nights",
     tables.CATALOGUE: "labels_nights",
     tables.STEPS: "steps_nights",
     tables.CHECK_RESULTS: "steps_nights",

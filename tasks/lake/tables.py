@@ -765,6 +765,51 @@ GIVEN_NAMES = Table(
     },
 )
 
+# The two tables that follow are for the page of intents, which reads no model and no night's labels
+# as a whole.
+LABEL_COUNTS = Table(
+    "label_counts",
+    pa.schema(
+        [
+            DT,
+            ("users", pa.int64()),
+            ("users_with_intent", pa.int64()),
+            ("clear", pa.int64()),
+            ("compared", pa.int64()),
+            ("changed", pa.int64()),
+            ("idle", pa.int64()),
+            ("idle_changed", pa.int64()),
+        ]
+    ),
+    row="The labels of one night, counted, also beside those of the labelled night before.",
+    meanings={
+        **THE_NIGHT,
+        "users": "Users with a label, also one without an intent.",
+        "users_with_intent": "Those of them who have an intent.",
+        "clear": "Those of them whose label is clear, as in label_evidence.",
+        "compared": "Users who had a label on the night before, too; 0 if none is compared with.",
+        "changed": "Those of them whose intent is another one, or came, or went.",
+        "idle": "Of compared: users without an event since.",
+        "idle_changed": "Of idle: those whose intent is another one, or came, or went.",
+    },
+)
+
+# A night writes its own partition alone: an intent keeps the place that it was given first.
+INTENT_PLACES = Table(
+    "intent_places",
+    pa.schema([DT, ("intent_id", pa.int32()), ("x", pa.float64()), ("y", pa.float64())]),
+    row=(
+        "The place on the map that one intent was given. It stays there on every later night. "
+        "Near ones are of intents that the model saw as alike when the later one was born."
+    ),
+    meanings={
+        "dt": "The night that gave it, a UTC date.",
+        "intent_id": "The intent.",
+        "x": "To the right; the first intents of a lake are between -1 and 1.",
+        "y": "Upwards.",
+    },
+)
+
 # What targets get with the labels, in the transaction of the labels.
 WITH_LABELS = (
     LABEL_EVIDENCE,
@@ -969,6 +1014,8 @@ TABLES = {
         INTENT_FLOWS,
         INTENT_NAMES,
         GIVEN_NAMES,
+        LABEL_COUNTS,
+        INTENT_PLACES,
         STEPS,
         CHECK_RESULTS,
         TAKEN_OUT,

@@ -149,6 +149,16 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
         "intents_born": sum(intent.born == night for intent in intents.of_centers),
         "intents_retired": len(intents.retired),
         "epochs": reports[-1].epoch if reports else 0,
+        "curve": [
+            {
+                "epoch": report.epoch,
+                "losses": report.losses,
+                "validation": report.metrics.get("NDCG@20"),
+                "best": report.best_epoch,
+                "seconds": report.seconds,
+            }
+            for report in model.history  # with the epochs of a training that was killed
+        ],
     }
 
 

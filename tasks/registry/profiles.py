@@ -1,4 +1,4 @@
-"""What sets each intent of a night apart: features, next items, closest users, flows.
+"""What sets each intent of a night apart: features, next items, closest users, flows, its place.
 
 The tables are whole partitions of the night, each written in one transaction; `intent_profiles`,
 which has the names, is written last. All are of the labels as they stand in the lake.
@@ -16,7 +16,7 @@ import pyarrow as pa
 from tasks.lake import Lake, tables
 from tasks.lake.duck import connect, sql
 from tasks.lake.tables import Table
-from tasks.registry import names
+from tasks.registry import names, places
 from tasks.registry.catalogue import catalogue_night, view_catalogue
 from tasks.settings import Settings
 
@@ -59,7 +59,8 @@ def profile(
     of_model = model.intents.rows(with_retired=with_retired)
     known = names.known(lake, night, but_its_own=gives_names)
     with connect(settings) as con:
-        for table in (tables.INTENT_LABELS, tables.SEQUENCES, tables.EVENTS):
+        of_night = (tables.INTENT_LABELS, tables.LABEL_EVIDENCE, tables.SEQUENCES, tables.EVENTS)
+        for table in of_night:
             lake.view(con, table, first=night, last=night)
         lake.view(con, tables.ITEMS)
         view_catalogue(con, lake, night)
@@ -76,8 +77,15 @@ def profile(
         flows: Any = tables.INTENT_FLOWS.schema.empty_table()
         if previous:
             lake.view(con, tables.INTENT_LABELS, "previous_labels", previous, previous)
+        else:
+            con.register("previous_labels", tables.INTENT_LABELS.schema.empty_table())
+        _write(lake, con, tables.LABEL_COUNTS, {"night": night})
+        if previous:
             flows = con.sql(sql("intent_flows"), params={"night": night})
         lake.replace(tables.INTENT_FLOWS, flows, nights=[night])
+        if gives_names:  # a relabelled night gives no places either
+            centers = model.network.centers.detach().cpu().numpy()
+            places.give(lake, night, model.intents.ids.tolist(), centers)
         features = lake.scan(tables.INTENT_FEATURES, night, night).collect()
         if gives_names:
             known = names.give(settings, night, known, model.intents.ids.tolist(), features)

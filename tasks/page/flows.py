@@ -1,0 +1,170 @@
+"""What changed between any two nights: which intents grew, shrank, split, merged, came and went.
+
+Sizes are exact for any two nights. Moves are those of every night between, summed: a user who moved
+twice counts twice, so that what came less what went is always how much an intent grew.
+"""
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+from markupsafe import Markup
+
+from tasks.lake import tables
+from tasks.page import charts
+from tasks.page.intent import name_of
+from tasks.page.links import Links
+from tasks.page.reader import SIZES, PageLake
+from tasks.registry import names
+
+RIBBONS = 24  # largest moves that are drawn
+LISTED = 12  # of those that grew, and of those that shrank
+PART = 0.2  # of an intent's users at least that went to, or came from, one other: a split or merger
+NOBODY, GONE = "new, or no intent", "gone, or no intent"
+
+
+def view(lake: PageLake, since: dt.date | None, night: dt.date, links: Links) -> dict[str, Any]:
+    """Return what the view of flows shows, from a night (None: a week before) to another."""
+    nights = [one for one in lake.nights(tables.INTENT_PROFILES) if one < night]
+    if since is None:
+        week = night - dt.timedelta(days=7)
+        since = min(nights, key=lambda one: abs((one - week).days), default=None)
+    if since is None or since not in nights:
+        return {"since": since, "since_nights": nights[::-1], "known": False}
+    before, after = _sizes(lake, since), _sizes(lake, night)
+    called = names.shown(lake, night)
+    moved, missing = _moves(lake, since, night)
+    rows = [_row(intent, before, after, called, links) for intent in sorted({*before, *after})]
+    grew = [row for row in rows if row["kind"] == "grew"]
+    shrank = [row for row in rows if row["kind"] == "shrank"]
+    return {
+        "since": since,
+        "since_nights": nights[::-1],
+        "known": True,
+        "between": len([one for one in nights if since < one]) + 1,
+        "grew": sorted(grew, key=lambda row: -row["change"])[:LISTED],
+        "shrank": sorted(shrank, key=lambda row: row["change"])[:LISTED],
+        "born": [row for row in rows if row["kind"] == "born"],
+        "retired": [row for row in rows if row["kind"] == "retired"],
+        "steady": sum(row["kind"] == "steady" for row in rows),
+        "splits": _parts(moved, before, after, called, links, to_new=True),
+        "mergers": _parts(moved, before, after, called, links, to_new=False),
+        "chart": _chart(moved.head(RIBBONS), called, links),
+        "moved": _users(moved, pl.col("one").is_not_null() & pl.col("two").is_not_null()),
+        "came": _users(moved, pl.col("one").is_null()),
+        "went": _users(moved, pl.col("two").is_null()),
+        "shown": min(RIBBONS, moved.height),
+        "moves": moved.height,
+        "missing": missing,
+        "users_before": sum(before.values()),
+        "users_after": sum(after.values()),
+    }
+
+
+def _users(moved: pl.DataFrame, which: pl.Expr) -> int:
+    return int(moved.filter(which)["users"].sum())
+
+
+def _sizes(lake: PageLake, night: dt.date) -> dict[int, int]:
+    rows = lake.kept(tables.INTENT_PROFILES, SIZES, night, night).filter(
+        pl.col("status") != "retired"
+    )
+    return dict(rows.select("intent_id", "users").iter_rows())
+
+
+def _row(
+    intent: int,
+    before: Mapping[int, int],
+    after: Mapping[int, int],
+    called: names.Names,
+    links: Links,
+) -> dict[str, Any]:
+    then, now = before.get(intent), after.get(intent)
+    if then is None:
+        kind = "born"
+    elif now is None:
+        kind = "retired"
+    else:
+        kind = "grew" if now > then else "shrank" if now < then else "steady"
+    change = (now or 0) - (then or 0)
+    return {
+        "intent": intent,
+        "name": name_of(called, intent),
+        "href": links.intent(intent) if now is not None else None,
+        "then": then,
+        "now": now,
+        "change": change,
+        "relative": change / then if then else None,
+        "kind": kind,
+    }
+
+
+def _moves(lake: PageLake, since: dt.date, night: dt.date) -> tuple[pl.DataFrame, list[dt.date]]:
+    """Return the moves of the nights after one, summed, and the nights that have none recorded.
+
+    A row a pair of intents, the largest first: one, two (null for none) and users.
+    """
+    first = since + dt.timedelta(days=1)
+    moved = lake.moves(first, night)
+    recorded = lake.nights(tables.INTENT_FLOWS)
+    labelled = [one for one in lake.nights(tables.INTENT_PROFILES) if first <= one <= night]
+    missing = sorted({*labelled} - {*recorded})
+    return moved.sort(["users", "one", "two"], descending=[True, False, False]), missing
+
+
+def _parts(
+    moved: pl.DataFrame,
+    before: Mapping[int, int],
+    after: Mapping[int, int],
+    called: names.Names,
+    links: Links,
+    *,
+    to_new: bool,
+) -> list[dict[str, Any]]:
+    """Return the moves by which an intent gave much of itself to another.
+
+    to_new: to one that is new, which is a split; else by one that ended, which is a merger.
+    """
+    new, ended = sorted({*after} - {*before}), sorted({*before} - {*after})
+    side = pl.col("two").is_in(new) if to_new else pl.col("one").is_in(ended)
+    found = []
+    for one, two, users in moved.filter(side).iter_rows():
+        then = before.get(one)
+        if then and two in after and users >= PART * then:
+            found.append(_pair(one, two, users, users / then, called, links))
+    return found
+
+
+def _pair(
+    one: int | None,
+    two: int | None,
+    users: int,
+    share: float,
+    called: names.Names,
+    links: Links,
+) -> dict[str, Any]:
+    return {
+        "one": name_of(called, one),
+        "two": name_of(called, two),
+        "href": links.intent(two) if two is not None else None,
+        "users": users,
+        "share": min(1.0, share),
+    }
+
+
+def _chart(largest: pl.DataFrame, called: names.Names, links: Links) -> Markup:
+    hrefs = {
+        name_of(called, intent): links.intent(intent)
+        for one, two, _ in largest.iter_rows()
+        for intent in (one, two)
+        if intent is not None
+    }
+    return charts.ribbons(
+        [
+            charts.Ribbon(name_of(called, one, NOBODY), name_of(called, two, GONE), users)
+            for one, two, users in largest.iter_rows()
+        ],
+        "The largest moves between intents: where users came from, and where they went",
+        hrefs=hrefs,
+    )

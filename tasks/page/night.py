@@ -1,0 +1,581 @@
+"""The night view: is last night good? Its figures beside those of the nights before it."""
+
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+from markupsafe import Markup
+
+from tasks.lake import tables
+from tasks.page import charts, words
+from tasks.page.reader import RUNS, SIZES, PageLake
+from tasks.registry.figures import (
+    ALL_USERS,
+    CHURN,
+    COOCCURRENCE,
+    IDLE_USERS,
+    LABELS,
+    LARGEST_SHARE,
+    LIFT,
+    NDCG,
+    NEW_ITEMS,
+    POPULARITY,
+    SPLIT,
+    USERS,
+    UTILISATION,
+    against,
+    change_of,
+)
+from tasks.settings import Settings
+from tasks.steps import STEPS
+
+COMPARED = 28  # nights that a night is shown beside
+FAR = 2  # times as far as all changes from earlier models: a change that would hide these
+GOOD, LOOK, BAD = "good", "look", "bad"
+
+Metrics = Mapping[tuple[str, str, str, str], float]  # by model, split, slice, metric
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure of the night: what it is, how much, beside what, and its course."""
+
+    name: str
+    value: str
+    beside: list[str]
+    course: Markup
+    explained: str | None = None  # a word of the glossary
+    state: str = GOOD
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the night is good, in a sentence, and what asks for a look."""
+
+    state: str
+    sentence: str
+    reasons: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One limit that a model has to keep: what is held against it, and whether it was met."""
+
+    what: str
+    observed: str
+    limit: str
+    met: bool
+
+
+def window(lake: PageLake, night: dt.date, nights: int = COMPARED) -> list[dt.date]:
+    """Return the nights with profiles up to one, the last `nights` of them before it at most."""
+    first = night - dt.timedelta(days=nights)
+    return [one for one in lake.nights(tables.INTENT_PROFILES) if first <= one <= night]
+
+
+def view(settings: Settings, lake: PageLake, night: dt.date) -> dict[str, Any]:
+    """Return what the night view shows."""
+    nights = window(lake, night)
+    runs = lake.kept(tables.STEPS, RUNS, nights[0] if nights else night, night)
+    summaries = _summaries(runs, night)
+    checks = _checks(lake, nights or [night], night)
+    decision = _decision(summaries)
+    tiles = _tiles(lake, night, nights, runs)
+    return {
+        "verdict": _verdict(summaries, checks, decision),
+        "tiles": tiles,
+        "decision": decision,
+        "intervals": _intervals(settings, lake, night, decision),
+        "rules": _rules(settings, lake, night, decision),
+        "scores": _scores(lake, night, decision),
+        "checks": checks,
+        "not_met": [one for one in checks if not one["met"]],
+        "steps": _steps(runs, nights, night),
+        "total": _total(runs, nights, night),
+        "compared": max(0, len(nights) - 1),
+        "confidence": round(100 * (2 * settings.evaluate.confidence - 1)),
+        "revision": _revision(lake, night),
+    }
+
+
+def summaries_of(lake: PageLake, night: dt.date) -> dict[str, dict[str, Any]]:
+    """Return what each step of a night said, in the order of the steps."""
+    return _summaries(lake.kept(tables.STEPS, RUNS, night, night), night)
+
+
+def metrics_of(lake: PageLake, first: dt.date, last: dt.date) -> dict[dt.date, Metrics]:
+    """Return the figures of nights first..last, by night."""
+    rows = lake.kept(
+        tables.METRICS, ("dt", "model_version", "split", "slice", "metric", "value"), first, last
+    )
+    found: dict[dt.date, dict[tuple[str, str, str, str], float]] = {}
+    for night, version, split, users, metric, value in rows.iter_rows():
+        found.setdefault(night, {})[version, split, users, metric] = value
+    return dict(found)
+
+
+def _summaries(runs: pl.DataFrame, night: dt.date) -> dict[str, dict[str, Any]]:
+    rows = {row["step"]: row for row in runs.filter(dt=night).to_dicts()}
+    return {
+        name: rows[name] | {"summary": json.loads(rows[name]["summary"])}
+        for name in STEPS
+        if name in rows
+    }
+
+
+def _verdict(
+    summaries: Mapping[str, Mapping[str, Any]],
+    checks: Sequence[Mapping[str, Any]],
+    decision: Mapping[str, Any],
+) -> Verdict:
+    missing = [name for name in STEPS if name not in summaries]
+    if missing:
+        return Verdict(
+            BAD,
+            f"This night is not finished: {words.plural(len(missing), 'step')} of "
+            f"{len(STEPS)} did not end well.",
+            [f"{name} failed or did not run; its log says why" for name in missing],
+        )
+    reasons = [
+        f"{one['what']}: {one['observed']}, expected {one['expected']}"
+        for one in checks
+        if not one["met"]
+    ]
+    stopped = any(one["severity"] == "critical" and not one["met"] for one in checks)
+    if not decision["promoted"] and not decision["by_hand"]:
+        reasons.insert(0, "the new model was kept out; the model before it has labelled")
+    if stopped:
+        return Verdict(BAD, "A check of this night failed.", reasons)
+    if reasons:
+        what = words.plural(len(reasons), "thing")
+        return Verdict(LOOK, f"All steps ended well; {what} to look at.", reasons)
+    return Verdict(GOOD, "All steps ended well, and all checks were met.")
+
+
+def _decision(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Say what became of the night's model, and why."""
+    if "promote" not in summaries:
+        return {
+            "known": False,
+            "promoted": False,
+            "by_hand": False,
+            "version": None,
+            "labels_with": None,
+            "compared_with": None,
+            "reasons": [],
+            "doubts": [],
+            "sentence": "It is not recorded whether the model was promoted: the step promote did "
+            "not end well.",
+        }
+    told = summaries["promote"]["summary"]
+    version, labels_with = told["model_version"], told.get("labels_with")
+    by_hand = bool(told.get("chosen_by_hand"))
+    if by_hand:
+        sentence = f"A person has chosen model {labels_with} for this night."
+    elif told["promoted"]:
+        sentence = f"Model {version} was promoted: it keeps every limit."
+        if told.get("reasons"):
+            sentence = f"Model {version} was promoted by promote.force, against the rules."
+        elif told.get("compared_with") is None:
+            sentence = f"Model {version} was promoted; it is the first one of this lake."
+    else:
+        sentence = f"Model {version} was kept out; model {labels_with} goes on."
+    return {
+        "known": True,
+        "promoted": bool(told["promoted"]),
+        "by_hand": by_hand,
+        "version": version,
+        "labels_with": labels_with,
+        "compared_with": told.get("compared_with"),
+        "reasons": told.get("reasons", []),
+        "doubts": told.get("doubts", []),
+        "sentence": sentence,
+    }
+
+
+def _tiles(
+    lake: PageLake, night: dt.date, nights: Sequence[dt.date], runs: pl.DataFrame
+) -> list[Tile]:
+    first = nights[0] if nights else night
+    counts = {
+        row["dt"]: row for row in lake.scan(tables.LABEL_COUNTS, first, night).collect().to_dicts()
+    }
+    events = dict(
+        lake.scan(tables.NIGHT_STATS, first, night).select("dt", "events").collect().iter_rows()
+    )
+    sizes = lake.kept(tables.INTENT_PROFILES, SIZES, first, night)
+    in_use, all_intents, users = {}, {}, {}
+    for row in (
+        sizes.group_by("dt")
+        .agg(
+            used=(pl.col("users") > 0).sum(),
+            there=(pl.col("status") != "retired").sum(),
+            users=pl.col("users").sum(),
+        )
+        .to_dicts()
+    ):
+        in_use[row["dt"]], all_intents[row["dt"]] = row["used"], row["there"]
+        users[row["dt"]] = row["users"]
+    users |= {day: row["users"] for day, row in counts.items()}
+    figures = metrics_of(lake, first, night)
+    told = {row["dt"]: json.loads(row["summary"]) for row in runs.filter(step="promote").to_dicts()}
+
+    def of_labelling(metric: str, split: str = SPLIT, of: str = ALL_USERS) -> dict[dt.date, float]:
+        """Return a figure of the model that labels each night."""
+        found = {}
+        for day, values in figures.items():
+            version = told.get(day, {}).get("labels_with")
+            if version and (version, split, of, metric) in values:
+                found[day] = values[version, split, of, metric]
+        return found
+
+    def baseline(name: str, metric: str) -> float | None:
+        return figures.get(night, {}).get((name, SPLIT, NEW_ITEMS, metric))
+
+    now = counts.get(night)
+    lift = of_labelling(LIFT, of=NEW_ITEMS)
+    ndcg = of_labelling(NDCG, of=NEW_ITEMS)
+    used = of_labelling(UTILISATION)
+    clear = {
+        day: row["clear"] / row["users_with_intent"]
+        for day, row in counts.items()
+        if row["users_with_intent"]
+    }
+    changed, active_changed, idle_changed = {}, {}, {}
+    for day, row in counts.items():
+        if row["compared"]:
+            changed[day] = row["changed"] / row["compared"]
+        if active := row["compared"] - row["idle"]:
+            active_changed[day] = (row["changed"] - row["idle_changed"]) / active
+        if row["idle"]:
+            idle_changed[day] = row["idle_changed"] / row["idle"]
+
+    def tile(
+        name: str,
+        values: Mapping[dt.date, float],
+        written: Any,
+        beside: Sequence[str | None],
+        explained: str | None = None,
+        *,
+        usual: bool = True,
+    ) -> Tile:
+        series = [values.get(one) for one in nights]
+        said = [one for one in beside if one]
+        if usual and (text := words.against_usual(values.get(night), series[:-1], written)):
+            said.append(text)
+        known = [one for one in series if one is not None]
+        label = f"{name}: {written(values.get(night))}"
+        if len(known) > 1:
+            label += (
+                f"; from {written(min(known))} to {written(max(known))} over {len(known)} nights"
+            )
+        return Tile(
+            name,
+            written(values.get(night)),
+            said,
+            charts.spark(series, label, width=132, height=34),
+            explained,
+        )
+
+    without = now["users"] - now["users_with_intent"] if now else 0
+    model_share = baseline(POPULARITY, NDCG)
+    beside_ndcg = [
+        f"{words.number(value, 3)} {says}"
+        for name, says in ((POPULARITY, "naming what is popular"), (COOCCURRENCE, "co-occurrence"))
+        if (value := baseline(name, NDCG)) is not None
+    ]
+    compared = (now or {}).get("compared", 0)
+    idle = (now or {}).get("idle", 0)
+    return [
+        tile(
+            "Users with a label",
+            users,
+            words.count,
+            [f"{words.count(without)} of them without an intent" if without else None],
+        ),
+        tile("Events of the night", events, words.count, []),
+        tile(
+            "Intents in use",
+            in_use,
+            words.count,
+            [f"of {words.plural(all_intents.get(night, 0), 'intent')} that there are"],
+            "intent",
+            usual=False,
+        ),
+        tile(
+            "Lift of the labels",
+            lift,
+            words.times,
+            [f"{words.times(1)} would say nothing"],
+            "lift",
+        ),
+        tile(
+            "Ranking of the next item",
+            ndcg,
+            lambda one: words.number(one, 3),
+            beside_ndcg,
+            NDCG,
+            usual=not model_share,
+        ),
+        tile("Use of the intents", used, lambda one: words.percent(one, 0), [], "utilisation"),
+        tile(
+            "Labels changed",
+            changed,
+            words.percent,
+            [
+                None
+                if compared
+                else "there is no night before to compare with"
+                if now
+                else "not counted on this night",
+                f"{words.percent(active_changed[night])} of "
+                f"{words.plural(compared - idle, 'user')} with new events"
+                if night in active_changed
+                else None,
+                f"{words.percent(idle_changed[night])} of {words.plural(idle, 'user')} without"
+                if night in idle_changed
+                else None,
+            ],
+            "no new events",
+            usual=False,
+        ),
+        tile("Clear labels", clear, words.percent, [], "clear"),
+    ]
+
+
+def _intervals(
+    settings: Settings, lake: PageLake, night: dt.date, decision: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the changes from baselines and earlier models, a chart for each figure."""
+    version = decision["version"]
+    values = metrics_of(lake, night, night).get(night, {})
+    limits = settings.promote
+    found = []
+    for metric, name, drop in (
+        (NDCG, "Ranking of the next item (NDCG@20)", limits.max_ndcg_drop),
+        (LIFT, "Lift of the labels", limits.max_lift_drop),
+    ):
+        rows, told = [], []
+        others = sorted(
+            {
+                users.removeprefix("against ")
+                for v, _, users, _ in values
+                if v == version and users.startswith("against ")
+            },
+            key=lambda one: (
+                one not in (POPULARITY, COOCCURRENCE),
+                one == decision["compared_with"],
+                one,
+            ),
+        )
+        for other in others:
+            simple = other in (POPULARITY, COOCCURRENCE)
+            if simple and metric == LIFT and other != POPULARITY:
+                continue  # the lift is over popularity already
+            estimate, low, high = (
+                values.get((version, SPLIT, against(other), change_of(metric, end)))
+                for end in ("estimate", "low", "high")
+            )
+            if estimate is None or low is None or high is None:
+                continue
+            limit = 0.0 if simple else -drop
+            if simple:
+                what = f"than {other}" if metric == NDCG else "than without labels"
+            elif other == decision["compared_with"]:
+                what = "than the model before"
+            else:
+                what = "than the last one from scratch"
+            met = high >= limit
+            rows.append((what, estimate, low, high, None if simple else limit, met))
+            told.append(
+                {
+                    "what": what,
+                    "estimate": f"{estimate:+.1%}".replace("%", " %"),
+                    "low": f"{low:+.1%}".replace("%", " %"),
+                    "high": f"{high:+.1%}".replace("%", " %"),
+                    "limit": "surely no better"
+                    if simple
+                    else f"surely below {limit:+.1%}".replace("%", " %"),
+                    "met": met,
+                }
+            )
+        if rows:
+            users = values.get((version, SPLIT, NEW_ITEMS, USERS))
+            label = f"{name}: how much better the new model is, with intervals"
+            near, far = _near_and_far(rows)
+            found.append(
+                {
+                    "name": name,
+                    "chart": charts.intervals(near, label),
+                    "far": [one for one in told if one["what"] in far],
+                    "rows": told,
+                    "users": users,
+                }
+            )
+    return found
+
+
+Row = tuple[str, float, float, float, float | None, bool]
+
+
+def _near_and_far(rows: list[Row]) -> tuple[list[Row], set[str]]:
+    """Tell changes that fit on one scale from those so much better that they would hide the others.
+
+    The second are given by what is compared. Nothing that is worse, or could be, is far.
+    """
+    reach = max(
+        (abs(value) for row in rows if row[4] is not None for value in row[1:5] if value), default=0
+    )
+    far = {row[0] for row in rows if reach and row[4] is None and row[2] > FAR * reach}
+    return [row for row in rows if row[0] not in far], far
+
+
+def _rules(
+    settings: Settings, lake: PageLake, night: dt.date, decision: Mapping[str, Any]
+) -> list[Rule]:
+    """Return the limits on the labels that the new model would give."""
+    version = decision["version"]
+    values = metrics_of(lake, night, night).get(night, {})
+    limits = settings.promote
+    found = []
+    for what, key, limit, at_least in (
+        ("Use of the intents", (SPLIT, ALL_USERS, UTILISATION), limits.min_utilisation, True),
+        (
+            "Users in the largest intent",
+            (SPLIT, ALL_USERS, LARGEST_SHARE),
+            limits.max_largest_share,
+            False,
+        ),
+        ("Labels that would change", (LABELS, ALL_USERS, CHURN), limits.max_churn, False),
+        (
+            "Labels that would change without new events",
+            (LABELS, IDLE_USERS, CHURN),
+            limits.max_idle_churn,
+            False,
+        ),
+    ):
+        value = values.get((version, *key))
+        if value is not None:
+            met = value >= limit if at_least else value <= limit
+            side = "at least" if at_least else "at most"
+            found.append(Rule(what, words.percent(value), f"{side} {words.percent(limit, 0)}", met))
+    return found
+
+
+def _scores(lake: PageLake, night: dt.date, decision: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the figures of the models and baselines of a night, beside each other."""
+    values = metrics_of(lake, night, night).get(night, {})
+    versions = {v for v, split, users, _ in values if split == SPLIT and users == NEW_ITEMS}
+    shown = (NDCG, "HR@20", LIFT)
+    rows = []
+    for version in versions:
+        of_it = {metric: values.get((version, SPLIT, NEW_ITEMS, metric)) for metric in shown}
+        role = {
+            decision["version"]: "the new model",
+            decision["compared_with"]: "the model before",
+        }.get(
+            version,
+            "baseline" if "-" not in version or not version[:8].isdigit() else "an earlier model",
+        )
+        rows.append(
+            {
+                "name": version,
+                "role": role,
+                "ndcg": words.number(of_it[NDCG], 4),
+                "hits": words.percent(of_it["HR@20"]),
+                "lift": words.times(of_it[LIFT]),
+                "of_labels": version == decision["labels_with"],
+                "sort": (role == "baseline", -(of_it[NDCG] or 0)),
+            }
+        )
+    return sorted(rows, key=lambda row: row["sort"])
+
+
+def _checks(lake: PageLake, nights: Sequence[dt.date], night: dt.date) -> list[dict[str, Any]]:
+    """Return the expectations of a night with what was observed, those not met first."""
+    columns = (
+        "dt",
+        "step",
+        "suite",
+        "column_name",
+        "expectation",
+        "severity",
+        "met",
+        "value",
+        "observed",
+        "expected",
+    )
+    rows = lake.kept(tables.CHECK_RESULTS, columns, nights[0], night)
+    courses: dict[tuple[str, str, str | None, str], dict[dt.date, float | None]] = {}
+    of_all = rows.select("suite", "step", "column_name", "expectation", "dt", "value")
+    for *which, day, value in of_all.iter_rows():
+        suite, step, column, expectation = which
+        courses.setdefault((suite, step, column, expectation), {})[day] = value
+    order = {name: at for at, name in enumerate(STEPS)}
+    found = []
+    for row in rows.filter(dt=night).to_dicts():
+        key = (row["suite"], row["step"], row["column_name"], row["expectation"])
+        series = [courses[key].get(one) for one in nights]
+        observed = row["observed"] if row["value"] is None else f"{row['value']:,.4g}"
+        moves = len({value for value in series if value is not None}) > 1
+        found.append(
+            {
+                "step": row["step"].removeprefix("check-"),
+                "what": row["expectation"],
+                "column": row["column_name"] or "rows",
+                "severity": row["severity"],
+                "met": row["met"],
+                "observed": words.shown(observed or words.NOTHING, 200),
+                "expected": row["expected"] or "exactly that",
+                "course": charts.spark(series, f"{row['expectation']}, over the last nights")
+                if moves
+                else Markup('<span class="muted">unchanged</span>'),
+                "sort": (row["met"], row["severity"] != "critical", order.get(row["step"], 99)),
+            }
+        )
+    return sorted(found, key=lambda one: one["sort"])
+
+
+def _steps(runs: pl.DataFrame, nights: Sequence[dt.date], night: dt.date) -> list[dict[str, Any]]:
+    by_step: dict[str, dict[dt.date, tuple[float, float]]] = {}
+    for day, step, seconds, peak in runs.select("dt", "step", "seconds", "peak_mb").iter_rows():
+        by_step.setdefault(step, {})[day] = (seconds, peak)
+    found = []
+    for name, step in STEPS.items():
+        of_it = by_step.get(name, {})
+        now = of_it.get(night)
+        seconds = [of_it[one][0] if one in of_it else None for one in nights]
+        peaks = [of_it[one][1] if one in of_it else None for one in nights]
+        found.append(
+            {
+                "name": name,
+                "does": step.does,
+                "ran": now is not None,
+                "seconds": words.duration(now[0] if now else None),
+                "usual": words.against_usual(now[0] if now else None, seconds[:-1], words.duration),
+                "seconds_course": charts.spark(seconds, f"Time of {name}, over the last nights"),
+                "memory": words.memory(now[1] if now else None),
+                "memory_course": charts.spark(peaks, f"Memory of {name}, over the last nights"),
+            }
+        )
+    return found
+
+
+def _total(runs: pl.DataFrame, nights: Sequence[dt.date], night: dt.date) -> dict[str, Any]:
+    totals = dict(runs.group_by("dt").agg(pl.col("seconds").sum()).iter_rows())
+    peaks = dict(runs.group_by("dt").agg(pl.col("peak_mb").max()).iter_rows())
+    series = [totals.get(one) for one in nights]
+    return {
+        "seconds": words.duration(totals.get(night)),
+        "usual": words.against_usual(totals.get(night), series[:-1], words.duration),
+        "course": charts.spark(series, "Time of all steps, over the last nights"),
+        "memory": words.memory(peaks.get(night)),
+    }
+
+
+def _revision(lake: PageLake, night: dt.date) -> dict[str, Any] | None:
+    rows = lake.scan(tables.LABEL_REVISIONS, night, night).sort("revision").collect().to_dicts()
+    return rows[-1] if rows else None

@@ -1,0 +1,294 @@
+"""Looking users up: their labels, evidence and histories, by the statistics of the files.
+
+Labels, evidence and histories are sorted by user, so the reader of Parquet skips every group of
+rows that cannot have the user. Nothing here reads a night's labels as a whole.
+"""
+
+import datetime as dt
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import polars as pl
+
+from tasks.lake import tables
+from tasks.lake.tables import Table
+from tasks.page import pictures, words
+from tasks.page.links import Links
+from tasks.page.reader import PageLake
+from tasks.registry import names
+from tasks.registry.catalogue import catalogue_night
+from tasks.settings import Settings
+
+NIGHTS = 28  # of labels that are shown
+NEWEST = 60  # items of a history that are shown
+PATIENCE = 0.25  # seconds in which times of events are looked for; more nights are not begun then
+STRIDES = (1, 2, 4, 8, 16, 32, 64, 128)  # days that are looked through at a time, the newest first
+
+
+def view(
+    settings: Settings,
+    lake: PageLake,
+    night: dt.date,
+    user: str,
+    links: Links,
+    *,
+    all_items: bool = False,
+) -> dict[str, Any] | None:
+    """Return what the user view shows; None: the night has no such user."""
+    label = _row(lake, tables.INTENT_LABELS, night, user)
+    if label is None:
+        return None
+    evidence = _row(lake, tables.LABEL_EVIDENCE, night, user)
+    called = names.shown(lake, night)
+    history = histories(lake, night, [user], None if all_items else NEWEST).get(user, [])
+    found_times = times_of(lake, night, user, history)
+    share = {one["item_id"]: one["share"] for one in (evidence or {}).get("items") or []}
+    title = titles(lake, night, [*history, *share])
+    images = pictures.of(settings.page, lake, night, history)
+    seen: dict[str, int] = {}
+    items = []
+    for item in history:  # the newest first
+        at = seen[item] = seen.get(item, -1) + 1
+        when = found_times.get(item, [])
+        items.append(
+            {
+                "item": words.shown(item),
+                "title": words.shown(title.get(item) or item),
+                "has_title": item in title,
+                "image": images.get(item),
+                "time": words.moment(when[at]) if at < len(when) else None,
+                "share": share.get(item) if at == 0 else None,
+            }
+        )
+    older = [item for item in share if item not in seen]
+    return {
+        "user": user,
+        "label": label,
+        "name": _name(called, label["intent_id"]),
+        "href": None if label["intent_id"] is None else links.intent(label["intent_id"]),
+        "evidence": evidence,
+        "because": [
+            {
+                "title": words.shown(title.get(item) or item),
+                "share": of_it,
+                "is_older": item in older,
+            }
+            for item, of_it in share.items()
+        ],
+        "top": _top(label, evidence, called, links),
+        "course": (course := _course(lake, night, user, called, links)),
+        "spells": _spells(course),
+        "items": items,
+        "more": (label["n_events"] or 0) - len(items),
+        "all_items": all_items,
+        "untimed": sum(one["time"] is None for one in items),
+        "titled": any(one["has_title"] for one in items),
+    }
+
+
+def examples(
+    lake: PageLake, night: dt.date, users: Sequence[str], most: int
+) -> list[dict[str, Any]]:
+    """Return the newest items of some users, with what speaks for their labels marked."""
+    evidence = {
+        row["user_id"]: row for row in _rows(lake, tables.LABEL_EVIDENCE, night, users).to_dicts()
+    }
+    newest = histories(lake, night, users, None)
+    title = titles(lake, night, {item for items in newest.values() for item in items})
+    found = []
+    for user in users:
+        told = evidence.get(user) or {}
+        share = {one["item_id"]: one["share"] for one in told.get("items") or []}
+        items, once = [], set()
+        its_own = newest.get(user, [])
+        # What speaks for the label is shown even where it is far back.
+        for at, item in enumerate(its_own):
+            if item in once or (at >= most and item not in share):
+                continue
+            once.add(item)
+            items.append(
+                {
+                    "title": words.shown(title.get(item) or item, 48),
+                    "share": share.get(item),
+                    "gap": at >= most,
+                }
+            )
+        found.append(
+            {
+                "user": user,
+                "shown": words.shown(user, 40),
+                "items": items,
+                "events": len(its_own),
+                "confidence": told.get("calibrated_confidence"),
+                "clear": told.get("clear"),
+            }
+        )
+    return found
+
+
+def histories(
+    lake: PageLake, night: dt.date, users: Sequence[str], newest: int | None
+) -> dict[str, list[str]]:
+    """Return the item ids of some users' histories, the newest first."""
+    rows = _rows(lake, tables.SEQUENCES, night, users, ("user_id", "items"))
+    by_user = {
+        user: list(reversed(items))[:newest]
+        for user, items in rows.iter_rows()
+        if items is not None
+    }
+    wanted = sorted({index for items in by_user.values() for index in items})
+    ids = dict(
+        lake.scan(tables.ITEMS)
+        .filter(pl.col("item_index").is_in(wanted))
+        .select("item_index", "item_id")
+        .collect()
+        .iter_rows()
+    )
+    return {user: [ids[index] for index in items] for user, items in by_user.items()}
+
+
+def titles(lake: PageLake, night: dt.date, items: Iterable[str]) -> dict[str, str]:
+    """Return the titles that items have in the catalogue of a night."""
+    its = catalogue_night(lake, night)
+    if its is None:
+        return {}
+    rows = lake.scan(tables.CATALOGUE, its, its).filter(pl.col("item_id").is_in(sorted(set(items))))
+    return dict(rows.select("item_id", "title").drop_nulls().collect().iter_rows())
+
+
+def times_of(
+    lake: PageLake, night: dt.date, user: str, history: Sequence[str]
+) -> dict[str, list[dt.datetime]]:
+    """Return when the user had the items of a history, the newest time of each first.
+
+    Events are not sorted by user. So days are looked through from the newest back, until every item
+    has its time or `PATIENCE` is over; items further back have none.
+    """
+    days = [one for one in lake.nights(tables.EVENTS) if one <= night]
+    missing = len(history)
+    found: dict[str, list[dt.datetime]] = {}
+    until = time.monotonic() + PATIENCE
+    strides = iter(STRIDES)
+    while days and missing > 0 and time.monotonic() < until:
+        stride = next(strides, STRIDES[-1])
+        days, some = days[:-stride], days[-stride:]
+        rows = (
+            lake.scan(tables.EVENTS, some[0], some[-1])
+            .filter(pl.col("user_id") == user)
+            .select("item_id", "ts")
+            .collect()
+            .sort("ts", descending=True)
+        )
+        missing -= rows.height
+        for item, ts in rows.iter_rows():
+            found.setdefault(item, []).append(ts)
+    return found
+
+
+def _row(lake: PageLake, table: Table, night: dt.date, user: str) -> dict[str, Any] | None:
+    rows = _rows(lake, table, night, [user]).to_dicts()
+    return rows[0] if rows else None
+
+
+def _rows(
+    lake: PageLake,
+    table: Table,
+    night: dt.date,
+    users: Sequence[str],
+    columns: Sequence[str] | None = None,
+) -> pl.DataFrame:
+    rows = lake.scan(table, night, night)
+    # A user at a time: a reader of Parquet holds "is one of" against no statistics. One after the
+    # other, so that the rows around one user are gone before those around the next are read.
+    chosen = rows.select(columns or list(table.schema.names))
+    found = [chosen.filter(pl.col("user_id") == user).collect() for user in users]
+    return pl.concat([chosen.clear().collect(), *found])
+
+
+def _name(called: names.Names, intent: int | None) -> str:
+    if intent is None:
+        return "no intent"
+    name = called.of(intent)
+    return words.shown(name.name, 60) if name else f"Intent {intent}"
+
+
+def _top(
+    label: dict[str, Any], evidence: dict[str, Any] | None, called: names.Names, links: Links
+) -> list[dict[str, Any]]:
+    """Return the three most probable intents, or the two that the label names."""
+    rows = (evidence or {}).get("intents") or [
+        {"intent_id": label["intent_id"], "probability": label["confidence"]},
+        {"intent_id": label["runner_up_id"], "probability": label["runner_up_confidence"]},
+    ]
+    return [
+        {
+            "name": _name(called, row["intent_id"]),
+            "href": links.intent(row["intent_id"]),
+            "probability": row["probability"],
+            "is_label": row["intent_id"] == label["intent_id"],
+        }
+        for row in rows
+        if row["intent_id"] is not None
+    ]
+
+
+def _course(
+    lake: PageLake, night: dt.date, user: str, called: names.Names, links: Links
+) -> list[dict[str, Any]]:
+    """Return the user's label on each of the last nights, the newest first."""
+    first = night - dt.timedelta(days=NIGHTS - 1)
+    nights = [one for one in lake.nights(tables.INTENT_LABELS) if first <= one <= night]
+    if not nights:
+        return []
+    rows = (
+        lake.scan(tables.INTENT_LABELS, first, night)
+        .filter(pl.col("user_id") == user)
+        .select("dt", "intent_id", "confidence", "n_events")
+        .collect()
+    )
+    by_night = {row["dt"]: row for row in rows.to_dicts()}
+    found: list[dict[str, Any]] = []
+    before: dict[str, Any] | None = None
+    for one in nights:
+        row = by_night.get(one)
+        intent = row["intent_id"] if row else None
+        changed = bool(row and before and before["intent_id"] != intent)
+        new_events = row["n_events"] - before["n_events"] if row and before else None
+        found.append(
+            {
+                "night": one,
+                "intent": intent,
+                "name": _name(called, intent) if row else "no label",
+                "href": links.of(one).intent(intent) if intent is not None else None,
+                "confidence": row["confidence"] if row else None,
+                "changed": changed,
+                "new_events": new_events,
+            }
+        )
+        before = row or before
+    return found[::-1]
+
+
+def _spells(course: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Join nights of the same label, the newest first: from when to when, and what came in."""
+    found: list[dict[str, Any]] = []
+    for one in course:
+        last = found[-1] if found else None
+        if last and last["intent"] == one["intent"] and last["name"] == one["name"]:
+            last["first"] = one["night"]
+            last["nights"] += 1
+            last["new_events"] += one["new_events"] or 0
+        else:
+            found.append(
+                {
+                    "intent": one["intent"],
+                    "name": one["name"],
+                    "href": one["href"],
+                    "first": one["night"],
+                    "last": one["night"],
+                    "nights": 1,
+                    "new_events": one["new_events"] or 0,
+                }
+            )
+    return found

@@ -1,0 +1,56 @@
+"""What changed between two nights: sizes are exact, moves are summed."""
+
+import datetime as dt
+
+from tasks.page import flows
+from tasks.page.links import Links
+from tasks.page.reader import PageLake
+from tasks.settings import Settings
+from tests.tasks.nights import NIGHT
+from tests.tasks.profiles import Users, profile_by_hand
+
+DAY = dt.timedelta(days=1)
+FIRST: Users = {f"u{n:02}": (n // 10, [1 + n // 10]) for n in range(30)}
+
+
+def then(**changed: int | None) -> Users:
+    return {user: (changed.get(user, intent), items) for user, (intent, items) in FIRST.items()}
+
+
+def test_what_grew_shrank_came_and_ended_is_told(settings: Settings) -> None:
+    # Intent 2 ends, most of it goes to 1; a part of 0 becomes the new intent 5.
+    second = then(**{f"u2{n}": 1 for n in range(10)}, u00=5, u01=5, u02=5)
+    third = {
+        user: (5 if user == "u03" else intent, items) for user, (intent, items) in second.items()
+    }
+    third["new"] = (1, [1])
+    profile_by_hand(settings, NIGHT, FIRST)
+    profile_by_hand(settings, NIGHT + DAY, second, previous=NIGHT)
+    profile_by_hand(settings, NIGHT + 2 * DAY, third, previous=NIGHT + DAY)
+    lake = PageLake.there(settings)
+    told = flows.view(lake, NIGHT, NIGHT + 2 * DAY, Links())
+    assert [(row["intent"], row["then"], row["now"]) for row in told["grew"]] == [(1, 10, 21)]
+    assert [(row["intent"], row["change"]) for row in told["shrank"]] == [(0, -4)]
+    assert [row["intent"] for row in told["born"]] == [5]
+    assert [row["intent"] for row in told["retired"]] == [2]
+    assert [(one["users"], one["share"]) for one in told["splits"]] == [(4, 0.4)]
+    assert [(one["users"], one["share"]) for one in told["mergers"]] == [(10, 1.0)]
+    assert (told["moved"], told["came"], told["went"]) == (14, 1, 0)
+    assert told["users_after"] - told["users_before"] == told["came"] - told["went"]
+    assert told["missing"] == []
+
+
+def test_the_default_is_a_week_before_or_the_nearest_night_to_it(settings: Settings) -> None:
+    for days in (0, 3, 9):
+        profile_by_hand(settings, NIGHT + days * DAY, FIRST)
+    lake = PageLake.there(settings)
+    assert flows.view(lake, None, NIGHT + 9 * DAY, Links())["since"] == NIGHT + 3 * DAY
+    assert not flows.view(lake, None, NIGHT, Links())["known"]
+    assert not flows.view(lake, NIGHT + 3 * DAY, NIGHT, Links())["known"]
+
+
+def test_a_night_without_recorded_moves_is_named(settings: Settings) -> None:
+    profile_by_hand(settings, NIGHT, FIRST)
+    profile_by_hand(settings, NIGHT + DAY, FIRST)  # as a relabelled night: held against none
+    told = flows.view(PageLake.there(settings), NIGHT, NIGHT + DAY, Links())
+    assert told["missing"] == [NIGHT + DAY]
