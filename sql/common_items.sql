@@ -1,9 +1,13 @@
 -- Makes:  the items that at least $least users with an intent have.
 -- From:   intent_holders, items (view: all).
 -- Grain:  one item.
+WITH common AS (
+    SELECT item_index FROM intent_holders
+    GROUP BY item_index
+    HAVING sum(users) >= $least
+)
+
 SELECT items.item_id
-FROM intent_holders
-INNER JOIN items ON intent_holders.item_index = items.item_index
-GROUP BY items.item_id
-HAVING sum(intent_holders.users) >= $least
+FROM common
+INNER JOIN items ON common.item_index = items.item_index
 ORDER BY items.item_id

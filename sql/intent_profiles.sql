@@ -1,5 +1,6 @@
 -- Makes:  intent_profiles of one night.
--- From:   intent_labels (view: the partition of one night), intent_holders, items (view: all),
+-- From:   intent_labels, label_evidence (views: the partitions of one night), intent_holders,
+--         items (view: all),
 --         model_intents (the intents of the model, and those it retired if it is of this night),
 --         effective_names (the names of intents on this night).
 -- Grain:  one intent of model_intents, whether it has users or not.
@@ -14,6 +15,17 @@ WITH sizes AS (
         quantile_disc(confidence, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]) AS deciles
     FROM intent_labels
     WHERE intent_id IS NOT NULL
+    GROUP BY intent_id
+),
+
+sureness AS (
+    SELECT
+        intent_id,
+        quantile_disc(
+            calibrated_confidence, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+        ) AS deciles
+    FROM label_evidence
+    WHERE calibrated_confidence IS NOT NULL
     GROUP BY intent_id
 ),
 
@@ -75,9 +87,11 @@ SELECT
     effective_names.description,
     effective_names.named_by,
     effective_names.kept_meaning,
-    coalesce(sizes.deciles, [])::FLOAT[] AS confidence_deciles
+    -- A model that is not calibrated has its own confidence alone.
+    coalesce(sureness.deciles, sizes.deciles, [])::FLOAT[] AS confidence_deciles
 FROM model_intents AS intents
 LEFT JOIN sizes ON intents.intent_id = sizes.intent_id
+LEFT JOIN sureness ON intents.intent_id = sureness.intent_id
 LEFT JOIN tops ON intents.intent_id = tops.intent_id
 LEFT JOIN effective_names ON intents.intent_id = effective_names.intent_id
 ORDER BY intents.intent_id;

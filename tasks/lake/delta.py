@@ -60,9 +60,9 @@ CAME_LATER = "elcrec.cameLater"  # in the metadata of a column that files from b
 MODELS = "model_files"
 TRAINING = f"{MODELS}/.training"  # folders of trainings that go on
 PAGES = "quality"  # of the checks, a folder a night
-# Rows that a file keeps statistics of together. Who looks up one user of a table that is sorted by
-# user reads so many rows, and a million by default.
-ROWS_OF_A_GROUP = 1 << 15
+# Rows that a file of a table by user keeps statistics of together: who looks up one user reads so
+# many, and a million by default.
+ROWS_BY_USER = 1 << 15
 LOG = "_delta_log"  # in a table's folder: one file a version, and checkpoints
 
 Nights = list[dt.date] | tuple[dt.date, dt.date]
@@ -555,7 +555,7 @@ def _writer_properties(table: Table) -> WriterProperties:
     # more time to write them.
     return WriterProperties(
         compression="ZSTD",
-        max_row_group_size=ROWS_OF_A_GROUP,
+        max_row_group_size=ROWS_BY_USER if table.by_user else None,
         column_properties=dict.fromkeys(table.many_valued, plain),
     )
 

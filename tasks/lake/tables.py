@@ -13,6 +13,8 @@ class Table:
     many_valued: columns with a value of their own in most rows. A Parquet dictionary of them would
     be made, found too large and left again.
 
+    by_user: rows are sorted by user, and one user is looked up: files keep statistics of few rows.
+
     before: what a column that came later holds in rows that were written before it, as SQL over the
     other columns. Of one that is not named here it is null.
 
@@ -23,6 +25,7 @@ class Table:
     schema: pa.Schema
     partition_by: tuple[str, ...] = ("dt",)
     many_valued: tuple[str, ...] = ()
+    by_user: bool = False
     before: Mapping[str, str] = field(default_factory=dict, hash=False)
     row: str = ""
     meanings: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -297,6 +300,7 @@ SEQUENCES = Table(
         ]
     ),
     many_valued=("user_id",),
+    by_user=True,
     row="One user's history up to the end of one night.",
     meanings={
         **THE_NIGHT,
@@ -464,6 +468,7 @@ INTENT_LABELS = Table(
         ]
     ),
     many_valued=("user_id",),
+    by_user=True,
     row="One user in one night.",
     meanings={
         "dt": "The night, a UTC date: events up to its end count.",
@@ -501,6 +506,7 @@ LABEL_EVIDENCE = Table(
         ]
     ),
     many_valued=("user_id",),
+    by_user=True,
     row="Why one user has the label of one night, and how sure that is.",
     meanings={
         **THE_NIGHT,
@@ -583,7 +589,8 @@ INTENT_PROFILES = Table(
             "null if the name is automatic."
         ),
         "confidence_deciles": (
-            "What 10 %, 20 %, to 90 % of its users have as confidence at most; empty without users."
+            "What 10 %, 20 %, to 90 % of its users have as calibrated confidence at most (as "
+            "confidence, if the model is not calibrated); empty without users."
         ),
     },
 )

@@ -29,8 +29,9 @@ GLOSSARY = {
     "at hand, and other users would give another one.",
     "promoted": "A new model labels users only if it is not surely worse than the one before "
     "and surely better than simple baselines. Otherwise the model before it goes on.",
-    "confidence": "The probability that the model gives to the user's intent. It is low where a "
-    "label is held although another intent is more probable by now.",
+    "confidence": "The probability that the intent will still be the most probable one after the "
+    "user's next event. It is low where a label is held although another intent is more probable "
+    "by now.",
     "usual": "The median of the nights before, up to 28 of them.",
     "calibrated": "The probability that this intent will still be the most probable one after the "
     "user's next event.",
