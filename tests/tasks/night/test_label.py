@@ -217,6 +217,7 @@ def test_lift_is_the_share_of_the_intent_over_the_share_of_all(settings: Setting
             {"user_id": list(intents), "intent_id": list(intents.values()), "confidence": 0.5}
         )
         con.register("intent_labels", labels.to_arrow())
+        con.register("label_evidence", tables.LABEL_EVIDENCE.schema.empty_table())
         con.register("model_intents", named(first_ids(3), NIGHT, None).rows(with_retired=True))
         no_features = table(settings, tables.INTENT_FEATURES)
         con.register("effective_names", Names({}, {}).effective(no_features))
