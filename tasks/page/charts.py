@@ -307,7 +307,7 @@ def _intervals(rows: Sequence[Interval], label: str, width: int, *, narrow: bool
         style = "" if met else " bad"
         words = f"{what}: {estimate:+.1%}, from {lowest:+.1%} to {highest:+.1%}"
         if limit is not None:
-            words += f"; refused below {limit:+.1%}"
+            words += f"; rejected below {limit:+.1%}"
             parts.append(
                 Markup('<line class="limit" x1="{x}" x2="{x}" y1="{a}" y2="{b}"/>').format(
                     x=_px(across(limit)), a=_px(y - 11), b=_px(y + 11)

@@ -40,14 +40,13 @@ GLOSSARY = {
     "clear": "A label is clear when it is likely enough to be the same label after the user's next "
     "event. The night view says how likely that has to be (label.clear_above).",
     "changed": "Users who had a label on the night before too, and whose intent is another one "
-    "now, or came, or went: their share of all users with a label on both nights.",
+    "now, or came, or went: their share of all users with a label on both nights. Labels of users "
+    "without new events should hardly ever change.",
     "evidence": "The items of the history that support the label most, each with its share of all "
     "support.",
     "more often": "What users of the intent have more often than all users, the surest first.",
     "times": "The share among the users of this intent, divided by the share among all users.",
     "trend": "Users with this intent over the last 28 nights, each line on its own scale.",
-    "no new events": "Users who had no event since the night before. Their labels should hardly "
-    "ever change.",
     "held": "The label stays although another intent is more probable now: the other one is not "
     "yet so much more probable that the label changes.",
     "kept meaning": "How much of what set the intent apart when a person named it still does so.",
