@@ -4,7 +4,9 @@ Colours and type are those of the page's style sheet, so a chart follows it into
 paper. What a mark stands for is in its `<title>`, which browsers show on hover and screen readers
 read. A chart that holds figures that are nowhere else has them in a table beside it.
 
-Coordinates are in pixels of the view box; a chart is as wide as its place.
+Coordinates are in pixels of the view box; a chart is as wide as its place. So that its text can be
+read on a phone too, a chart is drawn twice: wide, and narrow with less beside it. The style sheet
+shows the one that fits.
 """
 
 import math
@@ -14,6 +16,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 Values = Sequence[float | None]
+Interval = tuple[str, float, float, float, float | None, bool]  # a row of `intervals`
+NARROW = 358  # pixels: the width of a phone, less its margins
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Ribbon:
-    """Users who went from one place on the left to one on the right."""
+    """Moves of users: how many went from one place on the left to one on the right."""
 
     left: str
     right: str
@@ -96,8 +100,8 @@ def lines(
     label: str,
     *,
     tell: Mapping[str, Sequence[str]] | None = None,
-    width: int = 720,
-    height: int = 220,
+    width: int = 1000,
+    height: int = 240,
     from_zero: bool = True,
     unit: str = "",
     per_cent: bool = False,
@@ -114,13 +118,46 @@ def lines(
     from_zero
         Whether the axis begins at 0. Counts and shares do, so that a small change looks small.
     """
-    known = [value for line in series for value in line.values if value is not None]
-    if not known or not places:
+    if not places or not any(value is not None for line in series for value in line.values):
         return Markup("")
+    drawn = (
+        _lines(
+            places,
+            series,
+            label,
+            tell=tell or {},
+            size=size,
+            narrow=narrow,
+            from_zero=from_zero,
+            unit=unit,
+            per_cent=per_cent,
+        )
+        for narrow, size in ((False, (width, height)), (True, (NARROW, 190)))
+    )
+    return Markup("").join(drawn)
+
+
+def _lines(
+    places: Sequence[str],
+    series: Sequence[Line],
+    label: str,
+    *,
+    tell: Mapping[str, Sequence[str]],
+    size: tuple[int, int],
+    narrow: bool,
+    from_zero: bool,
+    unit: str,
+    per_cent: bool,
+) -> Markup:
+    width, height = size
+    known = [value for line in series for value in line.values if value is not None]
     low, high = (0.0 if from_zero else min(known)), max(known)
     ticks = _ticks(low, high, per_cent=per_cent)
     low, high = min(low, ticks[0]), max(high, ticks[-1])
     left, right, top, bottom = 48.0, 120.0, 10.0, 24.0
+    several = len(series) > 1
+    if narrow:  # the names are above the lines, not beside them
+        left, right, top = 40.0, 8.0, 28.0 if several else 10.0
     wide, tall = width - left - right, height - top - bottom
 
     def across(at: int) -> float:
@@ -131,9 +168,9 @@ def lines(
 
     parts = [
         Markup(
-            '<svg class="chart" viewBox="0 0 {w} {h}" role="img" aria-label="{label}">'
+            '<svg class="chart {fits}" viewBox="0 0 {w} {h}" role="img" aria-label="{label}">'
             "<title>{label}</title>"
-        ).format(w=width, h=height, label=label)
+        ).format(fits=_fits(narrow), w=width, h=height, label=label)
     ]
     for tick in ticks:
         written = f"{100 * tick:g} %" if per_cent else _short(tick) + unit
@@ -143,11 +180,11 @@ def lines(
                 '<text class="tick" x="{t}" y="{y}" dy="4" text-anchor="end">{written}</text>'
             ).format(l=left, r=_px(left + wide), t=left - 8, y=_px(up(tick)), written=written)
         )
-    every = max(1, math.ceil(len(places) / 6))
+    # Evenly, counted from the last one, which is always written.
+    every = max(1, math.ceil(len(places) / max(2, int(wide / 90))))
     for at, place in enumerate(places):
         last = at == len(places) - 1
-        # The last one is always written; one that would touch it is not.
-        if last or (at % every == 0 and len(places) - 1 - at >= every * 0.7):
+        if (len(places) - 1 - at) % every == 0:
             anchor = "end" if last and len(places) > 1 else ("start" if at == 0 else "middle")
             parts.append(
                 Markup(
@@ -165,17 +202,24 @@ def lines(
                 style=line.style, path=_path(points)
             )
         )
-        told = (tell or {}).get(line.name)
+        told = tell.get(line.name)
         for at, (point, value) in enumerate(zip(points, line.values, strict=True)):
             if point is None or value is None or line.style == "limit":
                 continue
+            if narrow:  # no pointer can rest on a point
+                parts.append(
+                    Markup('<circle class="dot {style}" cx="{x}" cy="{y}" r="2"/>').format(
+                        style=line.style, x=_px(point[0]), y=_px(point[1])
+                    )
+                )
+                continue
             words = told[at] if told else f"{100 * value:.1f} %" if per_cent else _short(value)
-            size = 3 if at == len(points) - 1 else 2
+            radius = 3 if at == len(points) - 1 else 2
             parts.append(
                 Markup(
                     '<g class="point {style}"><title>{name}, {place}: {words}</title>'
                     '<circle class="reach" cx="{x}" cy="{y}" r="9"/>'
-                    '<circle class="dot" cx="{x}" cy="{y}" r="{size}"/></g>'
+                    '<circle class="dot" cx="{x}" cy="{y}" r="{radius}"/></g>'
                 ).format(
                     style=line.style,
                     name=line.name,
@@ -183,11 +227,22 @@ def lines(
                     words=words,
                     x=_px(point[0]),
                     y=_px(point[1]),
-                    size=size,
+                    radius=radius,
                 )
             )
         if final := next((point for point in reversed(points) if point), None):
             ends.append((final[1], line))
+    if narrow:
+        at_x = left
+        for line in series if several else ():
+            parts.append(
+                Markup(
+                    '<path class="line {style}" d="M{x} 10h16"/>'
+                    '<text class="name {style}" x="{t}" y="10" dy="4">{name}</text>'
+                ).format(style=line.style, x=_px(at_x), t=_px(at_x + 20), name=line.name)
+            )
+            at_x += 34 + 6.2 * len(line.name)
+        return _drawn(parts)
     for y, line in _apart(ends, least=14.0, top=top + 4, bottom=top + tall + 4):
         parts.append(
             Markup('<text class="name {style}" x="{x}" y="{y}" dy="4">{name}</text>').format(
@@ -198,25 +253,33 @@ def lines(
 
 
 def intervals(
-    rows: Sequence[tuple[str, float, float, float, float | None, bool]],
+    rows: Sequence[Interval],
     label: str,
     *,
-    width: int = 720,
+    width: int = 1000,
 ) -> Markup:
     """Draw changes with their intervals on one scale, a row each.
 
     rows: what is compared, estimate, low, high, the limit (None: there is none), and whether the
     rule is met; all as shares.
     """
+    if not any(math.isfinite(value) for row in rows for value in row[1:5] if value is not None):
+        return Markup("")
+    return _intervals(rows, label, width, narrow=False) + _intervals(
+        rows, label, NARROW, narrow=True
+    )
+
+
+def _intervals(rows: Sequence[Interval], label: str, width: int, *, narrow: bool) -> Markup:
     known = [
         value for row in rows for value in row[1:5] if value is not None and math.isfinite(value)
     ]
-    if not known:
-        return Markup("")
     low, high = min(0.0, *known), max(0.0, *known)
     pad = 0.06 * (high - low or 1)
     low, high = low - pad, high + pad
     left, right, row_height, top = 250.0, 20.0, 30.0, 8.0
+    if narrow:  # what is compared stands above its interval
+        left, right, row_height = 8.0, 8.0, 48.0
     wide = width - left - right
     height = top + row_height * len(rows) + 24
 
@@ -226,16 +289,25 @@ def intervals(
     zero = _px(across(0.0))
     parts = [
         Markup(
-            '<svg class="chart intervals" viewBox="0 0 {w} {h}" role="img" aria-label="{label}">'
+            '<svg class="chart intervals {fits}" viewBox="0 0 {w} {h}" role="img" '
+            'aria-label="{label}">'
             '<title>{label}</title><line class="zero" x1="{x}" x2="{x}" y1="{t}" y2="{b}"/>'
-        ).format(w=width, h=_px(height), label=label, x=zero, t=top, b=_px(height - 22))
+        ).format(
+            fits=_fits(narrow),
+            w=width,
+            h=_px(height),
+            label=label,
+            x=zero,
+            t=top,
+            b=_px(height - 22),
+        )
     ]
     for at, (what, estimate, lowest, highest, limit, met) in enumerate(rows):
-        y = top + row_height * (at + 0.5)
+        y = top + row_height * (at + (0.7 if narrow else 0.5))
         style = "" if met else " bad"
         words = f"{what}: {estimate:+.1%}, from {lowest:+.1%} to {highest:+.1%}"
         if limit is not None:
-            words += f"; refused below {limit:+.1%}"
+            words += f"; rejected below {limit:+.1%}"
             parts.append(
                 Markup('<line class="limit" x1="{x}" x2="{x}" y1="{a}" y2="{b}"/>').format(
                     x=_px(across(limit)), a=_px(y - 11), b=_px(y + 11)
@@ -245,7 +317,7 @@ def intervals(
             Markup(
                 '<g class="interval{style}"><title>{words}</title>'
                 '<rect class="reach" x="{left}" y="{ry}" width="{wide}" height="24"/>'
-                '<text class="what" x="{tx}" y="{y}" dy="4" text-anchor="end">{what}</text>'
+                '<text class="what" x="{tx}" y="{ty}" dy="4" text-anchor="{anchor}">{what}</text>'
                 '<line x1="{a}" x2="{b}" y1="{y}" y2="{y}"/><circle cx="{c}" cy="{y}" r="4.5"/></g>'
             ).format(
                 style=style,
@@ -253,7 +325,9 @@ def intervals(
                 left=left,
                 ry=_px(y - 12),
                 wide=_px(wide),
-                tx=left - 14,
+                tx=left if narrow else left - 14,
+                ty=_px(y - 22 if narrow else y),
+                anchor="start" if narrow else "end",
                 y=_px(y),
                 what=_cut(what, 34),
                 a=_px(across(lowest)),
@@ -273,28 +347,35 @@ def intervals(
 
 
 def dots(
-    points: Iterable[Dot], label: str, *, named: int = 14, width: int = 640, height: int = 560
+    points: Iterable[Dot], label: str, *, named: int = 24, width: int = 420, height: int = 440
 ) -> Markup:
     """Draw the map of intents: a circle each, its area the share of users, a link to the intent.
 
-    The corners of the map are those of all points, and at least -1 and 1, so that a place is the
-    same spot as long as no intent is born outside. The largest `named` intents have their names
-    beside them, where there is room.
+    The corners of the map are those of all points, so that a place is the same spot as long as no
+    intent is born outside. The largest `named` intents have their names beside them, where a name
+    covers no circle and no other name. It is drawn for a place of about its width: its text is as
+    large as that of the page.
     """
     drawn = sorted(points, key=lambda one: -one.size)
     if not drawn:
         return Markup("")
-    reach_x = max(1.0, *(abs(one.x) for one in drawn)) * 1.08
-    reach_y = max(1.0, *(abs(one.y) for one in drawn)) * 1.08
     largest = drawn[0].size or 1
-    most = min(46.0, max(20.0, 210 / math.sqrt(len(drawn))))  # radius of the largest
-    margin = most + 6
+    most = min(34.0, max(14.0, 140 / math.sqrt(len(drawn))))  # radius of the largest
+    edge_x, edge_y = most + 22, most + 18
+    from_x, to_x = min(one.x for one in drawn), max(one.x for one in drawn)
+    from_y, to_y = min(one.y for one in drawn), max(one.y for one in drawn)
 
     def spot(one: Dot) -> tuple[float, float, float]:
-        x = margin + (width - 2 * margin) * (one.x / reach_x + 1) / 2
-        y = margin + (height - 2 * margin) * (1 - (one.y / reach_y + 1) / 2)
-        return x, y, max(3.0, most * math.sqrt(one.size / largest))
+        x = (one.x - from_x) / (to_x - from_x) if to_x > from_x else 0.5
+        y = (to_y - one.y) / (to_y - from_y) if to_y > from_y else 0.5
+        return (
+            edge_x + (width - 2 * edge_x) * x,
+            edge_y + (height - 2 * edge_y) * y,
+            max(3.0, most * math.sqrt(one.size / largest)),
+        )
 
+    spots = [spot(one) for one in drawn]
+    circles = [(x - r, y - r, x + r, y + r) for x, y, r in spots]
     parts = [
         Markup(
             '<svg class="chart map" viewBox="0 0 {w} {h}" role="group" aria-label="{label}">'
@@ -303,7 +384,7 @@ def dots(
     labels: list[tuple[float, float, float, float]] = []
     names = []
     for at, one in enumerate(drawn):
-        x, y, radius = spot(one)
+        x, y, radius = spots[at]
         parts.append(
             Markup(
                 '<a href="{href}" class="place {style}" aria-label="{title}"><title>{title}</title>'
@@ -315,17 +396,25 @@ def dots(
         if at >= named:
             continue
         words = _cut(one.name, 24)
-        half = 3.4 * len(words)
-        for dy in (radius + 14, -radius - 6, 4.0):
-            middle = min(max(x, half + 2), width - half - 2)
-            box = (middle - half, y + dy - 12, middle + half, y + dy + 3)
-            if box[1] < 0 or box[3] > height or any(_touch(box, other) for other in labels):
+        wide = 6.2 * len(words)
+        others = circles[:at] + circles[at + 1 :]
+        for start, dy in (
+            (x - wide / 2, radius + 13),
+            (x - wide / 2, -radius - 5),
+            (x + radius + 4, 4.0),
+            (x - radius - 4 - wide, 4.0),
+        ):
+            beside = dy == 4.0
+            left = start if beside else min(max(start, 3), width - wide - 3)
+            box = (left, y + dy - 10, left + wide, y + dy + 3)
+            inside = box[0] >= 2 and box[2] <= width - 2 and box[1] >= 2 and box[3] <= height - 2
+            if not inside or any(_touch(box, other) for other in (*labels, *others)):
                 continue
             labels.append(box)
             names.append(
                 Markup(
                     '<text class="place-name" x="{x}" y="{y}" text-anchor="middle">{n}</text>'
-                ).format(x=_px(middle), y=_px(y + dy), n=words)
+                ).format(x=_px(left + wide / 2), y=_px(y + dy), n=words)
             )
             break
     return Markup("").join([*parts, *names, Markup("</svg>")])
@@ -336,10 +425,13 @@ def ribbons(
     label: str,
     *,
     hrefs: Mapping[str, str] | None = None,
-    width: int = 720,
+    width: int = 1000,
     least: int = 220,
 ) -> Markup:
-    """Draw who went from where (left) to where (right), as ribbons as thick as they are many."""
+    """Draw who went from where (left) to where (right), as ribbons as thick as they are many.
+
+    On a phone they are a list.
+    """
     flows = [flow for flow in flows if flow.users > 0]
     if not flows:
         return Markup("")
@@ -351,13 +443,14 @@ def ribbons(
             sums[name] = sums.get(name, 0) + flow.users
         sides.append(dict(sorted(sums.items(), key=lambda one: (-one[1], one[0]))))
     rows = max(map(len, sides))
-    gap, top, node, margin = 12.0, 8.0, 10.0, 210.0
+    gap, top, node, margin = 12.0, 8.0, 10.0, 240.0
     height = max(least, 30 * rows + 20)
     scale = (height - 2 * top - gap * (rows - 1)) / total
     starts: list[dict[str, float]] = []
     parts = [
         Markup(
-            '<svg class="chart flows" viewBox="0 0 {w} {h}" role="{role}" aria-label="{label}">'
+            '<svg class="chart flows broad" viewBox="0 0 {w} {h}" role="{role}" '
+            'aria-label="{label}">'
         ).format(w=width, h=height, label=label, role="group" if hrefs else "img")
     ]
     for side, sums in enumerate(sides):
@@ -416,10 +509,22 @@ def ribbons(
                 b=_px(b),
                 a2=_px(a + thick),
                 b2=_px(b + thick),
-                words=f"{flow.left} → {flow.right}: {flow.users:,} users",
+                words=_move(flow),
             )
         )
-    return _drawn(parts)
+    listed = Markup("").join(Markup("<li>{}</li>").format(_move(flow)) for flow in flows)
+    return _drawn(parts) + Markup('<ul class="narrow" aria-label="{}">{}</ul>').format(
+        label, listed
+    )
+
+
+def _move(flow: Ribbon) -> str:
+    moves = "move" if flow.users == 1 else "moves"
+    return f"{flow.left} → {flow.right}: {flow.users:,} {moves}"
+
+
+def _fits(narrow: bool) -> str:
+    return "narrow" if narrow else "broad"
 
 
 def _drawn(parts: Iterable[Markup]) -> Markup:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from tasks.lake import tables
 from tasks.page import charts, words
+from tasks.page import checks as checked
 from tasks.page.links import Links
 from tasks.page.night import COMPARED, metrics_of
 from tasks.page.reader import RUNS, PageLake
@@ -45,7 +46,7 @@ def view(lake: PageLake, night: dt.date, links: Links) -> dict[str, Any]:
         "curve": _curve(told.get("train", {}).get(night)),
         "counts": {
             "promoted": sum(row["outcome"] == "promoted" for row in models),
-            "refused": sum(row["outcome"] == "kept out" for row in models),
+            "refused": sum(row["outcome"] == "rejected" for row in models),
         },
         "source": told.get("ingest", {}).get(night, {}).get("source"),
         "compared": COMPARED,
@@ -111,7 +112,13 @@ def _rejected(lake: PageLake, night: dt.date) -> dict[str, Any]:
 def _checks(lake: PageLake, first: dt.date, night: dt.date, links: Links) -> list[dict[str, Any]]:
     """Return how the checks of each night went, the newest first."""
     rows = lake.kept(
-        tables.CHECK_RESULTS, ("dt", "step", "expectation", "severity", "met"), first, night
+        tables.CHECK_RESULTS,
+        (
+            *("dt", "suite", "column_name", "expectation", "severity", "met"),
+            *("value", "observed", "expected"),
+        ),
+        first,
+        night,
     )
     by_night: dict[dt.date, list[dict[str, Any]]] = {}
     for row in rows.to_dicts():
@@ -122,11 +129,25 @@ def _checks(lake: PageLake, first: dt.date, night: dt.date, links: Links) -> lis
             "href": links.of(day).night(),
             "all": len(of_night),
             "met": sum(row["met"] for row in of_night),
-            "failed": [row["expectation"] for row in of_night if not row["met"]],
+            "failed": [_said(row) for row in of_night if not row["met"]],
             "stopped": any(not row["met"] and row["severity"] == "critical" for row in of_night),
         }
         for day, of_night in sorted(by_night.items(), reverse=True)
     ]
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    """Say what a check observed, and its limit."""
+    text, limit = checked.said(
+        row["suite"],
+        row["column_name"],
+        row["expectation"],
+        met=row["met"],
+        value=row["value"],
+        observed=row["observed"],
+        expected=row["expected"],
+    )
+    return checked.sentence(text, limit)
 
 
 def _models(
@@ -148,13 +169,14 @@ def _models(
         trained = trained if trained.get("model_version") == version else {}
         values = figures.get(day, {})
         if row["promoted"]:
-            outcome, why = "promoted", decided.get("doubts", []) if its_own else []
+            doubts = decided.get("doubts", []) if its_own else []
+            outcome, why = "promoted", [f"although {one}" for one in doubts]
         elif row["superseded"]:
             outcome, why = "replaced", ["the night ran again, on other events or another model"]
         elif its_own and decided.get("chosen_by_hand"):
             outcome, why = "set aside", [f"a person has chosen {decided['labels_with']}"]
         elif its_own:
-            outcome, why = "kept out", decided.get("reasons", [])
+            outcome, why = "rejected", decided.get("reasons", [])
         else:
             outcome, why = "not decided", ["the step promote of its night did not end"]
         found.append(

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,9 @@ from markupsafe import Markup
 
 from tasks.lake import tables
 from tasks.page import charts, words
+from tasks.page import checks as checked
 from tasks.page.reader import RUNS, SIZES, PageLake
+from tasks.registry import names
 from tasks.registry.figures import (
     ALL_USERS,
     CHURN,
@@ -34,6 +37,9 @@ from tasks.steps import STEPS
 
 COMPARED = 28  # nights that a night is shown beside
 FAR = 2  # times as far as all changes from earlier models: a change that would hide these
+WEEK = dt.timedelta(days=7)
+FALL = 0.05  # of the share of clear labels within a week: more asks for a look
+WORST = 3  # intents that are named beside such a fall
 GOOD, LOOK, BAD = "good", "look", "bad"
 
 Metrics = Mapping[tuple[str, str, str, str], float]  # by model, split, slice, metric
@@ -47,8 +53,7 @@ class Tile:
     value: str
     beside: list[str]
     course: Markup
-    explained: str | None = None  # a word of the glossary
-    state: str = GOOD
+    meaning: str | None = None  # shown on hover
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Rule:
     observed: str
     limit: str
     met: bool
+    basis: str  # which labels are counted
 
 
 def window(lake: PageLake, night: dt.date, nights: int = COMPARED) -> list[dt.date]:
@@ -83,9 +89,10 @@ def view(settings: Settings, lake: PageLake, night: dt.date) -> dict[str, Any]:
     summaries = _summaries(runs, night)
     checks = _checks(lake, nights or [night], night)
     decision = _decision(summaries)
-    tiles = _tiles(lake, night, nights, runs)
+    tiles = _tiles(settings, lake, night, nights, runs)
+    fall = _fall_of_clear(settings, lake, nights, night)
     return {
-        "verdict": _verdict(summaries, checks, decision),
+        "verdict": _verdict(summaries, checks, decision, fall),
         "tiles": tiles,
         "decision": decision,
         "intervals": _intervals(settings, lake, night, decision),
@@ -130,6 +137,7 @@ def _verdict(
     summaries: Mapping[str, Mapping[str, Any]],
     checks: Sequence[Mapping[str, Any]],
     decision: Mapping[str, Any],
+    fall: str | None,
 ) -> Verdict:
     missing = [name for name in STEPS if name not in summaries]
     if missing:
@@ -139,14 +147,12 @@ def _verdict(
             f"{len(STEPS)} did not end well.",
             [f"{name} failed or did not run; its log says why" for name in missing],
         )
-    reasons = [
-        f"{one['what']}: {one['observed']}, expected {one['expected']}"
-        for one in checks
-        if not one["met"]
-    ]
+    reasons = [checked.sentence(one["observed"], one["limit"]) for one in checks if not one["met"]]
+    if fall:
+        reasons.append(fall)
     stopped = any(one["severity"] == "critical" and not one["met"] for one in checks)
     if not decision["promoted"] and not decision["by_hand"]:
-        reasons.insert(0, "the new model was kept out; the model before it has labelled")
+        reasons.insert(0, "The new model was rejected; the model before it has labelled")
     if stopped:
         return Verdict(BAD, "A check of this night failed.", reasons)
     if reasons:
@@ -181,8 +187,13 @@ def _decision(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             sentence = f"Model {version} was promoted by promote.force, against the rules."
         elif told.get("compared_with") is None:
             sentence = f"Model {version} was promoted; it is the first one of this lake."
+        elif told.get("doubts"):
+            sentence = (
+                f"Model {version} was promoted although the users were too few to tell that it is "
+                "better: it breaks no limit."
+            )
     else:
-        sentence = f"Model {version} was kept out; model {labels_with} goes on."
+        sentence = f"Model {version} was rejected; model {labels_with} goes on."
     return {
         "known": True,
         "promoted": bool(told["promoted"]),
@@ -196,8 +207,88 @@ def _decision(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _share_clear(lake: PageLake, first: dt.date, night: dt.date) -> dict[dt.date, float]:
+    rows = lake.scan(tables.LABEL_COUNTS, first, night).filter(pl.col("users_with_intent") > 0)
+    share = pl.col("clear") / pl.col("users_with_intent")
+    return dict(rows.select("dt", share).collect().iter_rows())
+
+
+def _week_before(values: Mapping[dt.date, Any], night: dt.date) -> dt.date | None:
+    """Return the last night that is a week or more before; in a younger lake, its first night."""
+    earlier = sorted(day for day in values if day < night)
+    return next(
+        (day for day in reversed(earlier) if day <= night - WEEK), next(iter(earlier), None)
+    )
+
+
+def _when(day: dt.date, night: dt.date) -> str:
+    return "a week before" if night - day == WEEK else f"on {words.day(day)}"
+
+
+def _fall_of_clear(
+    settings: Settings, lake: PageLake, nights: Sequence[dt.date], night: dt.date
+) -> str | None:
+    """Say how far the share of clear labels has fallen within a week, and in which intents."""
+    clear = _share_clear(lake, nights[0] if nights else night, night)
+    before = _week_before(clear, night)
+    if before is None or night not in clear or clear[night] > clear[before] - FALL:
+        return None
+    said = (
+        f"Clear labels fell from {words.percent(clear[before])} {_when(before, night)} to "
+        f"{words.percent(clear[night])}; a fall of {100 * FALL:.0f} points within a week asks for "
+        "a look"
+    )
+    then, now = (_unclear(lake, day, settings.label.clear_above) for day in (before, night))
+    rose = {
+        intent: users * (share - then[intent][1] if intent in then else share)
+        for intent, (users, share) in now.items()
+    }
+    worst = [one for one in sorted(rose, key=lambda one: (-rose[one], one)) if rose[one] > 0]
+    if not worst:
+        return said
+    called = names.shown(lake, night)
+    told = []
+    for intent in worst[:WORST]:
+        name = called.of(intent)
+        users, share = now[intent]
+        earlier = f", {words.percent(then[intent][1], 0)} then" if intent in then else ""
+        told.append(
+            f"{words.shown(name.name if name else f'Intent {intent}', 60)} (about "
+            f"{words.percent(share, 0)} of {words.plural(users, 'user')} not clear{earlier})"
+        )
+    return f"{said}. Most in: {'; '.join(told)}"
+
+
+def _unclear(lake: PageLake, day: dt.date, least: float) -> dict[int, tuple[int, float]]:
+    """Return, by intent, its users and about which share of them is below a confidence.
+
+    The profile of an intent holds deciles of the confidence, so the share is known to a tenth.
+    """
+    rows = lake.kept(
+        tables.INTENT_PROFILES, ("dt", "intent_id", "users", "confidence_deciles"), day, day
+    )
+    return {
+        intent: (users, sum(one < least for one in deciles) / 10)
+        for _, intent, users, deciles in rows.iter_rows()
+        if users and deciles
+    }
+
+
+def _evenness(users: Sequence[int]) -> float | None:
+    """Return the use of the intents, as check-labels measures it: exp(entropy) by their number."""
+    total = sum(users)
+    if not total:
+        return None
+    shares = [one / total for one in users if one]
+    return math.exp(-sum(one * math.log(one) for one in shares)) / len(users)
+
+
 def _tiles(
-    lake: PageLake, night: dt.date, nights: Sequence[dt.date], runs: pl.DataFrame
+    settings: Settings,
+    lake: PageLake,
+    night: dt.date,
+    nights: Sequence[dt.date],
+    runs: pl.DataFrame,
 ) -> list[Tile]:
     first = nights[0] if nights else night
     counts = {
@@ -238,12 +329,12 @@ def _tiles(
     now = counts.get(night)
     lift = of_labelling(LIFT, of=NEW_ITEMS)
     ndcg = of_labelling(NDCG, of=NEW_ITEMS)
-    used = of_labelling(UTILISATION)
-    clear = {
-        day: row["clear"] / row["users_with_intent"]
-        for day, row in counts.items()
-        if row["users_with_intent"]
+    used = {
+        day: share
+        for (day,), of_day in sizes.partition_by("dt", as_dict=True).items()
+        if (share := _evenness(of_day["users"].to_list())) is not None
     }
+    clear = _share_clear(lake, first, night)
     changed, active_changed, idle_changed = {}, {}, {}
     for day, row in counts.items():
         if row["compared"]:
@@ -258,13 +349,17 @@ def _tiles(
         values: Mapping[dt.date, float],
         written: Any,
         beside: Sequence[str | None],
-        explained: str | None = None,
+        meaning: str | None = None,
         *,
         usual: bool = True,
+        share: bool = False,
     ) -> Tile:
         series = [values.get(one) for one in nights]
         said = [one for one in beside if one]
-        if usual and (text := words.against_usual(values.get(night), series[:-1], written)):
+        earlier = series[:-1]
+        if usual and (
+            text := words.against_usual(values.get(night), earlier, written, share=share)
+        ):
             said.append(text)
         known = [one for one in series if one is not None]
         label = f"{name}: {written(values.get(night))}"
@@ -277,7 +372,7 @@ def _tiles(
             written(values.get(night)),
             said,
             charts.spark(series, label, width=132, height=34),
-            explained,
+            meaning,
         )
 
     without = now["users"] - now["users_with_intent"] if now else 0
@@ -287,6 +382,8 @@ def _tiles(
         for name, says in ((POPULARITY, "naming what is popular"), (COOCCURRENCE, "co-occurrence"))
         if (value := baseline(name, NDCG)) is not None
     ]
+    week = _week_before(clear, night) if night in clear else None
+    not_clear = now["users_with_intent"] - now["clear"] if now else 0
     compared = (now or {}).get("compared", 0)
     idle = (now or {}).get("idle", 0)
     return [
@@ -302,7 +399,7 @@ def _tiles(
             in_use,
             words.count,
             [f"of {words.plural(all_intents.get(night, 0), 'intent')} that there are"],
-            "intent",
+            words.GLOSSARY["intent"],
             usual=False,
         ),
         tile(
@@ -310,17 +407,24 @@ def _tiles(
             lift,
             words.times,
             [f"{words.times(1)} would say nothing"],
-            "lift",
+            words.GLOSSARY["lift"],
         ),
         tile(
             "Ranking of the next item",
             ndcg,
             lambda one: words.number(one, 3),
             beside_ndcg,
-            NDCG,
+            words.GLOSSARY[NDCG],
             usual=not model_share,
         ),
-        tile("Use of the intents", used, lambda one: words.percent(one, 0), [], "utilisation"),
+        tile(
+            "Use of the intents",
+            used,
+            words.percent,
+            [],
+            words.GLOSSARY["utilisation"],
+            share=True,
+        ),
         tile(
             "Labels changed",
             changed,
@@ -339,10 +443,27 @@ def _tiles(
                 if night in idle_changed
                 else None,
             ],
-            "no new events",
+            words.GLOSSARY["changed"],
             usual=False,
         ),
-        tile("Clear labels", clear, words.percent, [], "clear"),
+        tile(
+            "Clear labels",
+            clear,
+            words.percent,
+            [
+                f"{words.count(not_clear)} of {words.count(now['users_with_intent'])} are not clear"
+                if now
+                else None,
+                f"{words.percent(clear[week])} {_when(week, night)}, "
+                f"{words.points(clear[night] - clear[week])}"
+                if week
+                else None,
+            ],
+            "A label is clear when it is at least "
+            f"{words.percent(settings.label.clear_above, 0)} likely to be the same label after "
+            "the user's next event (label.clear_above).",
+            share=True,
+        ),
     ]
 
 
@@ -441,6 +562,8 @@ def _rules(
     values = metrics_of(lake, night, night).get(night, {})
     limits = settings.promote
     found = []
+    in_test = "in the test: labels from histories without their newest item"
+    of_night = "of the users with a label on the night before, by the new model"
     for what, key, limit, at_least in (
         ("Use of the intents", (SPLIT, ALL_USERS, UTILISATION), limits.min_utilisation, True),
         (
@@ -461,7 +584,15 @@ def _rules(
         if value is not None:
             met = value >= limit if at_least else value <= limit
             side = "at least" if at_least else "at most"
-            found.append(Rule(what, words.percent(value), f"{side} {words.percent(limit, 0)}", met))
+            found.append(
+                Rule(
+                    what,
+                    words.percent(value),
+                    f"{side} {words.percent(limit, 0)}",
+                    met,
+                    of_night if key[0] == LABELS else in_test,
+                )
+            )
     return found
 
 
@@ -519,18 +650,25 @@ def _checks(lake: PageLake, nights: Sequence[dt.date], night: dt.date) -> list[d
     for row in rows.filter(dt=night).to_dicts():
         key = (row["suite"], row["step"], row["column_name"], row["expectation"])
         series = [courses[key].get(one) for one in nights]
-        observed = row["observed"] if row["value"] is None else f"{row['value']:,.4g}"
+        observed, limit = checked.said(
+            row["suite"],
+            row["column_name"],
+            row["expectation"],
+            met=row["met"],
+            value=row["value"],
+            observed=row["observed"],
+            expected=row["expected"],
+        )
         moves = len({value for value in series if value is not None}) > 1
         found.append(
             {
                 "step": row["step"].removeprefix("check-"),
-                "what": row["expectation"],
-                "column": row["column_name"] or "rows",
+                "expects": row["expectation"],
                 "severity": row["severity"],
                 "met": row["met"],
-                "observed": words.shown(observed or words.NOTHING, 200),
-                "expected": row["expected"] or "exactly that",
-                "course": charts.spark(series, f"{row['expectation']}, over the last nights")
+                "observed": observed,
+                "limit": limit,
+                "course": charts.spark(series, f"{observed}; its course over the last nights")
                 if moves
                 else Markup('<span class="muted">unchanged</span>'),
                 "sort": (row["met"], row["severity"] != "critical", order.get(row["step"], 99)),

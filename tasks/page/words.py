@@ -16,38 +16,46 @@ GLOSSARY = {
     "intent": "A group of users who are after the same thing, found by the model in what they do. "
     "Its number stays the same from night to night.",
     "label": "The one intent that the model gives to a user on a night.",
-    "lift": "How much better the next item is guessed with the label alone than with overall "
-    "popularity. 1 means that the label says nothing.",
+    "lift": "How much knowing a user's intent helps to guess the user's next item, beside naming "
+    "what is popular with everybody. 1.0 is no help, 2.0 is twice as good.",
     "utilisation": "How evenly users are spread over the intents: 100 % if all are equally large, "
     "little if a few hold almost everybody.",
-    "NDCG@20": "How well the model ranks the item that a user takes next among all items: 1 if it "
-    "is always the first, 0 if it is never among the first 20.",
+    "NDCG@20": "How high the model ranks the next item of a user among all items: 1 if it is "
+    "always the first, 0 if it is never among the first 20.",
     "HR@20": "The share of users whose next item is among the first 20 that the model names.",
     "baseline": "A simple method that the model has to beat, such as naming the most popular items "
     "to everybody.",
     "interval": "Where the true change lies with 90 % confidence: the estimate is from the users "
     "at hand, and other users would give another one.",
-    "promoted": "A new model labels users only if it is not surely worse than the one before "
-    "and surely better than simple baselines. Otherwise the model before it goes on.",
+    "promoted": "A new model labels users unless it breaks a limit: it is surely worse than the "
+    "model before, or surely no better than simple baselines. Where the users are too few to tell, "
+    "it is promoted all the same, and the page says so. A rejected model labels nobody: the model "
+    "before goes on.",
     "confidence": "The probability that the intent will still be the most probable one after the "
     "user's next event. It is low where a label is held although another intent is more probable "
     "by now.",
     "usual": "The median of the nights before, up to 28 of them.",
     "calibrated": "The probability that this intent will still be the most probable one after the "
     "user's next event.",
-    "clear": "A label is clear when it will probably outlive the user's next event.",
-    "evidence": "The items of the history that speak most for the label, each with its share of "
-    "all that speaks for it.",
+    "clear": "A label is clear when it is likely enough to be the same label after the user's next "
+    "event. The night view says how likely that has to be (label.clear_above).",
+    "changed": "Users who had a label on the night before too, and whose intent is another one "
+    "now, or came, or went: their share of all users with a label on both nights. Labels of users "
+    "without new events should hardly ever change.",
+    "evidence": "The items of the history that support the label most, each with its share of all "
+    "support.",
     "more often": "What users of the intent have more often than all users, the surest first.",
     "times": "The share among the users of this intent, divided by the share among all users.",
     "trend": "Users with this intent over the last 28 nights, each line on its own scale.",
-    "no new events": "Users who had no event since the night before. Their labels should hardly "
-    "ever change.",
-    "held": "Another intent is more probable now, but not by enough to change the label.",
+    "held": "The label stays although another intent is more probable now: the other one is not "
+    "yet so much more probable that the label changes.",
     "kept meaning": "How much of what set the intent apart when a person named it still does so.",
     "quarantine": "Rows of the source that could not be used. They are kept, each with a reason.",
     "revision": "One published state of a night's labels.",
-    "warm": "The training continued from the model before it. Otherwise it began from scratch.",
+    "warm": "The training went on with what the model before had learned. A training from scratch "
+    "forgets that and learns from all events anew.",
+    "scratch": "A training from scratch forgets what the model before had learned, and learns from "
+    "all events anew.",
     "map": "Near intents are alike to the model. A place is given at birth and never changes. The "
     "axes have no unit.",
     "flow": "Users who had one intent on the night before and have another one now.",
@@ -139,8 +147,8 @@ def day(date: dt.date | None) -> str:
 
 
 def weekday(date: dt.date) -> str:
-    """Write a date with its weekday: Wednesday, 22 April 1998."""
-    return f"{date:%A}, {date.day} {date:%B %Y}"
+    """Write a date with its weekday: Wednesday, 22 Apr 1998."""
+    return f"{date:%A}, {day(date)}"
 
 
 def moment(time: dt.datetime | None) -> str:
@@ -157,13 +165,20 @@ def against_usual(
     value: float | None,
     earlier: Sequence[float | None],
     written: Callable[[float], str],
+    *,
+    share: bool = False,
 ) -> str | None:
-    """Say how a figure stands to the median of earlier nights: usually 229, +134 %."""
+    """Say how a figure stands to the median of earlier nights: usually 229, +134 %.
+
+    share: whether it is a share of 1; how far apart two shares are is given in points.
+    """
     known = [one for one in earlier if one is not None]
     if value is None or not known:
         return None
     usual = median(known)
     said = f"usually {written(usual)}"
+    if share:
+        return said if abs(value - usual) < 0.0005 else f"{said}, {points(value - usual)}"
     if not usual or abs(change := value / usual - 1) < 0.005:
         return said
     return f"{said}, {signed(100 * change)}{BLANK}%"

@@ -13,6 +13,21 @@ for (const part of document.querySelectorAll(".wide, .drawn")) {
   if (part.scrollWidth > part.clientWidth) part.tabIndex = 0;
 }
 
+// An explanation stays on the screen: below its word where there is no room above, and to the left
+// of the word's end where there is none to the right.
+for (const word of document.querySelectorAll(".term")) {
+  const tip = word.querySelector(".tip");
+  const turn = () => {
+    word.classList.remove("below", "from-end");
+    const seen = tip.getBoundingClientRect();
+    const head = document.querySelector(".top").getBoundingClientRect().bottom;
+    word.classList.toggle("below", seen.top < head);
+    word.classList.toggle("from-end", seen.right > document.documentElement.clientWidth - 8);
+  };
+  word.addEventListener("mouseenter", turn);
+  word.addEventListener("focus", turn);
+}
+
 // The table of intents follows what is typed.
 const search = document.querySelector("form[data-filters]");
 const table = search && document.getElementById(search.dataset.filters);

@@ -1,4 +1,4 @@
-"""The night view says whether a night is good, and why its model was promoted or kept out."""
+"""The night view says whether a night is good, and why its model was promoted or rejected."""
 
 import datetime as dt
 import json
@@ -10,6 +10,7 @@ import pytest
 from tasks.lake import Lake, tables
 from tasks.page import night
 from tasks.page.reader import PageLake
+from tasks.page.words import BLANK
 from tasks.registry.figures import LIFT, NDCG, NEW_ITEMS, SPLIT, against, change_of
 from tasks.settings import Settings
 from tasks.steps import STEPS
@@ -55,9 +56,9 @@ def write_steps(lake: Lake, promote: dict[str, Any], *, without: str | None = No
 def check(met: bool, severity: str) -> dict[str, Any]:
     return {
         "step": "check-events",
-        "suite": "checked_events",
-        "column_name": "events",
-        "expectation": f"of {severity}, {met}",
+        "suite": "checked_night",
+        "column_name": "largest_user_share",
+        "expectation": "no user has too large a share of the night's events",
         "severity": severity,
         "met": met,
         "value": 0.25,
@@ -73,9 +74,19 @@ def view(settings: Settings) -> dict[str, Any]:
     ("promote", "checks", "state", "reasons"),
     [
         (PROMOTED, [check(True, "critical")], night.GOOD, []),
-        (PROMOTED, [check(False, "warning")], night.LOOK, ["of warning, False: 0.25"]),
-        (PROMOTED, [check(False, "critical")], night.BAD, ["of critical, False: 0.25"]),
-        (KEPT_OUT, [], night.LOOK, ["the new model was kept out"]),
+        (
+            PROMOTED,
+            [check(False, "warning")],
+            night.LOOK,
+            [f"One user made 25.0{BLANK}% of the night's events; limit: at most 20{BLANK}%"],
+        ),
+        (
+            PROMOTED,
+            [check(False, "critical")],
+            night.BAD,
+            [f"One user made 25.0{BLANK}% of the night's events; limit: at most 20{BLANK}%"],
+        ),
+        (KEPT_OUT, [], night.LOOK, ["The new model was rejected"]),
         (PROMOTED | {"chosen_by_hand": True, "promoted": False}, [], night.GOOD, []),
     ],
 )
@@ -119,7 +130,7 @@ def test_a_model_is_shown_against_its_limits_with_intervals(lake: Lake, settings
             )
     write(lake, tables.METRICS, [{"split": SPLIT, **row} for row in figures])
     told = view(settings)
-    assert "was kept out" in told["decision"]["sentence"]
+    assert "was rejected" in told["decision"]["sentence"]
     [shown] = told["intervals"]
     rows = {row["what"]: row for row in shown["rows"]}
     assert not rows["than the model before"]["met"]
@@ -140,3 +151,47 @@ def test_labels_that_changed_are_told_apart_by_new_events(lake: Lake, settings: 
     assert counts["changed"] == 2
     assert tiles["Labels changed"].value.startswith("5.6")
     assert tiles["Users with a label"].beside[-1].startswith("usually 36")
+
+
+def test_a_model_of_too_few_users_is_promoted_although_it_may_be_no_better(
+    lake: Lake, settings: Settings
+) -> None:
+    write_steps(lake, PROMOTED | {"doubts": ["30 users are too few to tell"]})
+    assert "was promoted although" in view(settings)["decision"]["sentence"]
+
+
+def write_clear(lake: Lake, clear: dict[int, int]) -> None:
+    """Write counts of labels; clear: how many of 100 are clear, by nights before the last."""
+    for before, number in clear.items():
+        one = NIGHT - before * dt.timedelta(days=1)
+        row = dict.fromkeys(("compared", "changed", "idle", "idle_changed"), 0)
+        row |= {"users": 100, "users_with_intent": 100, "clear": number}
+        rows = pa.Table.from_pylist([{"dt": one, **row}], schema=tables.LABEL_COUNTS.schema)
+        lake.replace(tables.LABEL_COUNTS, rows, nights=[one])
+
+
+@pytest.mark.parametrize(
+    ("clear", "warns"), [({2: 90, 1: 87, 0: 84}, True), ({1: 88, 0: 85}, False)]
+)
+def test_a_fall_of_clear_labels_within_a_week_asks_for_a_look(
+    lake: Lake, settings: Settings, clear: dict[int, int], warns: bool
+) -> None:
+    write_steps(lake, PROMOTED)
+    write_clear(lake, {2: 88} | clear)
+    told = view(settings)
+    assert told["verdict"].state == (night.LOOK if warns else night.GOOD)
+    if warns:
+        [reason] = told["verdict"].reasons
+        assert reason.startswith(f"Clear labels fell from 90.0{BLANK}% on ")
+    tile = next(one for one in told["tiles"] if one.name == "Clear labels")
+    assert tile.beside[0] == f"{100 - clear[0]} of 100 are not clear"
+    assert "points" in tile.beside[1]
+    assert tile.meaning and f"at least 50{BLANK}% likely" in tile.meaning
+
+
+def test_a_figure_of_a_night_is_compared_with_a_week_before() -> None:
+    days = {NIGHT - one * dt.timedelta(days=1): one for one in range(10)}
+    assert days[night._week_before(days, NIGHT) or NIGHT] == 7
+    young = {day: one for day, one in days.items() if one < 3}
+    assert young[night._week_before(young, NIGHT) or NIGHT] == 2
+    assert night._week_before({NIGHT: 0}, NIGHT) is None

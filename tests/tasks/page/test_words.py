@@ -1,5 +1,8 @@
 """Figures and texts as people read them."""
 
+import re
+from itertools import pairwise
+
 import pytest
 
 from tasks.page import charts, words
@@ -44,6 +47,9 @@ def test_a_figure_stands_beside_the_median_of_the_nights_before() -> None:
     assert words.against_usual(5, [0], words.count) == "usually 0"
     assert words.against_usual(1, [], words.count) is None
     assert words.against_usual(None, [1], words.count) is None
+    assert words.against_usual(0.745, [0.8], words.percent, share=True) == (
+        f"usually 80.0{BLANK}%, {words.MINUS}5.5 points"
+    )
 
 
 def test_a_chart_escapes_what_it_is_told() -> None:
@@ -79,3 +85,34 @@ def test_a_line_has_gaps_where_nights_are_missing() -> None:
 def test_an_axis_of_shares_ends_at_all() -> None:
     drawn = charts.lines(["a", "b"], [charts.Line("share", [0.9, 1.0])], "", per_cent=True)
     assert "100 %" in drawn and "120 %" not in drawn
+
+
+def test_a_chart_is_drawn_for_a_desk_and_for_a_phone() -> None:
+    drawn = charts.lines(["a", "b"], [charts.Line("one", [1, 2]), charts.Line("two", [2, 1])], "")
+    assert 'class="chart broad"' in drawn and 'class="chart narrow"' in drawn
+    flows = charts.ribbons([charts.Ribbon("here", "there", 1)], "flows")
+    assert "<li>here → there: 1 move</li>" in flows
+
+
+def test_dates_below_a_line_are_evenly_apart_up_to_the_last() -> None:
+    places = [f"d{day}" for day in range(13, 36)]
+    drawn = charts.lines(places, [charts.Line("users", list(range(23)))], "", width=620)
+    [broad, _] = drawn.split("</svg></div>")[:2]
+    written = [
+        int(day) for day in re.findall(r'text-anchor="(?:start|middle|end)">d(\d\d)</text>', broad)
+    ]
+    steps = {two - one for one, two in pairwise(written)}
+    assert len(steps) == 1 and written[-1] == 35
+
+
+def test_a_name_on_the_map_covers_no_circle() -> None:
+    # Two intents at nearly the same place: there is no room for both names below.
+    spots = [(0.0, 0.0), (0.02, -0.1), (1.0, 1.0), (-1.0, -1.0)]
+    drawn = charts.dots([charts.Dot(x, y, 0.25, "a name", "t", "h") for x, y in spots], "map")
+    circles = [
+        tuple(map(float, one)) for one in re.findall(r'cx="(.*?)" cy="(.*?)" r="(.*?)"', drawn)
+    ]
+    for x, y in re.findall(r'place-name" x="(.*?)" y="(.*?)"', drawn):
+        for cx, cy, radius in circles:
+            across = abs(float(x) - cx) < radius + 18
+            assert not (across and cy - radius < float(y) - 4 < cy + radius)
