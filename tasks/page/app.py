@@ -246,7 +246,8 @@ class _Page:
 
         def found(of: dt.date, links: Links) -> dict[str, Any]:
             if not user:
-                return {"asked": "", "found": None}
+                users = people.closest(self.settings, self.lake, of, links)
+                return {"asked": "", "found": None, "closest": users}
             log.info("%s looks up user %r on night %s", _visitor(request).name, user[:200], of)
             shown = people.view(self.settings, self.lake, of, user, links, all_items=everything)
             return {"asked": user, "found": shown}

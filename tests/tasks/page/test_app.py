@@ -86,7 +86,7 @@ def test_an_intent_of_few_users_shows_none_of_them(lake: Lake, ask: Ask) -> None
 
 def test_a_user_has_titles_times_labels_and_evidence(lake: Lake, ask: Ask) -> None:
     shown = unescape(ask().get("/users?id=u01").text)
-    assert "not clear" in shown and "25\N{NO-BREAK SPACE}%" in shown
+    assert "not clear: less than 50\N{NO-BREAK SPACE}%" in shown and "25\N{NO-BREAK SPACE}%" in shown
     assert "20\N{NO-BREAK SPACE}Nov\N{NO-BREAK SPACE}2026 09:30" in shown  # i5, of this night
     assert "19\N{NO-BREAK SPACE}Nov\N{NO-BREAK SPACE}2026 09:30" in shown  # i1, of a night before
     assert "javascript:alert(3)" in shown
