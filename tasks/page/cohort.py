@@ -26,7 +26,7 @@ class Filters:
     """Which users of an intent are asked for; by default all of them."""
 
     clear: bool = False
-    least_confidence: float = 0.0  # calibrated; where there is none, the model's own
+    least_confidence: float = 0.0  # calibrated; where there is none, only 0 lets a user pass
     least_events: int = 0
     active_since: dt.date | None = None
 
@@ -83,8 +83,7 @@ SCHEMA = pa.schema(
     [
         ("user_id", pa.string()),
         ("intent_id", pa.int32()),
-        ("confidence", pa.float32()),
-        ("calibrated_confidence", pa.float32()),
+        ("how_sure", pa.float32()),
         ("clear", pa.bool_()),
         ("n_events", pa.int32()),
         ("last_ts", tables.TIME),

@@ -77,7 +77,7 @@ def test_an_intent_shows_its_users_with_the_evidence_marked(lake: Lake, ask: Ask
 
 def test_an_intent_of_few_users_shows_none_of_them(lake: Lake, ask: Ask) -> None:
     client = ask(page={"min_users": 12})
-    assert "The users whose labels are the surest" in client.get("/intents/0").text
+    assert "The users closest to this intent" in client.get("/intents/0").text
     for intent in (1, 3):
         shown = client.get(f"/intents/{intent}").text
         assert "Fewer than 12 users" in shown
