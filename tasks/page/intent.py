@@ -217,6 +217,8 @@ def _flows(
         .collect()
     )
     nights = [one for one in lake.nights(tables.INTENT_FLOWS) if first <= one <= night]
+    labelled = lake.nights(tables.INTENT_LABELS)
+    before = max((one for one in labelled if nights and one < nights[0]), default=None)
     moved = rows.filter(~pl.col("from_intent_id").eq_missing(pl.col("to_intent_id")))
     came, went = (
         moved.filter(pl.col(here) == intent)
@@ -255,6 +257,7 @@ def _flows(
         **sides,
         "nights": len(nights),
         "first": nights[0] if nights else None,
+        "before": before,
         "sum_came": sum(one["moves"] for one in sides["came"]),
         "sum_went": sum(one["moves"] for one in sides["went"]),
     }

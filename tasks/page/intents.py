@@ -152,9 +152,7 @@ def features(lake: PageLake, night: dt.date) -> dict[int, dict[str, list[str]]]:
         )
         .filter(pl.col("is_over"), pl.col("kind").is_in(list(KINDS)))
         # What may be chance stands only where nothing is surely so.
-        .filter(
-            (pl.col("score") != 0) | ((pl.col("score") == 0).all().over("intent_id", "kind"))
-        )
+        .filter((pl.col("score") != 0) | ((pl.col("score") == 0).all().over("intent_id", "kind")))
         .sort("intent_id", "kind", "rank")
     )
     found: dict[int, dict[str, list[str]]] = {}
