@@ -103,6 +103,7 @@ def create_app(settings: Settings, access: Access, tokens: FormTokens | None = N
     app.get("/users")(page.users)
     app.get("/models")(page.models)
     app.get("/flows")(page.flows)
+    app.get("/flows/users.csv")(page.moved)
     app.get("/static/{name}")(page.static)
     app.exception_handler(HTTPException)(page.refused)
     app.exception_handler(PipelineError)(page.failed)
@@ -246,7 +247,8 @@ class _Page:
 
         def found(of: dt.date, links: Links) -> dict[str, Any]:
             if not user:
-                return {"asked": "", "found": None}
+                users = people.closest(self.settings, self.lake, of, links)
+                return {"asked": "", "found": None, "closest": users}
             log.info("%s looks up user %r on night %s", _visitor(request).name, user[:200], of)
             shown = people.view(self.settings, self.lake, of, user, links, all_items=everything)
             return {"asked": user, "found": shown}
@@ -341,6 +343,26 @@ class _Page:
         return StreamingResponse(
             written,
             media_type=cohort.MEDIA[kind],
+            headers={"Content-Disposition": f'attachment; filename="{name}"'},
+        )
+
+    async def moved(self, request: Request) -> Response:
+        """Send the users whose intent differs between two nights as a file."""
+        asked, visitor = request.query_params, _visitor(request)
+        since = _date(asked.get("since", ""), "since")
+        which = _number(asked["intent"], "intent") if asked.get("intent") else None
+        of = await self._aside(self._night, asked.get("night", ""))
+        if since is None or since >= of or since not in self.lake.nights(tables.INTENT_LABELS):
+            raise HTTPException(404, f"There is no night {since or 'to begin with'} before {of}.")
+        log.info(
+            "%s downloads the users who moved from night %s to night %s, of intent %s",
+            *(visitor.name, since, of, "all" if which is None else which),
+        )
+        rows = cohort.moved(self.settings, self.lake, since, of, which)
+        name = f"moved-{since}-to-{of}{'' if which is None else f'-intent-{which}'}.csv"
+        return StreamingResponse(
+            cohort.as_csv(rows, cohort.MOVED),
+            media_type=cohort.MEDIA["csv"],
             headers={"Content-Disposition": f'attachment; filename="{name}"'},
         )
 

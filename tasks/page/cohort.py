@@ -1,11 +1,11 @@
-"""The users of an intent as a file, streamed: no more than a part of it is in memory.
+"""The users of an intent, or those who moved, as a file, streamed: a part of it is in memory.
 
 This is the one thing on the page that reads a night's labels; it is a download, not a view.
 """
 
 import datetime as dt
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -26,7 +26,7 @@ class Filters:
     """Which users of an intent are asked for; by default all of them."""
 
     clear: bool = False
-    least_confidence: float = 0.0  # calibrated; where there is none, the model's own
+    least_confidence: float = 0.0  # calibrated; where there is none, only 0 lets a user pass
     least_events: int = 0
     active_since: dt.date | None = None
 
@@ -48,7 +48,23 @@ def rows(
         yield from found.to_arrow_reader(ROWS)
 
 
-def as_csv(batches: Iterator[pa.RecordBatch]) -> Iterator[bytes]:
+def moved(
+    settings: Settings, lake: Lake, since: dt.date, night: dt.date, intent: int | None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the users whose intent differs between two nights, sorted by user.
+
+    intent: only those who had it, or have it now; None: all.
+    """
+    with connect(settings) as con:
+        lake.view(con, tables.INTENT_LABELS, "labels_before", since, since)
+        lake.view(con, tables.INTENT_LABELS, "labels_after", night, night)
+        found = con.sql(sql("moved_users"), params={"intent": intent})
+        yield from found.to_arrow_reader(ROWS)
+
+
+def as_csv(
+    batches: Iterator[pa.RecordBatch], columns: Sequence[str] | None = None
+) -> Iterator[bytes]:
     """Write batches as CSV, with a header line, and with no text that a spreadsheet would run."""
     from pyarrow import csv as pa_csv  # only a download takes its memory
 
@@ -60,7 +76,7 @@ def as_csv(batches: Iterator[pa.RecordBatch]) -> Iterator[bytes]:
         yield out.getvalue()
         first = False
     if first:
-        yield (",".join(f'"{name}"' for name in COLUMNS) + "\n").encode()
+        yield (",".join(f'"{name}"' for name in columns or SCHEMA.names) + "\n").encode()
 
 
 def as_parquet(batches: Iterator[pa.RecordBatch]) -> Iterator[bytes]:
@@ -83,14 +99,13 @@ SCHEMA = pa.schema(
     [
         ("user_id", pa.string()),
         ("intent_id", pa.int32()),
-        ("confidence", pa.float32()),
-        ("calibrated_confidence", pa.float32()),
+        ("how_sure", pa.float32()),
         ("clear", pa.bool_()),
         ("n_events", pa.int32()),
         ("last_ts", tables.TIME),
     ]
 )
-COLUMNS = SCHEMA.names
+MOVED = ("user_id", "from_intent_id", "to_intent_id")
 
 
 def _views(con: duckdb.DuckDBPyConnection, lake: Lake, night: dt.date) -> None:

@@ -21,6 +21,7 @@ from tasks.registry import names
 RIBBONS = 24  # largest moves that are drawn
 LISTED = 12  # of those that grew, and of those that shrank
 PART = 0.2  # of an intent's users at least that went to, or came from, one other: a split or merger
+OTHERS = "other intents"
 NOBODY, GONE = "new, or no intent", "gone, or no intent"
 
 
@@ -38,6 +39,12 @@ def view(lake: PageLake, since: dt.date | None, night: dt.date, links: Links) ->
     rows = [_row(intent, before, after, called, links) for intent in sorted({*before, *after})]
     grew = [row for row in rows if row["kind"] == "grew"]
     shrank = [row for row in rows if row["kind"] == "shrank"]
+    born = [row for row in rows if row["kind"] == "born"]
+    retired = [row for row in rows if row["kind"] == "retired"]
+    splits = _parts(moved, before, after, called, links, to_new=True)
+    mergers = _parts(moved, before, after, called, links, to_new=False)
+    largest = moved.head(RIBBONS)
+    events = {"born": born, "retired": retired, "split": splits, "merged": mergers}
     return {
         "since": since,
         "since_nights": nights[::-1],
@@ -45,12 +52,14 @@ def view(lake: PageLake, since: dt.date | None, night: dt.date, links: Links) ->
         "between": len([one for one in nights if since < one]) + 1,
         "grew": sorted(grew, key=lambda row: -row["change"])[:LISTED],
         "shrank": sorted(shrank, key=lambda row: row["change"])[:LISTED],
-        "born": [row for row in rows if row["kind"] == "born"],
-        "retired": [row for row in rows if row["kind"] == "retired"],
+        "born": born,
+        "retired": retired,
+        "absent": _and([word for word, found in events.items() if not found]),
         "steady": sum(row["kind"] == "steady" for row in rows),
-        "splits": _parts(moved, before, after, called, links, to_new=True),
-        "mergers": _parts(moved, before, after, called, links, to_new=False),
-        "chart": _chart(moved.head(RIBBONS), called, links),
+        "splits": splits,
+        "mergers": mergers,
+        "chart": _chart(moved, largest, called, links),
+        "listed": _listed(largest, called, links),
         "moved": _users(moved, pl.col("one").is_not_null() & pl.col("two").is_not_null()),
         "came": _users(moved, pl.col("one").is_null()),
         "went": _users(moved, pl.col("two").is_null()),
@@ -153,18 +162,58 @@ def _pair(
     }
 
 
-def _chart(largest: pl.DataFrame, called: names.Names, links: Links) -> Markup:
+def _chart(moved: pl.DataFrame, largest: pl.DataFrame, called: names.Names, links: Links) -> Markup:
+    """Draw the largest moves, and what else went from or to an intent that is drawn, as others.
+
+    So the number beside a name is all that went from it, or came to it.
+    """
     hrefs = {
         name_of(called, intent): links.intent(intent)
         for one, two, _ in largest.iter_rows()
         for intent in (one, two)
         if intent is not None
     }
+    pairs = [
+        charts.Ribbon(name_of(called, one, NOBODY), name_of(called, two, GONE), users)
+        for one, two, users in largest.iter_rows()
+    ]
+    rest = moved.join(largest, on=["one", "two"], how="anti", nulls_equal=True)
+    from_drawn, to_drawn = (
+        rest.join(largest.select(side).unique(), on=side, how="semi", nulls_equal=True)
+        .group_by(side)
+        .agg(pl.col("users").sum())
+        .sort(["users", side], descending=[True, False])
+        .iter_rows()
+        for side in ("one", "two")
+    )
+    pairs += [
+        charts.Ribbon(name_of(called, one, NOBODY), OTHERS, users, "rest")
+        for one, users in from_drawn
+    ]
+    pairs += [
+        charts.Ribbon(OTHERS, name_of(called, two, GONE), users, "rest") for two, users in to_drawn
+    ]
     return charts.ribbons(
-        [
-            charts.Ribbon(name_of(called, one, NOBODY), name_of(called, two, GONE), users)
-            for one, two, users in largest.iter_rows()
-        ],
+        pairs,
         "The largest moves between intents: where users came from, and where they went",
         hrefs=hrefs,
     )
+
+
+def _listed(largest: pl.DataFrame, called: names.Names, links: Links) -> list[dict[str, Any]]:
+    """Return the moves that are drawn, as rows of a table."""
+    return [
+        {
+            "one": name_of(called, one, NOBODY),
+            "two": name_of(called, two, GONE),
+            "one_href": None if one is None else links.intent(one),
+            "two_href": None if two is None else links.intent(two),
+            "moves": users,
+        }
+        for one, two, users in largest.iter_rows()
+    ]
+
+
+def _and(parts: list[str]) -> str:
+    """Join words: born, retired or split."""
+    return " or ".join(", ".join(parts).rsplit(", ", 1))

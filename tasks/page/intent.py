@@ -1,6 +1,7 @@
 """One intent: what its users are after, its history, where they came from, who they are."""
 
 import datetime as dt
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from tasks.lake import tables
 from tasks.page import charts, people, pictures, words
 from tasks.page.links import Links
 from tasks.page.reader import SIZES, PageLake
-from tasks.registry import names
+from tasks.registry import names, places
 from tasks.settings import Settings
 
 KINDS = {
@@ -25,6 +26,7 @@ SELDOM = 5
 HISTORY = 10  # newest items shown of an example user
 LARGEST_FLOWS = 8  # of each side; the others are together
 FLOW_NIGHTS = 7
+ALIKE = 4  # nearest intents that are named
 
 
 def view(
@@ -39,6 +41,7 @@ def view(
     expected = [item["id"] for item in told["next_items"]]
     return told | {
         "images": pictures.of(settings.page, lake, night, expected),
+        "alike": _alike(lake, night, intent, called, links),
         "history": _history(lake, night, intent),
         "flows": _flows(lake, night, intent, called, links),
         "hidden": hidden,
@@ -103,7 +106,7 @@ def _confidence(deciles: Sequence[float]) -> dict[str, str] | None:
 
 
 def _features(rows: pl.DataFrame, *, is_over: bool) -> list[dict[str, Any]]:
-    """Return what the intent's users have more often or more seldom than all, by kind."""
+    """Return what the intent's users have more often or less often than all, by kind."""
     found = []
     for kind, title in KINDS.items():
         most = MOST[kind] if is_over else SELDOM
@@ -158,17 +161,40 @@ def _next_items(lake: PageLake, night: dt.date, intent: int) -> list[dict[str, A
     ]
 
 
+def _alike(
+    lake: PageLake, night: dt.date, intent: int, called: names.Names, links: Links
+) -> list[dict[str, Any]]:
+    """Return the intents that are nearest on the map, of those that have users on the night."""
+    where = places.of(lake)
+    here = where.get(intent)
+    if here is None:
+        return []
+    sizes = lake.kept(tables.INTENT_PROFILES, SIZES, night, night).filter(
+        pl.col("users") > 0, pl.col("intent_id") != intent
+    )
+    near = sorted(
+        (math.dist(here, where[other]), other) for other in sizes["intent_id"] if other in where
+    )
+    return [
+        {"name": name_of(called, other), "href": links.intent(other)} for _, other in near[:ALIKE]
+    ]
+
+
 def _history(lake: PageLake, night: dt.date, intent: int) -> dict[str, Any]:
     """Return the size of the intent on every night since its birth."""
     rows = lake.kept(tables.INTENT_PROFILES, SIZES, None, night).filter(intent_id=intent).sort("dt")
     days, users, shares = (rows[name].to_list() for name in ("dt", "users", "share"))
-    tell = [f"{count:,} users, {share:.1%}" for count, share in zip(users, shares, strict=True)]
+    tell = [
+        f"{words.plural(count, 'user')}, {words.percent(share)}"
+        for count, share in zip(users, shares, strict=True)
+    ]
     chart = Markup("")
     if len(days) > 1:
         chart = charts.lines(
             [words.day(day) for day in days],
             [charts.Line("users", users)],
-            f"Users of this intent, {days[0]} to {days[-1]}: from {users[0]:,} to {users[-1]:,}",
+            f"Users of this intent, {words.day(days[0])} to {words.day(days[-1])}: "
+            f"from {users[0]:,} to {users[-1]:,}",
             tell={"users": tell},
         )
     table = [
@@ -191,6 +217,8 @@ def _flows(
         .collect()
     )
     nights = [one for one in lake.nights(tables.INTENT_FLOWS) if first <= one <= night]
+    labelled = lake.nights(tables.INTENT_LABELS)
+    before = max((one for one in labelled if nights and one < nights[0]), default=None)
     moved = rows.filter(~pl.col("from_intent_id").eq_missing(pl.col("to_intent_id")))
     came, went = (
         moved.filter(pl.col(here) == intent)
@@ -209,9 +237,9 @@ def _flows(
             {
                 "name": name_of(called, other, none),
                 "href": None if other is None else links.intent(other),
-                "users": users,
+                "moves": moves,
             }
-            for other, users in found
+            for other, moves in found
         ]
         rest = listed[LARGEST_FLOWS:]
         sides[side] = listed[:LARGEST_FLOWS] + (
@@ -219,7 +247,7 @@ def _flows(
                 {
                     "name": f"{len(rest)} others",
                     "href": None,
-                    "users": sum(one["users"] for one in rest),
+                    "moves": sum(one["moves"] for one in rest),
                 }
             ]
             if rest
@@ -229,8 +257,9 @@ def _flows(
         **sides,
         "nights": len(nights),
         "first": nights[0] if nights else None,
-        "sum_came": sum(one["users"] for one in sides["came"]),
-        "sum_went": sum(one["users"] for one in sides["went"]),
+        "before": before,
+        "sum_came": sum(one["moves"] for one in sides["came"]),
+        "sum_went": sum(one["moves"] for one in sides["went"]),
     }
 
 

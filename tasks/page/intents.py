@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from tasks.lake import tables
 from tasks.page import charts, words
+from tasks.page.intent import MOST
 from tasks.page.links import Links
 from tasks.page.night import window
 from tasks.page.reader import SIZES, PageLake
@@ -16,6 +17,8 @@ from tasks.registry import names, places
 from tasks.registry.profiles import BEFORE
 
 CATEGORIES, TITLES = 3, 2  # shown of each intent
+SHORTEST = 3  # letters of a word that has another number
+KINDS = {"category": "category", "item": "item", "word": "word of titles"}
 
 # What the table can be sorted by, and whether the largest comes first when it is chosen.
 SORTS = {
@@ -38,11 +41,11 @@ def view(
 ) -> dict[str, Any]:
     """Return the rows and the map of the intents of a night.
 
-    search: words that the number, the name, a category or a title has to contain. sort: a key of
-    `SORTS`; up: the smallest first.
+    search: words that have to be in the number, the name, or what the view of the intent shows as
+    more often than others. sort: a key of `SORTS`; up: the smallest first.
     """
     rows = listed(lake, night, links)
-    shown = [row for row in rows if _matches(row, search)]
+    shown = [row | {"why": why(row, search)} for row in rows if _matches(row, search)]
     key = sort if sort in SORTS else "users"
     ascending = not SORTS[key] if up is None else up
     known = [row for row in shown if row["sort"][key] is not None]
@@ -80,7 +83,7 @@ def listed(lake: PageLake, night: dt.date, links: Links) -> list[dict[str, Any]]
         night,
         night,
     ).sort(["users", "intent_id"], descending=[True, False])
-    categories, titles = features(lake, night)
+    more_often = features(lake, night)
     called = names.shown(lake, night)
     where = places.of(lake)
     found = []
@@ -93,6 +96,7 @@ def listed(lake: PageLake, night: dt.date, links: Links) -> list[dict[str, Any]]
         deciles = row["confidence_deciles"] or []
         confidence = deciles[4] if len(deciles) == 9 else None
         title = name.name if name else f"Intent {intent}"
+        of_kind = more_often.get(intent, {})
         found.append(
             {
                 "intent": intent,
@@ -108,14 +112,19 @@ def listed(lake: PageLake, night: dt.date, links: Links) -> list[dict[str, Any]]
                 "compared": compared,
                 "course": charts.spark(
                     series,
-                    f"Users with this intent, last {len(nights)} nights, now {row['users']:,}",
+                    f"Users with this intent, last {words.plural(len(nights), 'night')}, "
+                    f"now {row['users']:,}",
                 ),
                 "bar": charts.bar(
                     row["share"], f"{row['share']:.1%} of the users with an intent", width=72
                 ),
                 "confidence": confidence,
-                "categories": categories.get(intent, []),
-                "titles": titles.get(intent, []),
+                "categories": of_kind.get("category", [])[:CATEGORIES],
+                "titles": of_kind.get("item", [])[:TITLES],
+                "more_often": of_kind,
+                "text": searched(
+                    [str(intent), title, *(one for kind in of_kind.values() for one in kind)]
+                ),
                 "place": where.get(intent),
                 "sort": {
                     "name": title.casefold(),
@@ -129,27 +138,31 @@ def listed(lake: PageLake, night: dt.date, links: Links) -> list[dict[str, Any]]
     return found
 
 
-def features(lake: PageLake, night: dt.date) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    """Return the first categories and item titles of each intent, ids where there is no title."""
+def features(lake: PageLake, night: dt.date) -> dict[int, dict[str, list[str]]]:
+    """Return what each intent has more often than others, as its view shows it, by kind.
+
+    Titles stand for items, ids where there is no title.
+    """
     rows = (
         lake.kept(
             tables.INTENT_FEATURES,
-            ("dt", "intent_id", "kind", "value", "title", "is_over", "rank"),
+            ("dt", "intent_id", "kind", "value", "title", "is_over", "rank", "score"),
             night,
             night,
         )
-        .filter(pl.col("is_over"), pl.col("kind").is_in(["category", "item"]))
+        .filter(pl.col("is_over"), pl.col("kind").is_in(list(KINDS)))
+        # What may be chance stands only where nothing is surely so.
+        .filter((pl.col("score") != 0) | ((pl.col("score") == 0).all().over("intent_id", "kind")))
         .sort("intent_id", "kind", "rank")
     )
-    categories: dict[int, list[str]] = {}
-    titles: dict[int, list[str]] = {}
+    found: dict[int, dict[str, list[str]]] = {}
     for intent, kind, value, title in rows.select(
         "intent_id", "kind", "value", "title"
     ).iter_rows():
-        found, most = (categories, CATEGORIES) if kind == "category" else (titles, TITLES)
-        if len(found.setdefault(intent, [])) < most:
-            found[intent].append(words.shown(title or value, 48))
-    return categories, titles
+        listed = found.setdefault(intent, {}).setdefault(kind, [])
+        if len(listed) < MOST[kind]:
+            listed.append(words.shown(title or value, 48))
+    return found
 
 
 def _change(
@@ -170,11 +183,47 @@ def _change(
     return None, None
 
 
+def searched(texts: Iterable[str]) -> str:
+    """Return the text in which a search looks: each word once, with its other number after it.
+
+    So a part of "comedy" and "comedies" is found where one of them is written.
+    """
+    found: dict[str, None] = {}
+    for text in texts:
+        for word in words.shown(text).casefold().split():
+            found[word] = None
+            found[_other_number(word)] = None
+    return " ".join(found)
+
+
+def why(row: Mapping[str, Any], search: str) -> list[dict[str, str]]:
+    """Return where the words of a search are in a row: the text, and of what kind it is."""
+    asked = search.casefold().split()
+    places = [("number", str(row["intent"])), ("name", row["name"])]
+    places += [(KINDS[kind], one) for kind, found in row["more_often"].items() for one in found]
+    return [
+        {"kind": kind, "text": text}
+        for kind, text in places
+        if any(word in searched([text]) for word in asked)
+    ]
+
+
+def _other_number(word: str) -> str:
+    """Return an English word in the plural if it is in the singular, or the other way round."""
+    bare = word.rstrip(",;:.!?)")
+    if len(bare) < SHORTEST or not bare.isalpha():
+        return word
+    if bare.endswith("ies"):
+        return f"{bare[:-3]}y"
+    if bare.endswith("s") and not bare.endswith("ss"):
+        return bare[:-1]
+    if bare.endswith("y") and bare[-2] not in "aeiou":
+        return f"{bare[:-1]}ies"
+    return f"{bare}{'es' if bare.endswith(('s', 'x', 'z', 'ch', 'sh')) else 's'}"
+
+
 def _matches(row: Mapping[str, Any], search: str) -> bool:
-    text = " ".join(
-        [str(row["intent"]), row["name"], *row["categories"], *row["titles"]]
-    ).casefold()
-    return all(word in text for word in search.casefold().split())
+    return all(word in row["text"] for word in search.casefold().split())
 
 
 def map_of(
@@ -187,8 +236,8 @@ def map_of(
             y=row["place"][1],
             size=row["share"],
             name=row["name"],
-            title=f"{row['name']} (intent {row['intent']}): {row['users']:,} users, "
-            f"{row['share']:.1%}",
+            title=f"{row['name']} (intent {row['intent']}): "
+            f"{words.plural(row['users'], 'user')}, {words.percent(row['share'])}",
             href=links.intent(row["intent"]),
             style=_style(row, in_view),
         )

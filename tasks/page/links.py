@@ -53,6 +53,10 @@ class Links:
         """Return where the flows since a night are."""
         return self._to("/flows", since=first)
 
+    def moved(self, first: dt.date, intent: int | None = None) -> str:
+        """Return where the users who moved since a night are to be had, of one intent or of all."""
+        return self._to("/flows/users.csv", since=first, intent=intent)
+
     def static(self, name: str) -> str:
         """Return where a file of the page's own is."""
         return f"{self.root}/static/{quote(name)}"

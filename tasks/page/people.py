@@ -5,6 +5,7 @@ rows that cannot have the user. Nothing here reads a night's labels as a whole.
 """
 
 import datetime as dt
+import math
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,13 +16,14 @@ from tasks.lake import tables
 from tasks.lake.tables import Table
 from tasks.page import pictures, words
 from tasks.page.links import Links
-from tasks.page.reader import PageLake
+from tasks.page.reader import SIZES, PageLake
 from tasks.registry import names
 from tasks.registry.catalogue import catalogue_night
-from tasks.settings import Settings
+from tasks.settings import LabelSettings, Settings
 
 NIGHTS = 28  # of labels that are shown
 NEWEST = 60  # items of a history that are shown
+BROWSED = 24  # intents, the largest ones, whose closest users are offered to begin with
 PATIENCE = 0.25  # seconds in which times of events are looked for; more nights are not begun then
 STRIDES = (1, 2, 4, 8, 16, 32, 64, 128)  # days that are looked through at a time, the newest first
 
@@ -62,6 +64,7 @@ def view(
             }
         )
     older = [item for item in share if item not in seen]
+    top = _top(label, evidence, called, links)
     return {
         "user": user,
         "label": label,
@@ -76,7 +79,11 @@ def view(
             }
             for item, of_it in share.items()
         ],
-        "top": _top(label, evidence, called, links),
+        "other_items": max(0.0, 1 - sum(share.values())) if share else None,
+        "top": top,
+        "preferred": _preferred(top),
+        "changes_when": changes_when(settings.label),
+        "clear_above": settings.label.clear_above,
         "course": (course := _course(lake, night, user, called, links)),
         "spells": _spells(course),
         "items": items,
@@ -85,6 +92,55 @@ def view(
         "untimed": sum(one["time"] is None for one in items),
         "titled": any(one["has_title"] for one in items),
     }
+
+
+def closest(
+    settings: Settings, lake: PageLake, night: dt.date, links: Links
+) -> list[dict[str, Any]]:
+    """Return users to begin with: the closest ones of the largest intents, none of small ones."""
+    sizes = (
+        lake.kept(tables.INTENT_PROFILES, SIZES, night, night)
+        .filter(pl.col("users") >= settings.page.min_users)
+        .sort(["users", "intent_id"], descending=[True, False])
+        .head(BROWSED)
+    )
+    rows = (
+        lake.scan(tables.INTENT_USERS, night, night)
+        .sort("intent_id", "rank")
+        .select("intent_id", "user_id")
+        .collect()
+    )
+    of_intent: dict[int, list[str]] = {}
+    for intent, user in rows.iter_rows():
+        of_intent.setdefault(intent, []).append(user)
+    called = names.shown(lake, night)
+    return [
+        {
+            "name": _name(called, intent),
+            "href": links.intent(intent),
+            "users": [
+                {"shown": words.shown(user, 24), "href": links.user(user)}
+                for user in of_intent[intent]
+            ],
+        }
+        for intent in sizes["intent_id"]
+        if intent in of_intent
+    ]
+
+
+def changes_when(label: LabelSettings) -> str:
+    """Say when a label changes to another intent, by the settings."""
+    ratio, idle = label.probability_ratio, label.idle_probability_ratio
+    said = (
+        f"when another intent is more than {ratio:g} times as probable"
+        if ratio > 1
+        else "when another intent is more probable"
+    )
+    if idle == math.inf:
+        return f"only after a new event of the user, and {said}"
+    if idle == ratio:
+        return f"only {said}"
+    return f"only {said}, or more than {idle:g} times if the user has no new event"
 
 
 def examples(
@@ -124,7 +180,10 @@ def examples(
                 "clear": told.get("clear"),
             }
         )
-    return found
+    # They are chosen by the model's own confidence; they are sorted by the one that is shown.
+    return sorted(
+        found, key=lambda one: -one["confidence"] if one["confidence"] is not None else 1.0
+    )
 
 
 def histories(
@@ -216,11 +275,19 @@ def _name(called: names.Names, intent: int | None) -> str:
 def _top(
     label: dict[str, Any], evidence: dict[str, Any] | None, called: names.Names, links: Links
 ) -> list[dict[str, Any]]:
-    """Return the three most probable intents, or the two that the label names."""
-    rows = (evidence or {}).get("intents") or [
-        {"intent_id": label["intent_id"], "probability": label["confidence"]},
-        {"intent_id": label["runner_up_id"], "probability": label["runner_up_confidence"]},
-    ]
+    """Return the three most probable intents, or the two that the label names; and the label.
+
+    Where nothing is calibrated there are no probabilities: the model's own mean something else.
+    """
+    rows = list((evidence or {}).get("intents") or [])
+    if not rows:
+        both = [label["intent_id"], label["runner_up_id"]]
+        if (label["runner_up_confidence"] or 0) > (label["confidence"] or 0):
+            both.reverse()
+        rows = [{"intent_id": intent, "probability": None} for intent in both]
+    if label["intent_id"] not in [row["intent_id"] for row in rows]:
+        sure = (evidence or {}).get("calibrated_confidence")
+        rows.append({"intent_id": label["intent_id"], "probability": sure})
     return [
         {
             "name": _name(called, row["intent_id"]),
@@ -231,6 +298,15 @@ def _top(
         for row in rows
         if row["intent_id"] is not None
     ]
+
+
+def _preferred(top: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the intent that is more probable than the label, if there is one."""
+    label = next((one["probability"] for one in top if one["is_label"]), None)
+    first = top[0] if top else None
+    if first is None or first["is_label"] or first["probability"] == label is not None:
+        return None
+    return first
 
 
 def _course(
@@ -244,10 +320,17 @@ def _course(
     rows = (
         lake.scan(tables.INTENT_LABELS, first, night)
         .filter(pl.col("user_id") == user)
-        .select("dt", "intent_id", "confidence", "n_events")
+        .select("dt", "intent_id", "n_events")
         .collect()
     )
     by_night = {row["dt"]: row for row in rows.to_dicts()}
+    sure = dict(
+        lake.scan(tables.LABEL_EVIDENCE, first, night)
+        .filter(pl.col("user_id") == user)
+        .select("dt", "calibrated_confidence")
+        .collect()
+        .iter_rows()
+    )
     found: list[dict[str, Any]] = []
     before: dict[str, Any] | None = None
     for one in nights:
@@ -261,7 +344,7 @@ def _course(
                 "intent": intent,
                 "name": _name(called, intent) if row else "no label",
                 "href": links.of(one).intent(intent) if intent is not None else None,
-                "confidence": row["confidence"] if row else None,
+                "confidence": sure.get(one),
                 "changed": changed,
                 "new_events": new_events,
             }

@@ -59,6 +59,7 @@ GLOSSARY = {
     "map": "Near intents are alike to the model. A place is given at birth and never changes. The "
     "axes have no unit.",
     "flow": "Users who had one intent on the night before and have another one now.",
+    "most alike": "The nearest intents on the map that have users on this night.",
     "loss": "What the training makes smaller, epoch by epoch. Only its course means something.",
 }
 

@@ -77,7 +77,7 @@ def test_an_intent_shows_its_users_with_the_evidence_marked(lake: Lake, ask: Ask
 
 def test_an_intent_of_few_users_shows_none_of_them(lake: Lake, ask: Ask) -> None:
     client = ask(page={"min_users": 12})
-    assert "The users whose labels are the surest" in client.get("/intents/0").text
+    assert "The users closest to this intent" in client.get("/intents/0").text
     for intent in (1, 3):
         shown = client.get(f"/intents/{intent}").text
         assert "Fewer than 12 users" in shown
@@ -86,7 +86,9 @@ def test_an_intent_of_few_users_shows_none_of_them(lake: Lake, ask: Ask) -> None
 
 def test_a_user_has_titles_times_labels_and_evidence(lake: Lake, ask: Ask) -> None:
     shown = unescape(ask().get("/users?id=u01").text)
-    assert "not clear" in shown and "25\N{NO-BREAK SPACE}%" in shown
+    assert (
+        "not clear: less than 50\N{NO-BREAK SPACE}%" in shown and "25\N{NO-BREAK SPACE}%" in shown
+    )
     assert "20\N{NO-BREAK SPACE}Nov\N{NO-BREAK SPACE}2026 09:30" in shown  # i5, of this night
     assert "19\N{NO-BREAK SPACE}Nov\N{NO-BREAK SPACE}2026 09:30" in shown  # i1, of a night before
     assert "javascript:alert(3)" in shown
@@ -181,6 +183,28 @@ def test_filters_take_users_out_of_a_file(lake: Lake, ask: Ask) -> None:
         assert client.get("/intents/0/users.csv", params=wrong).status_code == 400
     empty = client.get("/intents/0/users.parquet", params={"events": 99}).content
     assert pl.read_parquet(io.BytesIO(empty)).is_empty()
+
+
+def test_the_users_who_moved_between_two_nights_are_to_be_had(
+    lake: Lake, ask: Ask, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = ask()
+    page = unescape(client.get("/flows", params={"since": str(NIGHTS[0])}).text)
+    assert "No intent was" in page
+    [address] = re.findall(r'href="(/flows/users.csv[^"]*)"', page)
+    with caplog.at_level(logging.INFO):
+        read = pl.read_csv(io.BytesIO(client.get(address).content), infer_schema=False)
+    assert "ann downloads the users who moved" in caplog.text
+    assert read.rows() == [("u00", "0", "1"), ("u29", "2", "3")]
+    [address] = re.findall(
+        r'href="(/flows/users.csv[^"]*)"', unescape(client.get("/intents/3").text)
+    )
+    assert pl.read_csv(io.BytesIO(client.get(address).content))["user_id"].to_list() == ["u29"]
+    none = client.get("/flows/users.csv", params={"since": str(NIGHTS[0]), "intent": 77})
+    assert none.content == b'"user_id","from_intent_id","to_intent_id"\n'
+    for wrong, status in ((NIGHT, 404), ("2020-01-01", 404), ("", 404), ("x", 400)):
+        assert client.get("/flows/users.csv", params={"since": wrong}).status_code == status
+    assert client.get(f"/flows/users.exe?since={NIGHTS[0]}").status_code == 404
 
 
 def test_a_look_up_is_logged_with_who(

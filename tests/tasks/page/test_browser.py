@@ -123,7 +123,7 @@ def test_a_person_finds_an_intent_names_it_and_takes_its_users(
         page.get_by_label("What it is about").fill("Whoever watches late.")
         page.get_by_role("button", name="Save the name").click()
         assert page.locator("h1").inner_text() == "Late <i>evenings</i>"
-        page.get_by_text("Take its users away as a file").click()
+        page.get_by_text("Download users").click()
         with page.expect_download() as begun:
             page.get_by_role("button", name="Download CSV").click()
         begun.value.save_as(tmp_path / "users.csv")

@@ -1,6 +1,9 @@
 """What changed between two nights: sizes are exact, moves are summed."""
 
 import datetime as dt
+import re
+
+import pytest
 
 from tasks.page import flows
 from tasks.page.links import Links
@@ -54,3 +57,25 @@ def test_a_night_without_recorded_moves_is_named(settings: Settings) -> None:
     profile_by_hand(settings, NIGHT + DAY, FIRST)  # as a relabelled night: held against none
     told = flows.view(PageLake.there(settings), NIGHT, NIGHT + DAY, Links())
     assert told["missing"] == [NIGHT + DAY]
+
+
+def test_the_number_beside_a_name_is_all_that_went_from_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flows, "RIBBONS", 1)
+    profile_by_hand(settings, NIGHT, FIRST)
+    second = then(u00=1, u01=1, u02=1, u03=2, u04=2, u20=1)
+    profile_by_hand(settings, NIGHT + DAY, second, previous=NIGHT)
+    told = flows.view(PageLake.there(settings), NIGHT, NIGHT + DAY, Links())
+    beside = re.findall(r'class="muted"> (\d+)<', str(told["chart"]))
+    # 0 has three moves to 1 that are drawn, and two others; 1 has one other.
+    assert sorted(map(int, beside)) == [1, 2, 4, 5]
+    assert [one["moves"] for one in told["listed"]] == [3]
+    assert (told["shown"], told["moves"]) == (1, 3)
+
+
+def test_what_did_not_happen_is_said_in_one_line(settings: Settings) -> None:
+    profile_by_hand(settings, NIGHT, FIRST)
+    profile_by_hand(settings, NIGHT + DAY, then(u00=1), previous=NIGHT)
+    told = flows.view(PageLake.there(settings), NIGHT, NIGHT + DAY, Links())
+    assert told["absent"] == "born, retired, split or merged"
