@@ -13,6 +13,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 # Chromium asks its maker for updates and lists by itself: that is switched off.
 QUIET = (
     "--no-sandbox",
+    "--disable-dev-shm-usage",  # a container has little of it
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-domain-reliability",
