@@ -81,7 +81,7 @@ def test_whoever_may_read_the_dag_sees_the_page_and_may_not_name(running: Airflo
     viewer = client(running, "viewer")
     page = viewer.get(f"{PREFIX}/intents/1")
     assert page.status_code == 200
-    assert "Rename" not in page.text and "you are viewer" in page.text
+    assert "Rename" not in page.text and "You are viewer" in page.text
     assert "frame-ancestors 'self'" in page.headers["content-security-policy"]
     named = viewer.post(f"{PREFIX}/intents/1/name", data={"name": "Mine", "token": ""})
     assert named.status_code == 403
