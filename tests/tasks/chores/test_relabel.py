@@ -24,6 +24,9 @@ NIGHTS = [NIGHT + dt.timedelta(days=days) for days in range(3)]
 LABEL_TABLES = (tables.INTENT_LABELS, tables.LABEL_EVIDENCE, tables.INTENT_PROFILES)
 
 
+pytestmark = pytest.mark.slow  # of the three nights that all of them look at
+
+
 @pytest.fixture(scope="module")
 def three_nights(trained: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Label two more nights after the trained one, each with histories that go on."""
@@ -86,7 +89,6 @@ def same(one: list[pl.DataFrame], other: list[pl.DataFrame]) -> bool:
     return all(a.equals(b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.slow
 def test_order_and_repetition_make_no_difference(anywhere: Settings) -> None:
     settings = anywhere
     version = version_of(settings)
@@ -99,7 +101,6 @@ def test_order_and_repetition_make_no_difference(anywhere: Settings) -> None:
     assert same(labels(settings), in_order)
 
 
-@pytest.mark.slow
 def test_nights_side_by_side_leave_what_one_after_the_other_leaves(settings: Settings) -> None:
     version = version_of(settings)
     relabel(settings, NIGHTS[0], NIGHTS[2], version)
@@ -124,7 +125,6 @@ def test_nights_side_by_side_leave_what_one_after_the_other_leaves(settings: Set
     assert same(labels(settings), in_order)
 
 
-@pytest.mark.slow
 def test_a_relabelled_night_is_checked_and_tells_of_it(settings: Settings) -> None:
     version = version_of(settings)
     outside = table(settings, tables.INTENT_LABELS, NIGHTS[2])
@@ -137,7 +137,6 @@ def test_a_relabelled_night_is_checked_and_tells_of_it(settings: Settings) -> No
     assert table(settings, tables.INTENT_LABELS, NIGHTS[2]).equals(outside)
 
 
-@pytest.mark.slow
 def test_a_night_labelled_again_by_its_own_step_is_as_it_was(settings: Settings) -> None:
     nightly = labels(settings)
     relabel(settings, NIGHTS[0], NIGHTS[2], version_of(settings))
@@ -146,7 +145,6 @@ def test_a_night_labelled_again_by_its_own_step_is_as_it_was(settings: Settings)
     assert same(labels(settings), nightly)
 
 
-@pytest.mark.slow
 def test_a_model_of_a_later_night_is_taken_with_a_warning(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:

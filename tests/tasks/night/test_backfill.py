@@ -61,6 +61,9 @@ def run_nights(root: Place, source: Path, order: list[int]) -> Settings:
     return settings
 
 
+pytestmark = pytest.mark.slow  # of the nights that all of them look at
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_source(tmp_path_factory.mktemp("source") / "events")
@@ -89,7 +92,6 @@ def lakes(
             yield in_turn, run_nights(f"{url}/lake", source, order)
 
 
-@pytest.mark.slow
 def test_the_order_of_nights_numbers_items_in_another_way(
     lakes: tuple[Settings, Settings],
 ) -> None:
