@@ -376,10 +376,12 @@ class ELCRec:
         Raises ELCRecError for k beyond how many there are.
         """
         network = self._fitted()
-        items = np.arange(1, self.n_items + 1) if among is None else np.asarray(among, np.int64)
+        items, vectors = np.arange(1, self.n_items + 1), network.items.weight[1:]
+        if among is not None:
+            items = np.asarray(among, np.int64)
+            vectors = vectors[torch.from_numpy(items - 1).to(vectors.device)]
         if not 1 <= k <= items.size:
             raise ELCRecError(f"k must be from 1 to the number of items ({items.size}), not {k}")
-        vectors = network.items.weight[torch.from_numpy(items).to(network.centers.device)]
         block = max(1, 16_000_000 // items.size)
         parts = [
             (network.centers[first : first + block] @ vectors.T).topk(k, dim=1)

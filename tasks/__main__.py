@@ -305,7 +305,7 @@ def report(
     html: Annotated[
         Path | None,
         typer.Option(
-            help="Write the night and its intents to this file instead, as a page to be mailed.",
+            help="Write the night and its intents to this file, as a page that can be mailed.",
             metavar="FILE",
         ),
     ] = None,

@@ -134,15 +134,14 @@ def show_intent(settings: Settings, night: dt.date, intent: int, *, console: Con
     parts += _next_items(lake, night, intent)
     parts += _flows(lake, night, intent, called)
     closest = lake.scan(tables.INTENT_USERS, first=night, last=night).filter(intent_id=intent)
-    ranked = closest.select("user_id", "rank").collect()
+    ranked = closest.select("user_id").collect()
     its_own = labels.filter(intent_id=intent)
     if ranked.height:
-        its_own = its_own.join(ranked, on="user_id").sort("rank").drop("rank")
+        its_own = its_own.join(ranked, on="user_id", how="semi")
     else:  # a night from before they were kept
         its_own = its_own.sort(["confidence", "user_id"], descending=[True, False]).head(SAMPLE)
-    its_own = its_own.with_columns(shown=pl.coalesce("calibrated_confidence", "confidence")).sort(
-        "shown", "user_id", descending=[True, False]
-    )
+    shown = pl.coalesce("calibrated_confidence", "confidence")
+    its_own = its_own.sort(shown, "user_id", descending=[True, False])
     title = f"{its_own.height} of its users, the surest first"
     _print(console, (*parts, _label_rows(title, its_own, called)))
 

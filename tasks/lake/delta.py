@@ -60,8 +60,8 @@ CAME_LATER = "elcrec.cameLater"  # in the metadata of a column that files from b
 MODELS = "model_files"
 TRAINING = f"{MODELS}/.training"  # folders of trainings that go on
 PAGES = "quality"  # of the checks, a folder a night
-# Rows that a file of a table by user keeps statistics of together: who looks up one user reads so
-# many, and a million by default.
+# A file of a table that is sorted by user keeps statistics for each so many rows. Whoever looks up
+# one user reads so many. By default it would be a million.
 ROWS_BY_USER = 1 << 15
 LOG = "_delta_log"  # in a table's folder: one file a version, and checkpoints
 

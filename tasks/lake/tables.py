@@ -13,7 +13,8 @@ class Table:
     many_valued: columns with a value of their own in most rows. A Parquet dictionary of them would
     be made, found too large and left again.
 
-    by_user: rows are sorted by user, and one user is looked up: files keep statistics of few rows.
+    by_user: rows are sorted by user. Files keep statistics for few rows each, so that one user is
+    found fast.
 
     before: what a column that came later holds in rows that were written before it, as SQL over the
     other columns. Of one that is not named here it is null.
@@ -657,8 +658,8 @@ INTENT_NEXT_ITEMS = Table(
         ]
     ),
     row=(
-        "One item that the model expects next of the users of one intent, of those that five "
-        "users or more have where there are enough."
+        "One item that the model expects next of the users of one intent. If enough items have "
+        "five users or more, no other items are named."
     ),
     meanings={
         **THE_NIGHT,

@@ -5,6 +5,8 @@ of what happened.
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from tasks.page import words
 from tasks.page.words import BLANK
@@ -122,18 +124,13 @@ OF_ROWS = {
 ALL_ROWS = {"checked_labels": "label", "checked_sequences": "history"}
 
 
-def said(
-    suite: str,
-    column: str | None,
-    expectation: str,
-    *,
-    met: bool,
-    value: float | None,
-    observed: str | None,
-    expected: str | None,
-) -> tuple[str, str]:
-    """Return what a check observed, in a sentence, and its limit; a row of `check_results`."""
-    limit = expected or ""
+def said(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what a check observed, in a sentence, and its limit.
+
+    row: of `check_results`.
+    """
+    suite, column, expectation = row["suite"], row["column_name"], row["expectation"]
+    value, observed, limit = row["value"], row["observed"], row["expected"] or ""
     rows = ROWS.fullmatch(observed or "") if value is None else None
     if rows and (suite, expectation) in OF_ROWS:
         noun, sentence = OF_ROWS[suite, expectation]
@@ -154,7 +151,7 @@ def said(
     if value is None and not rows:
         return f"Not known yet whether {expectation}", _limit(limit, _unit(column))
     seen = words.shown(observed, 200) if value is None else f"{value:,.4g}"
-    return f"{'Met' if met else 'Not met'}: {expectation} (observed: {seen})", limit
+    return f"{'Met' if row['met'] else 'Not met'}: {expectation} (observed: {seen})", limit
 
 
 def sentence(text: str, limit: str) -> str:

@@ -129,25 +129,11 @@ def _checks(lake: PageLake, first: dt.date, night: dt.date, links: Links) -> lis
             "href": links.of(day).night(),
             "all": len(of_night),
             "met": sum(row["met"] for row in of_night),
-            "failed": [_said(row) for row in of_night if not row["met"]],
+            "failed": [checked.sentence(*checked.said(row)) for row in of_night if not row["met"]],
             "stopped": any(not row["met"] and row["severity"] == "critical" for row in of_night),
         }
         for day, of_night in sorted(by_night.items(), reverse=True)
     ]
-
-
-def _said(row: Mapping[str, Any]) -> str:
-    """Say what a check observed, and its limit."""
-    text, limit = checked.said(
-        row["suite"],
-        row["column_name"],
-        row["expectation"],
-        met=row["met"],
-        value=row["value"],
-        observed=row["observed"],
-        expected=row["expected"],
-    )
-    return checked.sentence(text, limit)
 
 
 def _models(

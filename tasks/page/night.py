@@ -650,15 +650,7 @@ def _checks(lake: PageLake, nights: Sequence[dt.date], night: dt.date) -> list[d
     for row in rows.filter(dt=night).to_dicts():
         key = (row["suite"], row["step"], row["column_name"], row["expectation"])
         series = [courses[key].get(one) for one in nights]
-        observed, limit = checked.said(
-            row["suite"],
-            row["column_name"],
-            row["expectation"],
-            met=row["met"],
-            value=row["value"],
-            observed=row["observed"],
-            expected=row["expected"],
-        )
+        observed, limit = checked.said(row)
         moves = len({value for value in series if value is not None}) > 1
         found.append(
             {

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import duckdb
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -27,7 +26,7 @@ TOP_ITEMS = 10  # of intent_profiles
 TOP_ITEMS_POOL = 3 * TOP_ITEMS  # the most frequent items of an intent, of which its top is chosen
 TOP_FEATURES = 10  # of a kind, over- and under-represented ones each
 NEXT_ITEMS = 10
-COMMON_ITEM_USERS = 5  # fewer have an item that is not named as a next one
+COMMON_ITEM_USERS = 5  # so many users must have an item that is named as a next one
 CLOSEST_USERS = 5
 PRIOR_USERS = 5  # what fewer users than about this do says little about an intent
 BEFORE = (1, 7, 28)  # nights that the size of an intent is compared with
@@ -74,21 +73,19 @@ def profile(
         common = con.sql(sql("common_items"), params={"least": COMMON_ITEM_USERS}).pl()["item_id"]
         next_items = _next_items(lake, night, model, common)
         lake.replace(tables.INTENT_NEXT_ITEMS, next_items, nights=[night])
-        flows: Any = tables.INTENT_FLOWS.schema.empty_table()
         if previous:
             lake.view(con, tables.INTENT_LABELS, "previous_labels", previous, previous)
+            _write(lake, con, tables.INTENT_FLOWS, {"night": night})
         else:
             con.register("previous_labels", tables.INTENT_LABELS.schema.empty_table())
+            no_flows = tables.INTENT_FLOWS.schema.empty_table()
+            lake.replace(tables.INTENT_FLOWS, no_flows, nights=[night])
         _write(lake, con, tables.LABEL_COUNTS, {"night": night})
-        if previous:
-            flows = con.sql(sql("intent_flows"), params={"night": night})
-        lake.replace(tables.INTENT_FLOWS, flows, nights=[night])
-        if gives_names:  # a relabelled night gives no places either
-            centers = model.network.centers.detach().cpu().numpy()
-            places.give(lake, night, model.intents.ids.tolist(), centers)
         features = lake.scan(tables.INTENT_FEATURES, night, night).collect()
-        if gives_names:
-            known = names.give(settings, night, known, model.intents.ids.tolist(), features)
+        if gives_names:  # and places; a relabelled night gives neither
+            ids = model.intents.ids.tolist()
+            places.give(lake, night, ids, model.network.centers.detach().cpu().numpy())
+            known = names.give(settings, night, known, ids, features)
         effective = known.effective(features)
         con.register("effective_names", effective)
         con.register("model_intents", of_model)
@@ -109,9 +106,8 @@ def _write(
 def _next_items(lake: Lake, night: dt.date, model: "Loaded", common: pl.Series) -> pl.DataFrame:
     # The model knows little of an item that hardly anyone has, and may put it next to any intent.
     among = model.item_ids.is_in(common.implode()).arg_true().to_numpy() + 1
-    if among.size < NEXT_ITEMS:
-        among = np.arange(1, model.model.n_items + 1)
-    items, scores = model.model.center_items(min(NEXT_ITEMS, among.size), among)
+    count = min(NEXT_ITEMS, model.model.n_items)
+    items, scores = model.model.center_items(count, among if among.size >= count else None)
     intents, places = items.shape
     ids = model.item_ids.gather(items.ravel() - 1)
     known = titles(lake, night, ids)

@@ -271,7 +271,7 @@ class _Time:
 
     @property
     def kept(self) -> str:
-        """The type in DuckDB: whole numbers stay whole, as floats nanoseconds would be rounded."""
+        """The type in DuckDB. Whole numbers stay whole: a float would round nanoseconds."""
         if self.type not in NUMBERS:
             return "TIMESTAMPTZ"
         whole = self.type in WHOLE_NUMBERS or (self.type == "numeric" and self.unit == "ns")

@@ -10,9 +10,10 @@ from tasks.page.words import BLANK
 
 
 def said(suite: str, expectation: str, **row: object) -> tuple[str, str]:
-    whole = {"met": True, "value": None, "observed": None, "expected": None} | row
-    column = whole.pop("column", None)
-    return checks.said(suite, column, expectation, **whole)  # type: ignore[arg-type]
+    usual = {"met": True, "value": None, "observed": None, "expected": None}
+    column = row.pop("column", None)
+    which = {"suite": suite, "column_name": column, "expectation": expectation}
+    return checks.said(usual | row | which)
 
 
 def test_every_check_of_the_suites_has_a_sentence() -> None:
