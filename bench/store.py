@@ -7,9 +7,10 @@
 The events are those of bench/size.py. All steps of a night run once on each lake, each lake in a
 process of its own, in turns --repeat times. The first night of a lake reads all events before it;
 --before lets so many nights run first that are not measured, and counts what a night costs then.
-The store is moto's S3 on loopback, in a process of its
-own that counts what it is asked for. It answers at once: what a real one adds is its answering time
-for each request that waits for the one before.
+
+The store is moto's S3 on loopback, in a process of its own that counts what it is asked for. It
+answers at once: what a real one adds is its answering time for each request that waits for the one
+before.
 """
 
 import argparse

@@ -8,7 +8,6 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import duckdb
 import pyarrow as pa
 
 from tasks.lake import Lake, tables
@@ -36,7 +35,8 @@ def rows(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the users of an intent that pass the filters, sorted by user."""
     with connect(settings) as con:
-        _views(con, lake, night)
+        for table in (tables.INTENT_LABELS, tables.LABEL_EVIDENCE):
+            lake.view(con, table, first=night, last=night)
         values = {
             "intent": intent,
             "clear": filters.clear,
@@ -106,11 +106,6 @@ SCHEMA = pa.schema(
     ]
 )
 MOVED = ("user_id", "from_intent_id", "to_intent_id")
-
-
-def _views(con: duckdb.DuckDBPyConnection, lake: Lake, night: dt.date) -> None:
-    for table in (tables.INTENT_LABELS, tables.LABEL_EVIDENCE):
-        lake.view(con, table, first=night, last=night)
 
 
 def _harmless(batch: pa.RecordBatch) -> pa.RecordBatch:
