@@ -120,7 +120,7 @@ test: $(STAMP) servers ## All tests, and how much of the code they run
 	$(RUN) pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 15 --cov
 
 # Two folders are not even read: their tests import Airflow.
-test-fast: $(STAMP) ## The tests that need no Airflow and no server, and one second each at most
+test-fast: $(STAMP) ## The tests that need no Airflow and no server, and half a second each at most
 	@$(RUN) pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 15 \
 	  --ignore tests/dags --ignore tests/plugins -m "not slow and not airflow and not servers"
 

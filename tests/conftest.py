@@ -2,7 +2,7 @@
 
 Marks leave tests out where there is no time or no server for them (`make test-fast`):
 
-    slow        takes more than one second of a core; set by hand, and named below when missing
+    slow        takes more than half a second of a core; set by hand, and named below when missing
     servers     starts PostgreSQL, Redis or an S3 server; set by `tests/needs.py`
     airflow     starts Airflow or imports it; set by `tests/needs.py`, and for all of tests/dags and
                 tests/plugins
@@ -18,7 +18,7 @@ import pytest
 from tests import needs
 
 REPO = Path(__file__).resolve().parent.parent
-SLOW = 1  # seconds of a core, which are the same on a machine that does other things besides
+SLOW = 0.5  # seconds of a core, which are the same on a machine that does other things besides
 SLOWEST_FILES = 10
 CORE_SECONDS = "core_seconds"
 OF_AIRFLOW = {REPO / "tests" / "dags", REPO / "tests" / "plugins"}

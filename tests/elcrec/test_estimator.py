@@ -83,6 +83,7 @@ def strangers(users: int) -> list[np.ndarray]:
     return [41 + rng.integers(12, size=12) for _ in range(users)]
 
 
+@pytest.mark.slow
 def test_users_who_fit_no_intent_get_a_new_one_and_all_others_keep_theirs():
     known = [*walks()]
     before = ELCRec(tiny(max_epochs=6)).fit(Histories.from_lists(known), 60)

@@ -56,6 +56,7 @@ def test_an_intent_of_two_halves_is_not_parted():
     assert len(unfitted_groups(points, torch.stack([*torch.eye(24)[5:8], middle]), 10)) == 0
 
 
+@pytest.mark.slow
 def test_a_group_behind_thousands_who_fit_badly_is_found_whatever_the_order_of_users():
     d = 64
     typical = around([0, 1, 2], 10_000, d=d)

@@ -58,6 +58,7 @@ def test_newest_windows_are_the_last_events_of_each_history():
     assert (windows.lengths == np.minimum(histories.lengths, 11)).all()
 
 
+@pytest.mark.slow
 def test_training_never_sees_the_held_out_events():
     histories = walks()
     trainer = Trainer(Network(tiny(), 41), histories, tiny())
@@ -78,6 +79,7 @@ def test_training_learns_what_comes_next(preset, changes):
     assert model.evaluate(histories)["HR@5"] > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ablation", "expected"),
     [
@@ -209,6 +211,7 @@ def test_training_that_was_killed_ends_with_the_weights_of_one_that_was_not(
         assert torch.equal(value, resumed.network.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_start_is_refused(tmp_path):
     config = tiny(max_epochs=1, warmup_epochs=0)
     groups = np.arange(len(walks())) % config.n_intents

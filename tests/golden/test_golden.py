@@ -14,6 +14,7 @@ LOSS_TOLERANCE = 1e-5
 CONFIDENCE_TOLERANCE = 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", golden.PRESETS)
 def test_the_first_training_steps_have_the_losses_of_the_golden_file(preset: str) -> None:
     expected = json.loads(golden.LOSSES.read_text())[preset]

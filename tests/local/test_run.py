@@ -144,6 +144,7 @@ def test_a_table_of_the_settings_is_the_source_though_it_has_no_path(
     assert choose_source(None, None, NIGHT).overrides == {}
 
 
+@pytest.mark.slow
 def test_without_events_they_are_generated_with_their_truth() -> None:
     source = choose_source(None, None, NIGHT)
     assert source.settings.model.n_intents == 8
@@ -151,6 +152,7 @@ def test_without_events_they_are_generated_with_their_truth() -> None:
     assert choose_night(None, source) == NIGHT
 
 
+@pytest.mark.slow
 def test_events_whose_generator_was_killed_are_generated_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

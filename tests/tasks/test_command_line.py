@@ -204,6 +204,7 @@ def test_an_error_without_ctrl_c_stays_what_it_is(
         called("label", "--night", "1998-04-22")
 
 
+@pytest.mark.slow
 def test_a_step_that_is_stopped_for_real_exits_with_130(old: Path, tmp_path: Path) -> None:
     code = (
         "import os, signal, sys, threading, tasks.steps;"

@@ -35,6 +35,7 @@ def recorded(settings: Settings) -> list[dict[str, Any]]:
     return Lake(settings.lake.root).scan(tables.STEPS).collect().to_dicts()
 
 
+@pytest.mark.slow
 def test_a_run_is_recorded_once_however_often_it_is_repeated(settings: Settings) -> None:
     for _ in range(2):
         summary = run_step("ingest", settings, NIGHT)
@@ -96,6 +97,7 @@ def test_steps_of_a_night_and_ingests_of_all_nights_take_turns(
     assert said() == told * waits
 
 
+@pytest.mark.slow
 def test_a_lake_that_cannot_be_written_to_is_named(settings: Settings) -> None:
     # Root may write anywhere, so another user tries, in a folder that it can reach.
     other = "nobody" if os.geteuid() == 0 else None
@@ -148,6 +150,7 @@ def test_every_step_can_be_loaded(step: Step) -> None:
     assert callable(step.load())
 
 
+@pytest.mark.slow
 def test_what_needs_no_model_and_no_check_loads_neither_torch_nor_great_expectations() -> None:
     """Each costs a process more than a second before it does anything."""
     light = [

@@ -29,6 +29,7 @@ def seen(settings: Settings, night: dt.date, intent: int = 0) -> str | None:
     return found.name if found else None
 
 
+@pytest.mark.slow
 def test_a_name_counts_at_once_where_people_look_and_in_tables_from_the_next_night(
     named_night: Settings,
 ) -> None:
@@ -114,6 +115,7 @@ def test_an_automatic_name_is_never_one_that_a_person_gave(named_night: Settings
     assert found[1] == "Music Drum" and found[2] != "Music Drum"
 
 
+@pytest.mark.slow
 def test_a_night_warns_when_an_intent_is_not_what_a_person_named(
     named_night: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:

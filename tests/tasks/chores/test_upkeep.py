@@ -102,6 +102,7 @@ def everything(lake: Lake) -> list[File]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "setting"), KEPT_BY.items(), ids=lambda given: str(getattr(given, "name", given))
 )
@@ -120,6 +121,7 @@ def test_zero_keeps_all(lake: Lake) -> None:
     assert not any(summary[kind] for kind in ("nights", "models", "trainings", "pages"))
 
 
+@pytest.mark.slow
 def test_age_is_counted_from_the_newest_night_and_not_from_today(lake: Lake) -> None:
     for which in PER_NIGHT:
         write(lake, which, {"dt": LAST + dt.timedelta(days=100)})
@@ -128,6 +130,7 @@ def test_age_is_counted_from_the_newest_night_and_not_from_today(lake: Lake) -> 
     assert lake.nights(tables.INTENT_LABELS)[:2] == NIGHTS[-2:]
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_the_same_and_touches_nothing(anywhere: Lake) -> None:
     lake = anywhere
     settings = settings_for(lake, events_nights=2, models_nights=1, pages_nights=4)
@@ -244,6 +247,7 @@ def test_files_of_old_versions_go_when_they_are_old_and_readers_of_the_last_one_
     assert reader.collect().height == len(NIGHTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "which", [tables.SEQUENCES, tables.INTENT_LABELS], ids=lambda one: one.name
 )
@@ -255,6 +259,7 @@ def test_what_the_next_night_or_a_backfill_goes_on_from_stays(lake: Lake, which:
     assert lake.nights(which) == [NIGHTS[2], NIGHTS[3], NIGHTS[-4]]
 
 
+@pytest.mark.slow
 def test_a_catalogue_stays_as_long_as_a_night_that_reads_it(lake: Lake) -> None:
     for night in (*NIGHTS[1:4], *NIGHTS[5:]):
         lake.replace(tables.CATALOGUE, tables.CATALOGUE.schema.empty_table(), nights=[night])
@@ -263,6 +268,7 @@ def test_a_catalogue_stays_as_long_as_a_night_that_reads_it(lake: Lake) -> None:
     assert lake.nights(tables.CATALOGUE) == [NIGHTS[4]]
 
 
+@pytest.mark.slow
 def test_a_catalogue_stays_that_a_backfill_reads(lake: Lake) -> None:
     for night in NIGHTS[1:4]:
         lake.replace(tables.CATALOGUE, tables.CATALOGUE.schema.empty_table(), nights=[night])
@@ -278,6 +284,7 @@ def test_a_lake_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_the_command_lists_what_would_go(lake: Lake) -> None:
     command = [sys.executable, "-m", "tasks", "upkeep", "--dry-run", "--lake", str(lake.root)]
     more = ["--set", "retention.events_nights=9", "--set", "retention.min_age_hours=0"]
@@ -334,6 +341,7 @@ def label_slowly(settings: Settings, night: dt.date, reading: Event, go_on: Even
     os._exit(0)
 
 
+@pytest.mark.slow
 def test_a_promoted_model_labels_after_upkeep_and_the_night_can_run_again(
     night_done: Settings,
 ) -> None:

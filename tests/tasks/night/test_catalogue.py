@@ -72,6 +72,7 @@ def nights(tmp_path: Path) -> Nights:
     return Nights(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_catalogue_that_does_not_change_is_written_once(nights: Nights) -> None:
     for night in (FIRST, SECOND, THIRD):
         # Neither another order of rows nor a row that is there twice is another catalogue.
@@ -126,6 +127,7 @@ def test_a_night_that_runs_again_keeps_what_it_saw_once_a_later_one_ran(nights: 
     }
 
 
+@pytest.mark.slow
 def test_a_night_that_comes_late_sees_what_was_known_before_it(nights: Nights) -> None:
     nights.run(FIRST, TWO)
     nights.run(THIRD, THREE)
@@ -135,6 +137,7 @@ def test_a_night_that_comes_late_sees_what_was_known_before_it(nights: Nights) -
     assert nights.lake.nights(tables.CATALOGUE) == [FIRST, THIRD]
 
 
+@pytest.mark.slow
 def test_a_night_before_the_first_catalogue_has_none(nights: Nights) -> None:
     nights.run(FIRST, path="")
     nights.run(SECOND, TWO)
@@ -156,6 +159,7 @@ def test_the_newest_night_that_runs_again_reads_the_mended_catalogue(nights: Nig
     assert nights.read(SECOND)["digest"] == nights.read(FIRST)["digest"]
 
 
+@pytest.mark.slow
 def test_without_the_setting_a_night_keeps_the_catalogue_that_the_lake_has(nights: Nights) -> None:
     nights.run(FIRST, TWO)
     nights.run(SECOND, path="")
@@ -169,6 +173,7 @@ def test_a_lake_without_a_catalogue_has_no_tables_of_it(nights: Nights) -> None:
         assert not nights.lake.path(which).exists()
 
 
+@pytest.mark.slow
 def test_an_empty_catalogue_leaves_the_one_before_in_place(nights: Nights) -> None:
     nights.run(FIRST, TWO)
     nights.run(SECOND, "item_id,title,genres\n")
@@ -250,6 +255,7 @@ def test_a_line_in_another_encoding_names_the_setting_of_the_catalogue(nights: N
     assert nights.seen(FIRST) == {"a": "café"}
 
 
+@pytest.mark.slow
 def test_an_id_that_is_written_in_another_way_does_not_match_and_is_told(
     nights: Nights, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -225,6 +225,7 @@ def test_by_time_equals_a_plain_computation_user_by_user(night_done: Settings) -
     assert found[version]["unknown_targets"] == np.mean(unknown)
 
 
+@pytest.mark.slow
 def test_repeats_are_told_apart_and_a_large_share_of_them_is_said(
     night_done: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -254,6 +255,7 @@ def test_repeats_are_told_apart_and_a_large_share_of_them_is_said(
     assert "sequences.session_minutes" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("minutes", "target"), [(0, "c"), (30, "c")])
 def test_by_time_the_target_is_the_first_item_of_the_night_with_sessions_too(
     tmp_path: Path, minutes: float, target: str

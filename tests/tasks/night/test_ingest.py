@@ -205,6 +205,7 @@ def test_synthetic_times_do_not_depend_on_the_night(tmp_path: Path) -> None:
     assert found[0].equals(found[1])
 
 
+@pytest.mark.slow
 def test_published_beauty_is_read_whole_and_in_order(tmp_path: Path, real_data: Path) -> None:
     source = real_data / "Beauty.txt"
     if not source.is_file():
@@ -297,6 +298,7 @@ def test_the_latest_night_is_that_of_the_last_event_in_any_file(tmp_path: Path, 
     assert latest_night(settings) == dt.date(2025, 11, 5)
 
 
+@pytest.mark.slow
 @EVERYWHERE
 def test_the_first_night_again_after_a_later_one_changes_nothing(
     tmp_path: Path, run: Callable[..., Any], lake: Lake
@@ -350,6 +352,7 @@ def test_late_events_go_to_their_own_days_once_and_the_run_names_these(
     assert run("events", last)["changed_nights"] == {str(first): 1}
 
 
+@pytest.mark.slow
 def test_events_that_come_later_than_the_window_are_not_read(
     tmp_path: Path, run: Callable[..., Any], lake: Lake
 ) -> None:
@@ -362,6 +365,7 @@ def test_events_that_come_later_than_the_window_are_not_read(
     assert run("events", later, late_days=2)["changed_nights"] == {str(first): 1}
 
 
+@pytest.mark.slow
 def test_rows_added_to_a_file_that_was_read_are_late_too(
     tmp_path: Path, run: Callable[..., Any], lake: Lake
 ) -> None:
@@ -373,6 +377,7 @@ def test_rows_added_to_a_file_that_was_read_are_late_too(
     assert events_of(lake).filter(pl.col("user_id") == "bob").height == 1
 
 
+@pytest.mark.slow
 @EVERYWHERE
 def test_late_events_whose_file_is_gone_outlive_a_backfill_of_their_day(
     tmp_path: Path, run: Callable[..., Any], lake: Lake
@@ -389,6 +394,7 @@ def test_late_events_whose_file_is_gone_outlive_a_backfill_of_their_day(
     assert events_of(lake).equals(before)
 
 
+@pytest.mark.slow
 def test_the_first_night_again_leaves_the_days_whose_files_are_gone(
     tmp_path: Path, run: Callable[..., Any], lake: Lake
 ) -> None:

@@ -314,6 +314,7 @@ def test_a_run_killed_in_the_middle_leaves_whole_partitions_and_a_rerun_complete
     assert labels.equals(evidence)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [100, 1000])
 def test_a_disk_that_is_full_leaves_the_labels_as_they_were(
     night_done: Settings, size: int

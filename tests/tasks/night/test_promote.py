@@ -201,6 +201,7 @@ def test_the_first_model_within_the_limits_is_promoted_and_a_rerun_changes_nothi
     assert table(settings, tables.MODELS).equals(models)
 
 
+@pytest.mark.slow
 def test_a_worse_model_is_kept_from_the_labels_with_a_warning_that_says_why(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -230,6 +231,7 @@ def test_a_model_that_would_relabel_idle_users_is_kept_from_the_labels(settings:
     assert promote(settings, NEXT_NIGHT)["promoted"]
 
 
+@pytest.mark.slow
 def test_force_promotes_a_worse_model(settings: Settings) -> None:
     after_evaluation(settings, NIGHT, GOOD, None)
     promote(settings, NIGHT)
@@ -259,6 +261,7 @@ def test_a_backfilled_night_is_compared_with_nights_before_it_only(settings: Set
     assert promoted(Lake(settings.lake.root), until=NEXT_NIGHT) == (later, NEXT_NIGHT)
 
 
+@pytest.mark.slow
 def test_of_one_night_the_model_decided_on_last_is_the_promoted_one(settings: Settings) -> None:
     after_evaluation(settings, NIGHT, GOOD, None)
     promote(settings, NIGHT)
@@ -331,6 +334,7 @@ def test_a_model_that_is_worse_by_many_small_steps_is_kept_from_the_labels(
     assert f"the model of the last training from scratch, {first}," in reason
 
 
+@pytest.mark.slow
 def test_an_anchor_that_is_gone_is_none_any_more(settings: Settings) -> None:
     nights = [NIGHT + dt.timedelta(days=days) for days in range(3)]
     first = after_evaluation(settings, nights[0], GOOD, None)

@@ -141,6 +141,7 @@ def test_a_night_is_one_file_of_the_columns_and_the_version(settings: Settings) 
     assert dict(zip(written.names, written.types, strict=True)) == promised
 
 
+@pytest.mark.slow
 @EVERYWHERE
 def test_publishing_again_leaves_what_publishing_once_does(settings: Settings) -> None:
     folder = Path(settings.publish.parquet)
@@ -163,6 +164,7 @@ def with_labels(settings: Settings, night: dt.date = NIGHT) -> dict[str, pl.Data
     return {table: pl.read_parquet(folder / name) for table, name in named.items()}
 
 
+@pytest.mark.slow
 @EVERYWHERE
 def test_what_belongs_to_labels_is_in_files_that_they_name(settings: Settings) -> None:
     labels = labels_of(NIGHT, USERS)
@@ -184,6 +186,7 @@ def test_what_belongs_to_labels_is_in_files_that_they_name(settings: Settings) -
     assert len(list(folder.rglob("*.parquet"))) == len(tables.WITH_LABELS), "the old ones are gone"
 
 
+@pytest.mark.slow
 def test_labels_name_the_profiles_of_before_until_they_are_swapped(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,6 +294,7 @@ def test_a_relative_folder_is_below_that_of_the_settings() -> None:
     assert load_settings(publish={"parquet": "out"}).publish.parquet == str(REPO / "out")
 
 
+@pytest.mark.slow
 @EVERYWHERE
 def test_a_forgotten_person_goes_from_the_published_files(settings: Settings) -> None:
     publish(settings, NIGHT)
@@ -308,6 +312,7 @@ def test_a_forgotten_person_goes_from_the_published_files(settings: Settings) ->
     assert forget(settings, ["bob"])["targets"][target]["rows_removed"] == 0
 
 
+@pytest.mark.slow
 @EVERYWHERE
 def test_a_forgotten_person_goes_from_what_is_published_with_labels(settings: Settings) -> None:
     write_companions(settings, NIGHT, labels_of(NIGHT, USERS), "Garden")

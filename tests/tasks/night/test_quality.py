@@ -139,6 +139,7 @@ def test_a_good_night_passes_and_has_its_page(
     assert not (stale / "of an earlier run.html").exists()
 
 
+@pytest.mark.slow
 def test_bad_events_stop_the_night_and_each_is_named(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -182,6 +183,7 @@ def test_a_page_says_without_network_what_was_not_met(settings: Settings) -> Non
     assert Path(summary["page"]).exists(), "a page keeps its path when the night runs again"
 
 
+@pytest.mark.slow
 def test_what_is_observed_is_in_the_log_the_table_and_on_the_page_though_all_is_met(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -240,6 +242,7 @@ def test_importing_the_checks_logs_nothing() -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_a_thin_night_says_how_many_events_it_has_and_should_have(settings: Settings) -> None:
     strict = settings.model_copy(
         update={"quality": settings.quality.model_copy(update={"min_events": 1000})}
@@ -285,6 +288,7 @@ def test_checking_a_night_that_was_not_ingested_names_the_step(settings: Setting
         check_events(settings, NIGHT + dt.timedelta(days=1))
 
 
+@pytest.mark.slow
 def test_bad_histories_stop_the_night_and_each_is_named(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -312,6 +316,7 @@ def test_bad_histories_stop_the_night_and_each_is_named(
         assert says in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("double", "says"),
     [
@@ -332,12 +337,14 @@ def test_a_damaged_vocabulary_stops_the_night(
     assert says in str(error.value)
 
 
+@pytest.mark.slow
 def test_no_history_at_all_stops_the_night(settings: Settings) -> None:
     write(settings, tables.SEQUENCES, [])
     with pytest.raises(QualityError, match=r"there are histories \(found 0"):
         check_sequences(settings, NIGHT)
 
 
+@pytest.mark.slow
 def test_bad_labels_stop_the_night_and_each_is_named(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -400,6 +407,7 @@ def test_a_user_without_intent_is_no_fault_and_many_are_a_warning(settings: Sett
     assert "nearly every user has an intent (found 5 of 40 rows" in warning
 
 
+@pytest.mark.slow
 def test_labels_without_evidence_of_their_model_stop_the_night(settings: Settings) -> None:
     rows = evidence()
     rows[3]["model_version"] = "20261109-abcdef01"
@@ -408,6 +416,7 @@ def test_labels_without_evidence_of_their_model_stop_the_night(settings: Setting
         check_labels(settings, NIGHT)
 
 
+@pytest.mark.slow
 def test_utilisation_is_the_perplexity_by_the_number_of_intents(settings: Settings) -> None:
     # 20, 10 and 10 users: exp(1.5 ln 2) = 2.83 of 8 intents.
     shares = {0: 0, 1: 0, 2: 1, 3: 2}
@@ -420,6 +429,7 @@ def test_utilisation_is_the_perplexity_by_the_number_of_intents(settings: Settin
     assert "the intents are used (found 0.3535" in warning
 
 
+@pytest.mark.slow
 def test_a_named_intent_that_has_become_another_one_is_a_warning(settings: Settings) -> None:
     named = {"dt": NIGHT, "status": "active", "named_by": "ann"}
     profiles = [{**named, "intent_id": number, "kept_meaning": 0.9} for number in range(4)]

@@ -376,6 +376,7 @@ def rhythm(events: dict[bool, int]) -> Change:
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("events", [{True: 200, False: 3000}, {True: 200, False: 20}])
 def test_a_weekly_rhythm_is_no_fault(tmp_path: Path, events: dict[bool, int]) -> None:
     night = Night()
@@ -383,6 +384,7 @@ def test_a_weekly_rhythm_is_no_fault(tmp_path: Path, events: dict[bool, int]) ->
     assert check_events(night.put(tmp_path / "lake"), NIGHT)["warnings"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("events", "broken"),
     [
@@ -433,6 +435,7 @@ ODD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -513,6 +516,7 @@ def test_the_first_night_counts_the_days_before_it_and_nothing_as_new(tmp_path: 
         )
 
 
+@pytest.mark.slow
 def test_repeats_of_a_large_night_are_looked_for_among_some_users(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

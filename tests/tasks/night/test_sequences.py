@@ -66,6 +66,7 @@ def vocabulary(root: Place) -> list[tuple[str, int, dt.date]]:
     return list(Lake(root).scan(tables.ITEMS).sort("item_index").collect().iter_rows())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", [1, 5])
 def test_published_beauty_comes_out_exactly(tmp_path: Path, real_data: Path, core: int) -> None:
     source = real_data / "Beauty.txt"
@@ -96,6 +97,7 @@ def test_a_history_is_in_order_of_time(tmp_path: Path) -> None:
     assert histories(tmp_path) == {"ann": ["early", "mid", "late"]}
 
 
+@pytest.mark.slow
 def test_an_item_counts_once_a_session(tmp_path: Path) -> None:
     seen = [("ann", item, day(-1), hour) for item, hour in (("a", 9), ("b", 10), ("a", 11))]
     later = [("ann", "b", day(-1), 14), ("ann", "b", day(-1), 23), ("ann", "b", day(0), 0)]
@@ -172,6 +174,7 @@ def test_a_night_reads_no_event_of_a_later_night(root: Place) -> None:
     assert vocabulary(root) == [("a", 1, day(0))]
 
 
+@pytest.mark.slow
 def test_new_items_get_the_next_indices_by_day_then_by_id(root: Place) -> None:
     events = [("u", "z", day(-2), 5), ("u", "b", day(0), 1), ("u", "a", day(0), 2)]
     write_events(root, events)

@@ -87,21 +87,25 @@ def test_a_night_adds_its_events_to_the_histories_of_the_night_before(root: Path
     assert build(root, 4, last_events=6) == day(3)
 
 
+@pytest.mark.slow
 def test_a_night_that_runs_again_gives_the_same(root: Path) -> None:
     for _ in range(2):
         assert build(root, 3, last_events=6) == day(2)
 
 
+@pytest.mark.slow
 def test_a_night_without_events_hands_the_histories_on(root: Path) -> None:
     build(root, 4, last_events=6)
     assert build(root, 6, last_events=6) == day(4)
 
 
+@pytest.mark.slow
 def test_late_events_are_added_to_the_last_night_before_them(root: Path) -> None:
     write_day(root, 2, random.Random(7), rows=40)
     assert build(root, 4, last_events=6) == day(1)
 
 
+@pytest.mark.slow
 def test_events_before_the_first_night_are_not_missed(root: Path) -> None:
     write_day(root, -1, random.Random(7))
     assert build(root, 4, last_events=6) is None
@@ -113,6 +117,7 @@ def test_a_past_day_whose_events_are_gone_is_not_in_the_histories(root: Path) ->
     assert build(root, 4, last_events=6) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [{"last_events": 5}, {"last_events": 7}, {"session_minutes": 60}])
 def test_histories_by_other_rules_are_built_anew(root: Path, other: dict[str, int]) -> None:
     assert build(root, 4, **{"last_events": 6, **other}) is None
@@ -161,6 +166,7 @@ def test_a_night_whose_run_was_cut_short_is_not_added_to(
     assert build(root, 4, **settings) == day(2)
 
 
+@pytest.mark.slow
 def test_a_lake_that_was_moved_goes_on(root: Path) -> None:
     moved = root.with_name("moved")
     root.rename(moved)
@@ -203,6 +209,7 @@ def test_without_a_core_that_of_the_night_before_is_no_base(root: Path) -> None:
     assert build(root, 5, **CORE) == day(3)
 
 
+@pytest.mark.slow
 def test_a_core_of_a_version_that_kept_no_events_left_out_is_no_base(root: Path) -> None:
     build(root, 3, **CORE)
     inputs = Lake(root).scan(tables.SEQUENCE_INPUTS, day(3), day(3)).collect()
@@ -255,6 +262,7 @@ def test_events_that_come_while_they_are_read_are_read_once_more(
         build_sequences(settings_for(root, last_events=6), day(4))
 
 
+@pytest.mark.slow
 def test_a_base_without_the_events_it_left_out_is_not_added_to(root: Path) -> None:
     build(root, 3, **CORE)
     nothing = tables.LEFT_OUT_EVENTS.schema.empty_table()

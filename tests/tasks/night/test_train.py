@@ -66,6 +66,7 @@ def test_a_rerun_trains_nothing_and_leaves_what_was(
     assert weights(tiny, first["model_version"]) == before
 
 
+@pytest.mark.slow
 def test_training_that_was_killed_goes_on_and_ends_with_the_same_weights(
     tiny: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -288,6 +289,7 @@ def test_training_takes_no_more_and_no_fewer_epochs_than_was_said(
     assert real(REPORT, config, warm=True) == (3, 27)
 
 
+@pytest.mark.slow
 def test_nights_have_models_of_their_own(tiny: Settings) -> None:
     next_night = NIGHT + dt.timedelta(days=1)
     write_histories(tiny, next_night, HISTORIES)
@@ -328,6 +330,7 @@ def ids_of(settings: Settings, version: str) -> set[int]:
     return set(load(settings, version).intents.ids.tolist())
 
 
+@pytest.mark.slow
 def test_another_model_of_the_night_has_ids_of_its_own_and_keeps_them(tiny: Settings) -> None:
     other = small_settings(tiny.lake.root, model=TINY | {"seed": 9})
     lake = Lake(tiny.lake.root)

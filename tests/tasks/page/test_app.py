@@ -58,6 +58,7 @@ def test_every_view_is_there_and_nothing_in_it_runs(lake: Lake, ask: Ask, path: 
     assert len(answer.text) < 200_000
 
 
+@pytest.mark.slow
 def test_ids_that_mean_harm_are_looked_up_and_shown_as_text(lake: Lake, ask: Ask) -> None:
     client = ask()
     for user in HOSTILE:
@@ -276,6 +277,7 @@ def test_images_come_from_allowed_hosts_only(lake: Lake, ask: Ask, settings: Set
     assert "img-src 'self' https://images.example.org;" in answer.headers["content-security-policy"]
 
 
+@pytest.mark.slow
 def test_a_night_that_was_made_since_is_seen(lake: Lake, ask: Ask, settings: Settings) -> None:
     from tasks.page import reader
     from tests.tasks.page.conftest import users_of

@@ -20,6 +20,7 @@ def then(**changed: int | None) -> Users:
     return {user: (changed.get(user, intent), items) for user, (intent, items) in FIRST.items()}
 
 
+@pytest.mark.slow
 def test_what_grew_shrank_came_and_ended_is_told(settings: Settings) -> None:
     # Intent 2 ends, most of it goes to 1; a part of 0 becomes the new intent 5.
     second = then(**{f"u2{n}": 1 for n in range(10)}, u00=5, u01=5, u02=5)
@@ -43,6 +44,7 @@ def test_what_grew_shrank_came_and_ended_is_told(settings: Settings) -> None:
     assert told["missing"] == []
 
 
+@pytest.mark.slow
 def test_the_default_is_a_week_before_or_the_nearest_night_to_it(settings: Settings) -> None:
     for days in (0, 3, 9):
         profile_by_hand(settings, NIGHT + days * DAY, FIRST)
@@ -52,6 +54,7 @@ def test_the_default_is_a_week_before_or_the_nearest_night_to_it(settings: Setti
     assert not flows.view(lake, NIGHT + 3 * DAY, NIGHT, Links())["known"]
 
 
+@pytest.mark.slow
 def test_a_night_without_recorded_moves_is_named(settings: Settings) -> None:
     profile_by_hand(settings, NIGHT, FIRST)
     profile_by_hand(settings, NIGHT + DAY, FIRST)  # as a relabelled night: held against none
@@ -59,6 +62,7 @@ def test_a_night_without_recorded_moves_is_named(settings: Settings) -> None:
     assert told["missing"] == [NIGHT + DAY]
 
 
+@pytest.mark.slow
 def test_the_number_beside_a_name_is_all_that_went_from_it(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +78,7 @@ def test_the_number_beside_a_name_is_all_that_went_from_it(
     assert (told["shown"], told["moves"]) == (1, 3)
 
 
+@pytest.mark.slow
 def test_what_did_not_happen_is_said_in_one_line(settings: Settings) -> None:
     profile_by_hand(settings, NIGHT, FIRST)
     profile_by_hand(settings, NIGHT + DAY, then(u00=1), previous=NIGHT)

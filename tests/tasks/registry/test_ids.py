@@ -224,6 +224,7 @@ def test_nights_that_run_again_on_late_events_give_the_ids_of_nights_that_had_th
         assert came_late.intents[version] == in_time.intents[version]
 
 
+@pytest.mark.slow
 @seed(17)
 @settings(deadline=None, max_examples=20)
 @given(acts=st.lists(ACTS, min_size=1, max_size=10), act=ACTS)

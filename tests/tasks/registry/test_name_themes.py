@@ -45,6 +45,7 @@ def test_names_have_the_words_of_the_planted_themes(settings: Settings, tmp_path
 GENRES = ("Horror", "Musical", "War", "Sci-Fi", "Romance", "Crime")
 
 
+@pytest.mark.slow
 def test_a_name_begins_with_the_genre_that_its_users_surely_have_more_than_others(
     settings: Settings, real_data: Path
 ) -> None:

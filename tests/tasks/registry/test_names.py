@@ -47,6 +47,7 @@ def test_a_name_begins_with_the_most_over_represented_category(settings: Setting
     assert rows["rests_on"].to_list()[0] == ["Kitchen", "pan"]
 
 
+@pytest.mark.slow
 def test_without_a_catalogue_a_name_is_of_item_ids_until_there_is_one(settings: Settings) -> None:
     users = users_of({0: 0, 1: 1})
     profile_by_hand(settings, NIGHT, users)
@@ -107,6 +108,7 @@ def test_a_backfill_and_a_relabel_leave_the_names(settings: Settings) -> None:
 WITH_NAMES = (tables.INTENT_NAMES, tables.INTENT_PROFILES, tables.INTENT_FEATURES)
 
 
+@pytest.mark.slow
 def test_names_of_the_living_differ_also_when_a_person_brings_one_back(settings: Settings) -> None:
     settings = small_settings(settings.lake.root, label={"rename_below": 0})
     write_catalogue(settings, NIGHT, CATALOGUE)
@@ -121,6 +123,7 @@ def test_names_of_the_living_differ_also_when_a_person_brings_one_back(settings:
     assert table(settings, tables.INTENT_NAMES, NIGHT + 2 * DAY)["why"].to_list() == ["taken"]
 
 
+@pytest.mark.slow
 def test_an_intent_without_users_gets_a_name_when_it_has_some(settings: Settings) -> None:
     write_catalogue(settings, NIGHT, CATALOGUE)
     profile_by_hand(settings, NIGHT, users_of({0: 0, 1: 1}), ids=[2])
@@ -131,6 +134,7 @@ def test_an_intent_without_users_gets_a_name_when_it_has_some(settings: Settings
     assert names_of(settings, NIGHT + 2 * DAY)[2] == "Music Drum", "and keeps it without users"
 
 
+@pytest.mark.slow
 def test_a_night_that_runs_again_names_as_it_did(settings: Settings) -> None:
     write_catalogue(settings, NIGHT, CATALOGUE)
     users = users_of({0: 0, 1: 1})
@@ -140,6 +144,7 @@ def test_a_night_that_runs_again_names_as_it_did(settings: Settings) -> None:
     assert [table(settings, which).to_dicts() for which in WITH_NAMES] == before
 
 
+@pytest.mark.slow
 def test_zero_keeps_a_name_for_good(settings: Settings) -> None:
     keeping = small_settings(settings.lake.root, label={"rename_below": 0})
     write_catalogue(keeping, NIGHT, CATALOGUE)
@@ -201,6 +206,7 @@ def test_meaning_is_of_categories_and_what_is_new_takes_nothing_away() -> None:
     assert kept_meaning([], then) == 1
 
 
+@pytest.mark.slow
 def test_the_order_of_rows_decides_nothing(settings: Settings) -> None:
     write_catalogue(settings, NIGHT, CATALOGUE)
     users = users_of({0: 0, 1: 1, 2: 0})

@@ -3,6 +3,7 @@
 import datetime as dt
 
 import numpy as np
+import pytest
 
 from tasks.lake import Lake, tables
 from tasks.registry import places
@@ -19,6 +20,7 @@ def circle(*degrees: float) -> np.ndarray:
     return np.column_stack([np.cos(angles), np.sin(angles)])
 
 
+@pytest.mark.slow
 def test_an_intent_keeps_its_place_and_a_new_one_gets_one(settings: Settings) -> None:
     profile_by_hand(settings, NIGHT, USERS)
     lake = Lake(settings.lake.root)
@@ -31,6 +33,7 @@ def test_an_intent_keeps_its_place_and_a_new_one_gets_one(settings: Settings) ->
     assert table(settings, tables.INTENT_PLACES, NIGHT + DAY)["intent_id"].to_list() == [9]
 
 
+@pytest.mark.slow
 def test_a_night_that_runs_again_gives_the_same_places(settings: Settings) -> None:
     profile_by_hand(settings, NIGHT, USERS)
     profile_by_hand(settings, NIGHT + DAY, USERS | {"new": (9, [1])}, previous=NIGHT)

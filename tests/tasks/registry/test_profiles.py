@@ -35,6 +35,7 @@ OF_PROFILES = (
 )
 
 
+@pytest.mark.slow
 def test_flows_say_where_users_came_from_and_went_to(settings: Settings) -> None:
     profile_by_hand(settings, NIGHT, BEFORE)
     assert table(settings, tables.INTENT_FLOWS, NIGHT).is_empty()
@@ -45,6 +46,7 @@ def test_flows_say_where_users_came_from_and_went_to(settings: Settings) -> None
     assert sum(found.values()) == len(NOW)
 
 
+@pytest.mark.slow
 def test_sizes_are_held_against_those_of_earlier_nights(settings: Settings) -> None:
     profile_by_hand(settings, NIGHT - 6 * DAY, BEFORE)
     profile_by_hand(settings, NIGHT, {user: BEFORE[user] for user in list(BEFORE)[:20]})

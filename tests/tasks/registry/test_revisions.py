@@ -95,6 +95,7 @@ def test_the_first_time_is_the_first_revision(
     assert of(settings, NEXT)[0]["run"] == "scheduled__2026-11-21"
 
 
+@pytest.mark.slow
 def test_a_run_knows_the_nights_that_it_has_changed(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_run_knows_the_nights_that_it_has_changed(
     assert nights_of_run(lake) == [NIGHT, NEXT]
 
 
+@pytest.mark.slow
 def test_the_same_labels_again_are_no_new_revision(settings: Settings) -> None:
     first = publish(settings, NIGHT)
     [row] = of(settings)
@@ -128,6 +130,7 @@ def test_the_same_labels_again_are_no_new_revision(settings: Settings) -> None:
     assert counts(settings)[1] == (2, 3, 0, 0, 1)
 
 
+@pytest.mark.slow
 def test_what_changed_is_counted_against_what_was_published_last(settings: Settings) -> None:
     write_labels(settings, NIGHT, with_intents({"ann": 0, "bob": 1, "cleo": 2}))
     publish(settings, NIGHT)
@@ -272,6 +275,7 @@ def test_a_backfill_is_one_also_where_the_night_had_no_revision(
     assert said == [("backfill", "run backfill__2026-11-21 made it")]
 
 
+@pytest.mark.slow
 def test_a_rerun_says_what_is_known_of_it(settings: Settings) -> None:
     publish(settings, NIGHT)
     write_labels(settings, NIGHT, labels_of(NIGHT, USERS[:3]))
@@ -334,6 +338,7 @@ def test_a_forget_that_was_killed_is_completed_with_one_revision(
     assert in_parquet(settings) == as_told(settings)
 
 
+@pytest.mark.slow
 def test_labels_that_were_not_published_yet_get_their_revision_when_they_are(
     settings: Settings,
 ) -> None:

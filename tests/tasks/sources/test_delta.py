@@ -89,6 +89,7 @@ def test_a_night_reads_new_files_and_what_was_there_of_its_own_day(
     assert versions_of(settings()) == [(NIGHT, 2, None, None), (NIGHT + DAY, 3, 2, NIGHT + DAY)]
 
 
+@pytest.mark.slow
 def test_a_night_that_runs_again_reads_the_same_range_and_keeps_what_came_since(
     shop: Path, settings: Callable[..., Settings]
 ) -> None:
@@ -162,6 +163,7 @@ def test_a_rewritten_table_gives_no_event_twice(
     assert len(everything(settings())) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["log", "files"])
 def test_a_version_that_is_gone_is_read_as_the_table_is_now(
     shop: Path, settings: Callable[..., Settings], caplog: pytest.LogCaptureFixture, what: str
@@ -229,6 +231,7 @@ def test_a_time_of_any_type_is_read_by_night(
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_row_that_no_night_asks_for_goes_to_quarantine_once(
     shop: Path, settings: Callable[..., Settings]
 ) -> None:
@@ -358,6 +361,7 @@ def test_what_a_person_has_to_mend_is_one_sentence(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_rows_that_were_changed_stop_the_night_unless_they_are_followed(
     shop: Path, settings: Callable[..., Settings]
 ) -> None:

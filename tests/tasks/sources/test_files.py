@@ -72,6 +72,7 @@ def write_days(folder: Path, *numbers: int) -> None:
               f"bob,y,{day(number)}T23:59")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_night_reads_the_folders_of_its_own_days_only(folder: Path, run: Ingest) -> None:
     write_days(folder, *range(-4, 4))
     assert run()["files"] == 12  # the first night: every day before, and the one after
@@ -211,6 +212,7 @@ def test_events_without_a_weight_get_that_of_their_type(
     ]
 
 
+@pytest.mark.slow
 def test_other_weights_do_not_make_events_of_the_nights_before_late(
     tmp_path: Path, folder: Path, run: Ingest
 ) -> None:

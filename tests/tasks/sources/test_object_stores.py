@@ -264,6 +264,7 @@ def test_what_deltalake_says_of_a_store_is_told_apart(
     assert "\n" not in str(raised.value) and "\x1b" not in str(raised.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["files", "delta"])
 def test_a_store_that_does_not_answer_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
