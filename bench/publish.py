@@ -3,9 +3,9 @@
     python bench/publish.py                    # a million labels to each target
     python bench/publish.py --users 10_000_000
 
-Makes labels of as many users as --users says in a lake of its own, starts a PostgreSQL on loopback
-from what the system has installed, and publishes a night to each target twice: first new, then in
-the place of the same night. Each is a process of its own, as a task of Airflow is; the peak and
+Makes labels of as many users as --users says, and the evidence of each, in a lake of its own.
+Starts a PostgreSQL on loopback from what the system has installed, and publishes a night to each
+target twice: first new, then in the place of the same night. Each is a process of its own, as a task of Airflow is; the peak and
 the wall time are what the step itself records, the CPU time is that of its whole process, imports
 included and PostgreSQL not; the line "none" has what is not for a target.
 """
@@ -41,7 +41,9 @@ def main() -> int:
     measured = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, postgres() as server:
         lake = Lake(Path(folder) / "lake")
-        lake.replace(tables.INTENT_LABELS, labels(given.users), nights=[NIGHT])
+        made = labels(given.users)
+        lake.replace(tables.INTENT_LABELS, made, nights=[NIGHT])
+        lake.replace(tables.LABEL_EVIDENCE, evidence(made), nights=[NIGHT])
         targets = {
             "none": {},
             "Parquet": {"parquet": f"{folder}/published"},
@@ -98,6 +100,26 @@ def labels(users: int) -> pl.DataFrame:
             model_version=pl.lit("20261120-0123456789ab"),
         )
         .collect()
+    )
+
+
+def evidence(labels: pl.DataFrame) -> pl.DataFrame:
+    """Make a row for each label, with three items and three intents as `label` writes them."""
+    item = pl.format("item-{}", pl.col("n_events").cast(pl.Int64) * 7919 % 50_021)
+    share = pl.col("confidence").cast(pl.Float32) / 3
+    intent = pl.col("intent_id")
+    return labels.select(
+        "dt",
+        "user_id",
+        intent,
+        calibrated_confidence="confidence",
+        clear=pl.col("confidence") > 0.5,
+        held_since=pl.lit(None, pl.Date),
+        items=pl.concat_list([pl.struct(item.alias("item_id"), share.alias("share"))] * 3),
+        intents=pl.concat_list(
+            [pl.struct(intent.alias("intent_id"), share.alias("probability"))] * 3
+        ),
+        model_version="model_version",
     )
 
 

@@ -408,14 +408,7 @@ class PublishSettings(Section):
     postgres_connection: str = ""
     postgres_table: str = "intent_labels"
 
-    @field_validator("parquet_with")
-    @classmethod
-    def _is_a_folder(cls, folder: str) -> str:
-        if "://" in folder:
-            raise ValueError("a URL gets the labels alone: name a folder, or leave it empty")
-        return folder
-
-    @field_validator("parquet")
+    @field_validator("parquet", "parquet_with")
     @classmethod
     def _is_a_place(cls, place: str) -> str:
         return str(_place(place)) if place else ""
@@ -432,6 +425,16 @@ class PublishSettings(Section):
                 "and _ each"
             )
         return table
+
+    @model_validator(mode="after")
+    def _both_are_of_a_kind(self) -> "PublishSettings":
+        urls = ["://" in place for place in (self.parquet, self.parquet_with) if place]
+        if len(set(urls)) > 1:
+            raise ValueError(
+                f"parquet is {self.parquet} and parquet_with is {self.parquet_with}: name two "
+                "folders or two URLs, or leave parquet_with empty"
+            )
+        return self
 
 
 class RetentionSettings(Section):

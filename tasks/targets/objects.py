@@ -6,31 +6,37 @@ the night's labels, of before or of now. A reader that reads on in an object tha
 meanwhile is told so by its e_tag, where its library asks for that, and else fails on the content;
 it has to open the night again.
 
-The labels go alone: what is published with them elsewhere (`contract.COMPANIONS`) is several
-objects, which a store does not replace in one step.
+What is published with the labels (`contract.COMPANIONS`) is beside them, as on a disk (parquet.py):
+`<with>/dt=YYYY-MM-DD/<table>-<hash>.parquet`. The metadata of the labels' object names these. New
+ones arrive before the labels, and what no labels name any more goes after them.
 
-What an object holds is told by a digest in its metadata: the same labels are not written again.
+What an object of labels holds is told by a digest in its metadata: the same labels are not written
+again.
 """
 
 import datetime as dt
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
+import polars as pl
 import pyarrow as pa
 
 from tasks.errors import PublishError
 from tasks.lake import duck
-from tasks.lake.storage import Bucket, File, parquet
+from tasks.lake.storage import Bucket, parquet
 from tasks.settings import Settings
 from tasks.stores import Address, Said
-from tasks.targets.parquet import LABELS, write_labels
+from tasks.targets import contract
+from tasks.targets.parquet import LABELS, OURS_WITH, named_by, rows_of, without, write_night
 
 NAME = f"{LABELS}.parquet"
 NIGHT = re.compile(rf"dt=(\d{{4}}-\d\d-\d\d)/{re.escape(NAME)}")
 SEEN = re.compile(r"dt=[^/]*/[^/]*")  # what readers take for labels
+WITH = re.compile(rf"dt=\d{{4}}-\d\d-\d\d/{OURS_WITH.pattern}")
 DIGEST = "labels-digest"  # in an object's metadata
 SAID = Said(
     url="publish.parquet",
@@ -38,18 +44,24 @@ SAID = Said(
     rights="list, read, write and delete there",
     error=PublishError,
 )
+SAID_WITH = replace(SAID, url="publish.parquet_with")
 
 
 class ParquetObjects:
-    """The objects below the URL that `publish.parquet` names."""
+    """The objects below the URL that `publish.parquet` names, and those with the labels."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.url = settings.publish.parquet
         self.scratch = Path(settings.duckdb.temp_directory or tempfile.gettempdir())
-        address = Address(self.url, SAID, connection=settings.publish.parquet_connection)
-        self.storage = Bucket(address, self.scratch)
+        self.url = settings.publish.parquet.rstrip("/")
+        self.storage = self._bucket(self.url, SAID)
+        beside = settings.publish.parquet_with.rstrip("/") or f"{self.url}_with"
+        self.with_labels = self._bucket(beside, SAID_WITH)
         self.turns = self.storage.turns(_no_fence)
+
+    def _bucket(self, url: str, said: Said) -> Bucket:
+        address = Address(url, said, connection=self.settings.publish.parquet_connection)
+        return Bucket(address, self.scratch)
 
     def __str__(self) -> str:
         return f"Parquet files in {self.url}"
@@ -57,63 +69,113 @@ class ParquetObjects:
     def check(self) -> None:
         """Refuse a store that is not open to us, the lake's place, and nights of others' files."""
         root = str(self.settings.lake.root)
-        if f"{self.url}/".startswith(f"{root}/"):
-            raise PublishError(
-                f"publish.parquet is {self.url}, inside of the lake {root}, where files that "
-                "are in no table are deleted: name a place outside of it"
-            )
-        for file in self.storage.files():
-            if SEEN.fullmatch(file.path) and not NIGHT.fullmatch(file.path):
+        for setting, storage, ours in (
+            ("publish.parquet", self.storage, NIGHT),
+            ("publish.parquet_with", self.with_labels, WITH),
+        ):
+            if f"{storage.at()}/".startswith(f"{root}/"):
                 raise PublishError(
-                    f"{self.storage.at(file.path)} is none of the files that publish writes, and "
-                    "readers would take it for labels: move it away, or name another "
-                    "publish.parquet"
+                    f"{setting} is {storage.at()}, inside of the lake {root}, where files that "
+                    "are in no table are deleted: name a place outside of it"
                 )
+            for file in storage.files():
+                if SEEN.fullmatch(file.path) and not ours.fullmatch(file.path):
+                    raise PublishError(
+                        f"{storage.at(file.path)} is none of the files that publish writes, and "
+                        "readers of the place would take it for one: move it away, or name "
+                        f"another {setting}"
+                    )
+        if f"{self.with_labels.at()}/".startswith(f"{self.url}/"):
+            raise PublishError(
+                f"publish.parquet_with is {self.with_labels.at()}, inside of publish.parquet, "
+                "where readers would take its files for labels: name a place outside of it"
+            )
 
     def publish(self, con: duckdb.DuckDBPyConnection, night: dt.date, revisions: pa.Table) -> None:
-        """Replace the night's object; one with the same labels and revisions stays untouched."""
+        """Replace the night's objects; those with the same content stay untouched."""
+        names = (LABELS, *(companion.name for companion in contract.COMPANIONS))
         with self.turns.alone():
-            self._replace(con, LABELS, night.isoformat(), revisions)
+            self._replace(con, dict(zip(names, names, strict=True)), f"dt={night}", revisions)
 
     def forget(self, users: Sequence[str], revisions: pa.Table) -> dict[str, int]:
-        """Write the nights anew that have rows of these users."""
+        """Write the nights anew that have rows of these users; what a killed run left goes, too."""
         removed = nights = left = 0
-        is_wanted = "user_id IN (SELECT value FROM wanted)"
         with self.turns.alone(), duck.connect(self.settings) as con:
-            con.register("wanted", pa.table({"value": pa.array(users, pa.string())}))
-            for file in self._nights():
-                con.register("found", parquet(self.storage, [file.path]))
-                rows = con.table("found")
-                if found := len(rows.filter(is_wanted)):
-                    rows.filter(f"NOT {is_wanted}").create_view("others")
-                    self._replace(con, "others", _day(file), revisions)
+            for night in self._nights():
+                storages = {LABELS: (self.storage, f"{night}/{NAME}")} | {
+                    table: (self.with_labels, path) for table, path in self._named(night).items()
+                }
+                found, views = without(
+                    users, {table: _rows(con, *where) for table, where in storages.items()}
+                )
+                if found:
+                    self._replace(con, views, night, revisions)
                     removed += found
                     nights += 1
-            for file in self._nights():
-                con.register("found", parquet(self.storage, [file.path]))
-                left += len(con.table("found").filter(is_wanted))
+            self._clear(self.with_labels.folders())
+            for storage in (self.storage, self.with_labels):
+                for file in storage.files():
+                    if SEEN.fullmatch(file.path):
+                        left += rows_of(users, _rows(con, storage, file.path))
         return {"rows_removed": removed, "nights_rewritten": nights, "left": left}
 
-    def _nights(self) -> list[File]:
-        return [file for file in self.storage.files() if NIGHT.fullmatch(file.path)]
+    def _nights(self) -> list[str]:
+        paths = [file.path for file in self.storage.files()]
+        return [path.partition("/")[0] for path in paths if NIGHT.fullmatch(path)]
 
     def _replace(
-        self, con: duckdb.DuckDBPyConnection, view: str, day: str, revisions: pa.Table
+        self,
+        con: duckdb.DuckDBPyConnection,
+        views: Mapping[str, str],
+        night: str,
+        revisions: pa.Table,
     ) -> None:
-        path = f"dt={day}/{NAME}"
+        """Make the rows of views, by table, those of a night, which is the name of its folder."""
         with tempfile.TemporaryDirectory(prefix="elcrec-labels-", dir=self.scratch) as folder:
-            made = Path(folder) / LABELS
-            file = write_labels(con, con.table(view), made, day, revisions, named={})
-            digest = file.stem.rpartition("-")[2]
+            day = night.removeprefix("dt=")
+            made = write_night(con, views, Path(folder), day, revisions)
+            present = set(self.with_labels.names(night))
+            for file in made.with_labels:
+                if file.name not in present:
+                    self.storage.check()  # the turn is that of the labels
+                    self.with_labels.send(file, f"{night}/{file.name}")
+            path = f"{night}/{NAME}"
+            digest = made.labels.stem.rpartition("-")[2]
             if self.storage.fact(path, DIGEST) != digest:
-                self.storage.send(file, path, {DIGEST: digest})
+                self.storage.send(made.labels, path, {DIGEST: digest})
+        self._clear([night])
+
+    def _named(self, night: str) -> dict[str, str]:
+        """Return the paths of what the labels of a night name, by table; nothing without labels."""
+        path = f"{night}/{NAME}"
+        if self.storage.fact(path, DIGEST) is None:
+            return {}
+        with self.storage.explaining():
+            metadata = pl.read_parquet_metadata(
+                self.storage.at(path), storage_options=self.storage.polars_options
+            )
+        present = set(self.with_labels.names(night))
+        named = named_by(metadata).items()
+        return {table: f"{night}/{name}" for table, name in named if name in present}
+
+    def _clear(self, nights: Iterable[str]) -> None:
+        """Delete the objects of nights that the labels of the night do not name."""
+        for night in nights:
+            named = set(self._named(night).values())
+            unnamed = [
+                file.path
+                for file in self.with_labels.files(night)
+                if WITH.fullmatch(file.path) and file.path not in named
+            ]
+            self.storage.check()
+            self.with_labels.delete(unnamed)
+
+
+def _rows(con: duckdb.DuckDBPyConnection, storage: Bucket, path: str) -> duckdb.DuckDBPyRelation:
+    name = storage.at(path)
+    con.register(name, parquet(storage, [path]))
+    return con.table(duck.identifier(name))
 
 
 def _no_fence(app_id: str, token: int) -> None:
     """Fence nothing: an object is replaced by one request, before which its writer is checked."""
-
-
-def _day(file: File) -> str:
-    found = NIGHT.fullmatch(file.path)
-    assert found
-    return found[1]

@@ -27,8 +27,10 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
+import polars as pl
 import pyarrow as pa
 
 from tasks.errors import PublishError
@@ -47,27 +49,81 @@ NEW = ".new"  # below the folder: a night that is not finished; afterwards, the 
 PART = ".part"  # below the other folder: a file that is not finished
 
 
-def write_labels(
+class Night(NamedTuple):
+    """The files of a night as they were made: that of the labels, and those that it names."""
+
+    labels: Path
+    with_labels: list[Path]
+
+
+def write_night(
     con: duckdb.DuckDBPyConnection,
-    rows: duckdb.DuckDBPyRelation,
-    path: Path,
+    views: Mapping[str, str],
+    folder: Path,
     day: str,
     revisions: pa.Table,
-    named: Mapping[str, str],
-) -> Path:
-    """Write the labels of a day; return the file, whose name ends in a digest of its content.
+) -> Night:
+    """Write the files of a day into a folder; the name of each ends in a digest of its content.
 
-    rows: the labels of the day. path: the file without the digest. revisions: of any days.
-    named: the names of the files that belong to the labels, by table.
+    views: with the rows of the day, by table. revisions: of any days.
     """
-    of_night = [row for row in revisions.to_pylist() if row["dt"].isoformat() == day]
+    named = {}
+    with_labels = []
+    for companion in contract.COMPANIONS:
+        if companion.name in views:
+            columns = companion.table.schema.names
+            order = ", ".join(companion.key or columns).removeprefix("dt, ")
+            rows = con.table(duck.identifier(views[companion.name])).order(order)
+            file = _write(con, rows, columns, folder / companion.name, {})
+            named[companion.name] = file.name
+            with_labels.append(file)
+    of_day = [row for row in revisions.to_pylist() if row["dt"].isoformat() == day]
     metadata = {
         contract.KEY: str(contract.VERSION),
-        REVISIONS: json.dumps(of_night, default=str),
+        REVISIONS: json.dumps(of_day, default=str),
     }
     if named:
         metadata[WITH] = json.dumps(named)
-    return _write(con, rows.order("user_id"), contract.NAMES, path, metadata)
+    rows = con.table(duck.identifier(views[LABELS])).order("user_id")
+    return Night(_write(con, rows, contract.NAMES, folder / LABELS, metadata), with_labels)
+
+
+def named_by(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the names of the files that belong to labels, by table, from their file's metadata.
+
+    They are joined to a folder: nothing else than what publish writes is one.
+    """
+    named: dict[str, str] = json.loads(metadata.get(WITH, "{}"))
+    return {table: name for table, name in named.items() if OURS_WITH.fullmatch(name)}
+
+
+def rows_of(users: Sequence[str], rows: duckdb.DuckDBPyRelation) -> int:
+    """Count the rows of these users; a table without users has none."""
+    if "user_id" not in rows.columns:
+        return 0
+    return len(rows.filter(_is_one_of(users)))
+
+
+def without(
+    users: Sequence[str], files: Mapping[str, duckdb.DuckDBPyRelation]
+) -> tuple[int, dict[str, str]]:
+    """Make views of a night's rows but for those of these users.
+
+    files: the rows of each table. Returns how many rows are left out, and the views by table.
+    """
+    found = 0
+    views = {}
+    for table, rows in files.items():
+        found += rows_of(users, rows)
+        if "user_id" in rows.columns:
+            rows = rows.filter(~_is_one_of(users))
+        views[table] = f"others in {table}"
+        rows.create_view(views[table])
+    return found, views
+
+
+def _is_one_of(users: Sequence[str]) -> duckdb.Expression:
+    return duckdb.ColumnExpression("user_id").isin(*map(duckdb.ConstantExpression, users))
 
 
 class ParquetFolder:
@@ -120,31 +176,24 @@ class ParquetFolder:
         removed = nights = left = 0
         if self.folder.is_dir():
             with self._locked(), duck.connect(self.settings) as con:
-                con.register("wanted", pa.table({"value": pa.array(users, pa.string())}))
-                is_wanted = "user_id IN (SELECT value FROM wanted)"
                 for file in sorted(self.folder.glob(FILES)):
-                    found = 0
-                    views = {}
-                    for name, path in self._files_of(con, file).items():
-                        rows = con.read_parquet(str(path), hive_partitioning=False)
-                        if "user_id" in rows.columns:
-                            found += len(rows.filter(is_wanted))
-                            rows = rows.filter(f"NOT {is_wanted}")
-                        views[name] = f"others in {name}"
-                        rows.create_view(views[name])
+                    files = {
+                        table: con.read_parquet(str(path), hive_partitioning=False)
+                        for table, path in self._files_of(file).items()
+                    }
+                    found, views = without(users, files)
                     if found:
                         self._replace(con, views, file.parent.name, revisions)
                         removed += found
                         nights += 1
                     else:
-                        self._clear(con, file.parent.name)
+                        self._clear(file.parent.name)
                 for folder in self.with_labels.glob("dt=*"):  # a run was killed before its labels
                     if not (self.folder / folder.name).exists():
                         shutil.rmtree(folder)
-                files = [*self.folder.glob(FILES), *self.with_labels.glob(FILES)]
-                for file in files:
+                for file in (*self.folder.glob(FILES), *self.with_labels.glob(FILES)):
                     rows = con.read_parquet(str(file), hive_partitioning=False)
-                    left += len(rows.filter(is_wanted)) if "user_id" in rows.columns else 0
+                    left += rows_of(users, rows)
         return {"rows_removed": removed, "nights_rewritten": nights, "left": left}
 
     def _replace(
@@ -157,19 +206,9 @@ class ParquetFolder:
         """Make the rows of views, by table, those of a night, which is the name of its folder."""
         new = self.folder / NEW
         new.mkdir()
-        named = {}
-        for companion in contract.COMPANIONS:
-            if companion.name in views:
-                columns = companion.table.schema.names
-                order = ", ".join(companion.key or columns).removeprefix("dt, ")
-                view = views[companion.name]
-                rows = con.table(duck.identifier(view)).order(order)
-                file = _write(con, rows, columns, new / companion.name, {})
-                named[companion.name] = file.name
-                self._add(file, night)
-        rows = con.table(duck.identifier(views[LABELS]))
-        day = night.removeprefix("dt=")
-        labels = write_labels(con, rows, new / LABELS, day, revisions, named)
+        labels, with_labels = write_night(con, views, new, night.removeprefix("dt="), revisions)
+        for file in with_labels:
+            self._add(file, night)
         folder = self.folder / night
         if not (folder / labels.name).exists():
             # On the disk before readers can find it: a crash leaves the night before or this one.
@@ -181,7 +220,7 @@ class ParquetFolder:
                 new.rename(folder)
             _sync(self.folder)
         shutil.rmtree(new, ignore_errors=True)
-        self._clear(con, night)
+        self._clear(night)
 
     def _add(self, file: Path, night: str) -> None:
         """Move a file to those of a night that are not the labels'; one that is there stays."""
@@ -195,20 +234,17 @@ class ParquetFolder:
             _sync(folder)
         file.unlink()
 
-    def _files_of(self, con: duckdb.DuckDBPyConnection, labels: Path) -> dict[str, Path]:
+    def _files_of(self, labels: Path) -> dict[str, Path]:
         """Return the files of a night by table: that of the labels, and those that it names."""
-        query = "SELECT decode(value) FROM parquet_kv_metadata($file) WHERE decode(key) = $key"
-        found = con.execute(query, {"file": str(labels), "key": WITH}).fetchall()
-        named = json.loads(found[0][0]) if found else {}
         folder = self.with_labels / labels.parent.name
-        # The names are joined to a folder: nothing else than what publish writes is one.
-        files = {table: folder / name for table, name in named.items() if OURS_WITH.fullmatch(name)}
+        named = named_by(pl.read_parquet_metadata(labels))
+        files = {table: folder / name for table, name in named.items()}
         return {LABELS: labels} | {table: file for table, file in files.items() if file.exists()}
 
-    def _clear(self, con: duckdb.DuckDBPyConnection, night: str) -> None:
+    def _clear(self, night: str) -> None:
         """Delete the files of a night that its labels do not name."""
         [labels] = (self.folder / night).glob("*.parquet")
-        named = set(self._files_of(con, labels).values())
+        named = set(self._files_of(labels).values())
         for file in (self.with_labels / night).glob("*.parquet"):
             if file not in named:
                 file.unlink()

@@ -290,6 +290,11 @@ def test_a_url_of_another_kind_is_refused() -> None:
         load_settings(publish={"parquet": "gs://bucket/labels"})
 
 
+def test_labels_and_what_is_with_them_are_both_folders_or_both_urls() -> None:
+    with pytest.raises(SettingsError, match="name two folders or two URLs"):
+        load_settings(publish={"parquet": "s3://bucket/labels", "parquet_with": "with"})
+
+
 def test_a_relative_folder_is_below_that_of_the_settings() -> None:
     assert load_settings(publish={"parquet": "out"}).publish.parquet == str(REPO / "out")
 

@@ -1,6 +1,7 @@
 """Labels published to a store: one whole object a night, whenever a reader looks."""
 
 import datetime as dt
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,12 @@ import pytest
 
 from tasks.chores.forget import forget
 from tasks.errors import PublishError
-from tasks.lake import storage_at
-from tasks.lake.storage import parquet
+from tasks.lake import Lake, storage_at, tables
+from tasks.lake.storage import Bucket, File, parquet
 from tasks.night.publish import publish
 from tasks.settings import Settings, load_settings
 from tests.places import bucket
-from tests.tasks.labels import labels_of, write_labels
+from tests.tasks.labels import labels_of, write_companions, write_labels
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
@@ -59,7 +60,7 @@ def test_a_night_is_one_object_that_is_replaced_whole(settings: Settings) -> Non
     first, second = f"dt={NIGHT}/{NAME}", f"dt={NEXT}/{NAME}"
     assert published(settings) == {first: USERS, second: USERS[:2]}
     metadata = pq.read_schema(pa.BufferReader(storage.read(first))).metadata
-    assert set(metadata) == {b"contract_version", b"revisions"}
+    assert set(metadata) == {b"contract_version", b"revisions", b"published_with"}
     before = storage.files(f"dt={NIGHT}")
     publish(settings, NIGHT)
     assert storage.files(f"dt={NIGHT}") == before, "the same labels are not written again"
@@ -99,13 +100,91 @@ def test_a_forgotten_person_goes_from_the_published_objects(settings: Settings) 
     assert published(settings) == kept
 
 
+def with_labels(settings: Settings) -> dict[str, pl.DataFrame]:
+    """Read what belongs to the labels of the night as readers do: what their object names."""
+    storage = storage_at(settings.publish.parquet)
+    labels = storage.read(f"dt={NIGHT}/{NAME}")
+    named = json.loads(pq.read_schema(pa.BufferReader(labels)).metadata[b"published_with"])
+    beside = storage_at(f"{settings.publish.parquet}_with")
+    return {
+        table: pl.read_parquet(beside.read(f"dt={NIGHT}/{name}")) for table, name in named.items()
+    }
+
+
+def beside(settings: Settings) -> list[File]:
+    return storage_at(f"{settings.publish.parquet}_with").files()
+
+
+def test_what_belongs_to_labels_is_in_objects_that_they_name(settings: Settings) -> None:
+    labels = labels_of(NIGHT, USERS)
+    write_companions(settings, NIGHT, labels, "Garden")
+    publish(settings, NIGHT)
+    found = with_labels(settings)
+    for table in tables.WITH_LABELS:
+        in_lake = Lake.of(settings).scan(table).drop("dt").collect()
+        rows = found[table.name].select(in_lake.columns)
+        assert sorted(map(repr, rows.rows())) == sorted(map(repr, in_lake.rows())), table.name
+    before = beside(settings)
+    assert len(before) == len(tables.WITH_LABELS)
+    publish(settings, NIGHT)
+    assert beside(settings) == before, "the same content is not written again"
+    write_companions(settings, NIGHT, labels, "Kitchen")
+    assert publish(settings, NIGHT)["why"] == "other profiles"
+    assert with_labels(settings)["intent_names"]["name"].to_list() == ["Kitchen 0", "Kitchen 1"]
+    assert len(beside(settings)) == len(tables.WITH_LABELS), "those of before are gone"
+
+
+def test_labels_name_what_was_with_them_until_they_are_replaced(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_companions(settings, NIGHT, labels_of(NIGHT, USERS), "Old")
+    publish(settings, NIGHT)
+    new = labels_of(NIGHT, ["dora"])
+    write_labels(settings, NIGHT, new)
+    write_companions(settings, NIGHT, new, "New")
+    send = Bucket.send
+
+    def killed_before_labels(self: Bucket, file: Path, path: str, *facts: dict[str, str]) -> None:
+        if path.endswith(NAME):
+            raise KeyboardInterrupt
+        send(self, file, path, *facts)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Bucket, "send", killed_before_labels)
+        publish(settings, NIGHT)
+    assert published(settings) == {f"dt={NIGHT}/{NAME}": USERS}
+    assert with_labels(settings)["intent_profiles"]["name"].to_list() == ["Old 0", "Old 1"]
+    assert len(beside(settings)) > len(tables.WITH_LABELS)
+    publish(settings, NIGHT)
+    assert with_labels(settings)["intent_profiles"]["name"].to_list() == ["New 0"]
+    assert len(beside(settings)) == len(tables.WITH_LABELS)
+
+
+def test_a_forgotten_person_goes_from_what_is_published_with_labels(settings: Settings) -> None:
+    write_companions(settings, NIGHT, labels_of(NIGHT, USERS), "Garden")
+    publish(settings, NIGHT)
+    storage_at(f"{settings.publish.parquet}_with").write(
+        f"dt={NEXT}/intent_users-0123456789abcdef.parquet", b"of a run that was killed"
+    )
+    report = forget(settings, ["ann"])
+    [target] = report["targets"].values()
+    assert target == {"rows_removed": 3, "nights_rewritten": 1, "left": 0}
+    found = with_labels(settings)
+    assert found["label_evidence"]["user_id"].to_list() == USERS[1:]
+    assert "ann" not in found["intent_users"]["user_id"].to_list()
+    assert len(beside(settings)) == len(tables.WITH_LABELS), "also what no labels name is gone"
+
+
 def test_a_place_that_cannot_be_the_target_is_named(settings: Settings) -> None:
-    def refused(url: str, says: str) -> None:
-        target = settings.publish.model_copy(update={"parquet": url})
+    def refused(url: str, says: str, beside: str = "") -> None:
+        target = settings.publish.model_copy(update={"parquet": url, "parquet_with": beside})
         with pytest.raises(PublishError, match=says):
             publish(settings.model_copy(update={"publish": target}), NIGHT)
 
     refused(f"{settings.lake.root}/intent_labels", "inside of the lake")
     refused("s3://no-such-bucket/labels", "there is no bucket no-such-bucket: correct publish")
-    storage_at(settings.publish.parquet).write("dt=2020-01-01/part-0.parquet", b"")
-    refused(settings.publish.parquet, "part-0.parquet is none of the files that publish writes")
+    labels = settings.publish.parquet
+    refused(labels, "publish.parquet_with is .* inside of publish.parquet", f"{labels}/with")
+    refused(labels, "publish.parquet_with is .* inside of the lake", f"{settings.lake.root}/with")
+    storage_at(labels).write("dt=2020-01-01/part-0.parquet", b"")
+    refused(labels, "part-0.parquet is none of the files that publish writes")
