@@ -5,9 +5,10 @@
 
 Makes labels of as many users as --users says, and the evidence of each, in a lake of its own.
 Starts a PostgreSQL on loopback from what the system has installed, and publishes a night to each
-target twice: first new, then in the place of the same night. Each is a process of its own, as a task of Airflow is; the peak and
-the wall time are what the step itself records, the CPU time is that of its whole process, imports
-included and PostgreSQL not; the line "none" has what is not for a target.
+target twice: first new, then in the place of the same night. Each is a process of its own, as a
+task of Airflow is. The peak and the wall time are what the step itself records. The CPU time is
+that of its whole process, imports included and PostgreSQL not; the line "none" has what is not for
+a target.
 """
 
 import argparse

@@ -5,6 +5,7 @@ This is the one thing on the page that reads a night's labels; it is a download,
 
 import datetime as dt
 import io
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,8 +17,8 @@ from tasks.settings import Settings
 
 ROWS = 50_000  # in memory at a time
 MEDIA = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
-# A spreadsheet takes a text that begins so for a formula, and runs it.
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# A spreadsheet takes a text that begins so for a formula, and runs it; a number is none.
+FORMULA = re.compile(r"(?![+-]?\d+(\.\d+)?\Z)[=+\-@\t\r]")
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def _harmless(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Put an apostrophe before an id that a spreadsheet would take for a formula."""
     at = batch.schema.get_field_index("user_id")
     ids = [
-        f"'{one}" if one is not None and one.startswith(FORMULA) else one
+        f"'{one}" if one is not None and FORMULA.match(one) else one
         for one in batch.column(at).to_pylist()
     ]
     return batch.set_column(at, batch.schema.field(at), pa.array(ids, pa.string()))
