@@ -36,7 +36,7 @@ from local.generator import generate
 from tasks.lake import Lake, tables
 from tasks.night.ingest import latest_night
 from tasks.night.train import number_of_intents
-from tasks.registry.histories import trainable_histories
+from tasks.registry.histories import trainable_users
 from tasks.registry.identity import configure
 from tasks.registry.vocabulary import model_numbers, renumbered, vocabulary
 from tasks.settings import Settings, load_settings
@@ -48,6 +48,7 @@ STEPS = ("ingest", "build-sequences", "train", "evaluate", "promote", "label")
 MONTH = 28  # nights between labels that are compared over a longer time
 SHARES = ("all", "median", "worst")
 QUALITY = {"intent_lift@20": "lift@20", "utilisation": "utilisation", "largest_share": "largest"}
+WORTH = ("HR@20", "NDCG@20", "intent_lift@20")  # of a model on the night after
 
 
 def from_nothing(settings: Settings, night: dt.date) -> pl.DataFrame:
@@ -55,7 +56,7 @@ def from_nothing(settings: Settings, night: dt.date) -> pl.DataFrame:
     lake = Lake.of(settings)
     item_ids = vocabulary(settings, night)
     numbers = model_numbers(lake, item_ids)
-    histories = renumbered(trainable_histories(settings, night), numbers)
+    histories = renumbered(trainable_users(settings, night).histories, numbers)
     config = configure(settings, number_of_intents(settings, len(histories)))
     model = ELCRec(config).fit(histories, n_items=len(item_ids))
     rows = lake.scan(tables.SEQUENCES, night, night).select("user_id", "items", "last_ts").collect()
@@ -190,10 +191,15 @@ def main() -> None:
     parser.add_argument("--drift", action="store_true", help="a generated log, not --events")
     parser.add_argument("--scratch-every", type=int, default=1, help="0: no comparison")
     parser.add_argument("--retrain-nights", type=int, default=28)
+    parser.add_argument(
+        "--held-out-users", type=int, help="model.held_out_users, if not the default"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     add_option(parser)
     given = parser.parse_args()
     logging.disable(logging.INFO)
+    asked = given.held_out_users
+    held_out = {} if asked is None else {"model.held_out_users": asked}
     with tempfile.TemporaryDirectory(prefix="bench-") as root:
         events = given.events
         if given.drift:
@@ -204,6 +210,7 @@ def main() -> None:
                 "lake.root": f"{root}/lake",
                 "model.retrain_nights": given.retrain_nights,
                 "model.threads": given.threads,
+                **held_out,
             }
         )
         figures = replay(settings, given.nights, given.scratch_every)
@@ -294,7 +301,20 @@ def replay(settings: Settings, count: int, scratch_every: int) -> dict[str, Any]
     print(
         "Mean of the models: " + ", ".join(f"{name} {value:.4f}" for name, value in means.items())
     )
+    figures["by_time"] = by_time(lake)
+    print("By time: " + ", ".join(f"{name} {v:.4f}" for name, v in figures["by_time"].items()))
     return figures
+
+
+def by_time(lake: Lake) -> dict[str, float]:
+    """Return what each night's model was worth on the night after: means over all these users."""
+    rows = lake.scan(tables.METRICS).filter(
+        pl.col("split") == "time", pl.col("model_version") != "popularity"
+    )
+    of_nights = rows.collect().pivot("metric", index="dt", values="value").drop_nulls("users")
+    weight = pl.col("users")
+    means = [((pl.col(name) * weight).sum() / weight.sum()).alias(name) for name in WORTH]
+    return of_nights.drop_nulls(WORTH).select(weight.sum(), *means).row(0, named=True)
 
 
 def shares_kept(

@@ -68,14 +68,16 @@ def cooccurrence_ranks(
     counts: NDArray[np.integer],
     among_all: NDArray[np.bool_] | None = None,
     seed: int = 0,
+    known: Histories | None = None,
 ) -> NDArray[np.int64]:
     """Rank of every target by how often it is seen together with the user's last item.
 
-    Together is at most WINDOW events apart in a history of `split`, in either order. Of more than
-    MOST_EVENTS events those of users drawn by `seed` are counted. Arguments as of
-    `last_item_ranks`.
+    Together is at most WINDOW events apart in a history of `known`, in either order; by default in
+    those of `split`. Of more than MOST_EVENTS events those of users drawn by `seed` are counted.
+    Other arguments as of `last_item_ranks`.
     """
-    starts, neighbours, often = _neighbours(split.histories, counts, seed)
+    histories = split.histories if known is None else known
+    starts, neighbours, often = _neighbours(histories, counts, seed)
 
     def of_last(histories: Histories) -> Scores:
         users = np.flatnonzero(histories.lengths)

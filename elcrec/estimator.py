@@ -66,10 +66,11 @@ class ELCRec:
         *,
         initial: ELCRec | None = None,
         groups: NDArray[np.integer] | None = None,
+        held_out: NDArray[np.bool_] | None = None,
         checkpoint_dir: Path | None = None,
         on_epoch: Callable[[EpochReport], None] | None = None,
     ) -> ELCRec:
-        """Learn encoder and intents together; the newest two events of every history are held out.
+        """Learn encoder and intents together; the newest two events of histories are held out.
 
         The epoch with the best NDCG@20 on `s_{T−1}` is kept. Histories of fewer than three events
         teach nothing here and are left out.
@@ -78,6 +79,8 @@ class ELCRec:
         initial: a fitted model to start from; its items keep their numbers, larger ones are new.
         groups: int `[n]`, the intent each user is known to have, −1 for none: intent j starts at
             what the users of group j have in common, in place of k-means; not with `initial`.
+        held_out: bool `[n]`, whose newest two events are held out; of the others every event is
+            learned from. None: everybody's. By whom is not held out, nothing can be judged.
         checkpoint_dir: where every epoch's state goes; a fit that finds one there goes on from it
             and, on a CPU, ends with the same weights as one that was never stopped.
         on_epoch: called after every epoch.
@@ -85,7 +88,7 @@ class ELCRec:
         with batches that are cut into twice as many parts.
         Raises ELCRecError for items beyond n_items, too few users for the intents, a loss that is
         not finite, too little memory for one history at a time, or a checkpoint of another config,
-        other histories, or another start (`initial`, `groups`).
+        other histories, or another start (`initial`, `groups`), or with others held out.
         """
         config = self.config
         n_items = n_items or int(histories.items.max(initial=0))
@@ -94,6 +97,8 @@ class ELCRec:
         usable = histories.take(long_enough)
         if groups is not None:
             groups = groups[long_enough]
+        if held_out is not None:
+            held_out = held_out[long_enough]
         if len(usable) < config.n_intents:
             raise ELCRecError(
                 f"{config.n_intents} intents need at least as many users with 3 events, "
@@ -103,7 +108,9 @@ class ELCRec:
         passes = 1
         while True:
             try:
-                self._train(usable, n_items, passes, initial, groups, checkpoint_dir, on_epoch)
+                self._train(
+                    usable, n_items, passes, initial, groups, held_out, checkpoint_dir, on_epoch
+                )
                 return self
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
@@ -132,6 +139,7 @@ class ELCRec:
         passes: int,
         initial: ELCRec | None,
         groups: NDArray[np.integer] | None,
+        held_out: NDArray[np.bool_] | None,
         checkpoint_dir: Path | None,
         on_epoch: Callable[[EpochReport], None] | None,
     ) -> None:
@@ -143,7 +151,7 @@ class ELCRec:
             _copy_overlap(initial._fitted(), network)
         # A model to start from has its intents already.
         warmup = 0 if initial is not None else min(config.warmup_epochs, config.max_epochs)
-        trainer = Trainer(network, usable, config, warmup, passes)
+        trainer = Trainer(network, usable, config, warmup, passes, held_out)
         best = _Best()
         first_epoch = 1
         facts: dict[str, Any] = {
@@ -152,6 +160,7 @@ class ELCRec:
             "histories": _digest(usable),
             "initial": _start_digest(initial),
             "groups": None if groups is None else _bytes_digest(groups.astype(np.int64)),
+            "held_out": None if held_out is None else _bytes_digest(held_out),
         }
         self.history = []
         if checkpoint_dir is not None and (checkpoint_dir / f"{RESUMABLE}.json").exists():
@@ -246,8 +255,9 @@ class ELCRec:
         """Fit the confidence of labels to how often they outlive a user's newest event.
 
         It is fitted to every second user, at most CALIBRATION_USERS, so that the others can measure
-        it (`foreseen`). No event that `fit` learned from is asked for: the newest is held out. Fit,
-        `open_intents` and whatever else changes the network come first.
+        it (`foreseen`). No event that `fit` learned from may be asked for: give the histories of
+        those who are held out. Fit, `open_intents` and whatever else changes the network come
+        first.
         """
         self.calibration = Calibration.fit(*self._next_labels(histories, first=0))
         return self.calibration

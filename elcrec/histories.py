@@ -89,9 +89,13 @@ class Histories:
         offsets = self.offsets[first : last + 1]
         return Histories(self.items[offsets[0] : offsets[-1]], offsets - offsets[0])
 
-    def drop_last(self, count: int) -> Histories:
-        """Every history without its newest `count` items; shorter ones become empty."""
-        lengths = np.maximum(self.lengths - count, 0)
+    def drop_last(self, count: int, of: NDArray[np.bool_] | None = None) -> Histories:
+        """Every history without its newest `count` items; shorter ones become empty.
+
+        of: bool `[n]`, of whom alone; the histories of the others stay whole.
+        """
+        dropped = count if of is None else count * of
+        lengths = np.maximum(self.lengths - dropped, 0)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         return Histories(self.items[ragged_arange(self.offsets[:-1], lengths)], offsets)
 

@@ -273,17 +273,19 @@ def intent_hits(
     n_items: int,
     cutoff: int = 20,
     among_all: NDArray[np.bool_] | None = None,
+    users: NDArray[np.integer] | None = None,
 ) -> IntentHits:
     """Tell whose target is found by the item counts of the user's intent, and by popularity.
 
     labels: int `[n]`, made from `known`. Items are scored by their count in the histories `known`
     of the users with the same label (the user's own left out), ties broken by popularity; the
     histories of `split`, which `known` may be, are no candidates.
-    among_all: bool `[n]`, see `elcrec.evaluation.target_ranks`.
+    users: int `[m]`, whose targets `split` has; by default everybody's.
+    among_all: bool `[m]`, see `elcrec.evaluation.target_ranks`.
     """
     popularity = np.bincount(known.items, minlength=n_items + 1)
     return IntentHits(
-        intent_ranks(labels, known, split, popularity, among_all) < cutoff,
+        intent_ranks(labels, known, split, popularity, among_all, users) < cutoff,
         popularity_ranks(split, popularity, among_all) < cutoff,
         cutoff,
     )
@@ -307,29 +309,33 @@ def intent_ranks(
     split: Split,
     popularity: NDArray[np.integer],
     among_all: NDArray[np.bool_] | None = None,
+    users: NDArray[np.integer] | None = None,
 ) -> NDArray[np.int64]:
-    """Rank of every target by the item counts of the user's intent, int64 `[n]`, 0 is first."""
+    """Rank of every target by the item counts of the user's intent, int64 `[m]`, 0 is first.
+
+    Arguments as of `intent_hits`.
+    """
     # Users without a label are one intent of their own: only what they have in common is known.
     labels = np.where(labels < 0, labels.max(initial=-1) + 1, labels)
+    asked, own = (labels, known) if users is None else (labels[users], known.take(users))
+    m = len(own)
     tie_break = 1e-3 * popularity / popularity.max()
-    owners = np.repeat(np.arange(len(known)), known.lengths)
-    own_target = np.bincount(owners[known.items == split.targets[owners]], minlength=len(known))
+    their_own = np.repeat(np.arange(m), own.lengths)
+    own_target = np.bincount(their_own[own.items == split.targets[their_own]], minlength=m)
     seen_users, seen_items = distinct_seen(split, among_all)
-    ranks, target_scores = np.empty(len(known), np.int64), np.empty(len(known))
+    ranks, target_scores = np.empty(m, np.int64), np.empty(m)
     excluded = np.empty(seen_users.size, bool)
-    of_users, of_events, of_seen = (
-        _ByLabel(labels[i]) for i in (np.arange(len(known)), owners, seen_users)
+    of_users, of_events, of_seen = map(
+        _ByLabel, (asked, np.repeat(labels, known.lengths), asked[seen_users])
     )
-    for label in np.unique(labels):
-        users, seen = of_users[label], of_seen[label]
+    for label in np.unique(asked):
+        mine, seen = of_users[label], of_seen[label]
         scores = np.bincount(known.items[of_events[label]], minlength=popularity.size) + tie_break
-        target_scores[users] = scores[split.targets[users]] - own_target[users]
+        target_scores[mine] = scores[split.targets[mine]] - own_target[mine]
         # Less one: the target is among those that score as high, its owner's count in or out.
-        ranks[users] = (
-            np.searchsorted(np.sort(-scores[1:]), -target_scores[users], side="right") - 1
-        )
+        ranks[mine] = np.searchsorted(np.sort(-scores[1:]), -target_scores[mine], side="right") - 1
         excluded[seen] = scores[seen_items[seen]] >= target_scores[seen_users[seen]]
-    return ranks - np.bincount(seen_users[excluded], minlength=len(known))
+    return ranks - np.bincount(seen_users[excluded], minlength=m)
 
 
 class _ByLabel:

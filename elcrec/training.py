@@ -74,9 +74,11 @@ def training_windows(histories: Histories, config: Config) -> Windows:
 
 
 class Trainer:
-    """Trains a network in place on all but the last two events of every history.
+    """Trains a network in place on all but the last two events of the histories held out.
 
-    histories: users with at least three events; `s_1 … s_{T−2}` is trained on, `s_{T−1}` validates.
+    histories: users with at least three events. Of those held out `s_1 … s_{T−2}` is trained on and
+        `s_{T−1}` validates; of the others the whole history is trained on.
+    held_out: bool `[n]`, None for everybody.
     passes: into how many parts a batch is cut, of which one at a time is in memory.
     """
 
@@ -87,6 +89,7 @@ class Trainer:
         config: Config,
         warmup_epochs: int = 0,
         passes: int = 1,
+        held_out: NDArray[np.bool_] | None = None,
     ) -> None:
         self.warmup_epochs = warmup_epochs
         self.passes = passes
@@ -94,8 +97,10 @@ class Trainer:
         self.network = network
         self.config = config
         self.device = network.centers.device
-        self.known = histories.drop_last(2)
-        checked = np.arange(len(histories))
+        self.known = histories.drop_last(2, held_out)
+        checked = np.arange(len(histories)) if held_out is None else np.flatnonzero(held_out)
+        if not checked.size:
+            raise ELCRecError("no user is held out, so nothing can validate what is learned")
         if checked.size > config.validation_users:
             rng = np.random.default_rng(config.seed)
             checked = np.sort(rng.choice(checked, config.validation_users, replace=False))

@@ -309,6 +309,9 @@ class SequenceSettings(Section):
         return self.model_dump(mode="json", exclude=off)
 
 
+FEWEST_HELD_OUT = 100  # by fewer users, no two models can be told apart
+
+
 class ModelSettings(Section):
     """What is trained, for how long and on what."""
 
@@ -324,11 +327,22 @@ class ModelSettings(Section):
     least_overlap: float = Field(0.15, gt=0, le=1)
     least_share: float = Field(0.1, gt=0, le=1)
     left_nights: int = Field(14, ge=1)
+    held_out_users: int = Field(5_000, ge=0)
     seed: int = Field(42, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(0, ge=0)
     max_length: int = Field(50, ge=3)
     overrides: dict[str, Any] = {}
+
+    @field_validator("held_out_users")
+    @classmethod
+    def _can_be_judged_by(cls, users: int) -> int:
+        if 0 < users < FEWEST_HELD_OUT:
+            raise ValueError(
+                f"models cannot be judged by so few users: write {FEWEST_HELD_OUT} or more, or 0 "
+                "for all"
+            )
+        return users
 
     @field_validator("overrides")
     @classmethod

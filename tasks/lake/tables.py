@@ -323,6 +323,7 @@ SEQUENCE_INPUTS = Table(
             ("core_items", pa.list_(pa.int32())),
             ("data_fingerprint", pa.string()),
             ("data_items", pa.int32()),
+            ("data_trainable", pa.int64()),
             ("data_files", pa.string()),
         ]
     ),
@@ -336,6 +337,7 @@ SEQUENCE_INPUTS = Table(
         ),
         "data_fingerprint": "Fingerprint of the histories themselves; a model is named after it.",
         "data_items": "Number of different items in the histories.",
+        "data_trainable": "Users with events enough to train on; null in older rows.",
         "data_files": "Fingerprint of the files that data_fingerprint was taken of.",
     },
 )
@@ -381,9 +383,10 @@ MODELS = Table(
             ("first_free_id", pa.int32()),
             ("next_intent_id", pa.int32()),
             ("superseded", pa.bool_()),
+            ("held_out_one_in", pa.int64()),
         ]
     ),
-    before={"superseded": "false"},
+    before={"superseded": "false", "held_out_one_in": "1"},
     row="One trained model.",
     meanings={
         "dt": "The night whose histories it was trained on, a UTC date.",
@@ -402,6 +405,10 @@ MODELS = Table(
         "superseded": (
             "Whether its night ran again with the same settings, on other events or from another "
             "parent. Such a model keeps no ids, and labels nothing any more."
+        ),
+        "held_out_one_in": (
+            "Of how many users the newest two events of one were held out from training, a power "
+            "of two: 1 is everybody."
         ),
     },
 )

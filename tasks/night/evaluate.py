@@ -1,7 +1,9 @@
 """Judge the night's model on held-out events, next to simple baselines and the models before it.
 
-Leave-one-out over the users with three events or more: the newest event of each is the target.
-What the labels are worth is measured on labels made from all but the two newest events.
+Leave-one-out over the users who are held out (`tasks.registry.held_out`), where users are few all
+with three events or more: the newest event of each is the target, and what a model may see of them
+ends before it. What the labels are worth is measured on labels of all users, those of the held-out
+users made from all but their two newest events.
 Definitions: `elcrec.evaluation`, `elcrec.baselines` and `elcrec.intents`.
 
 A target that is new to its user is ranked among the items that the user has not had: that is the
@@ -12,8 +14,8 @@ goes by the new ones.
 By time, the other way to judge, is what the last promoted model would have made of this night: it
 was trained on nights before, and the first event of the night is the target of each user who had a
 history by then. This alone says what tomorrow brings; of the night's own model it can be said the
-night after. Leave-one-out takes all users with three events and holds out events of all times, so
-it compares two models on many more users, and `promote` goes by it.
+night after. Leave-one-out takes users whether they came tonight or not, and holds out events of all
+times, so it compares two models on many more users, and `promote` goes by it.
 
 The night's model is compared with the last promoted one, with the anchor (the model of the last
 training from scratch that the last promoted one goes back to: against it small steps add up), and
@@ -69,10 +71,10 @@ from tasks.registry.figures import (
     against,
     change_of,
 )
-from tasks.registry.histories import trainable_histories
+from tasks.registry.histories import trainable_users
 from tasks.registry.identity import model_of_night
 from tasks.registry.labelling import USERS_A_BATCH, label_batch, labelled_histories, last_labelled
-from tasks.registry.versions import anchor, promoted
+from tasks.registry.versions import anchor, held_out_one_in, promoted
 from tasks.registry.vocabulary import model_numbers, renumbered
 from tasks.registry.weights import Loaded, load
 from tasks.settings import Settings
@@ -85,23 +87,37 @@ CHURN_USERS = 262_144
 
 @dataclass(frozen=True)
 class Targets:
-    """What is to be found: the night's histories up to the target of each user.
+    """What is to be found: the newest event of each user by whom models are judged.
 
     histories: whole, of `n` users, in the numbers of the night's items, 1 to n_items.
-    repeats: bool `[n]`, whose target is an item that the user has had.
+    held_out: bool `[n]`, who is judged by; None is everybody.
+    side: of these `m` users, the history before the target, and the target.
+    repeats: bool `[m]`, whose target is an item that the user has had.
     """
 
     histories: Histories
+    held_out: npt.NDArray[np.bool_] | None
     side: Split
     repeats: npt.NDArray[np.bool_]
     n_items: int
     cutoffs: list[int]
 
     @classmethod
-    def of(cls, histories: Histories, n_items: int, cutoffs: list[int]) -> "Targets":
-        """Hold out the newest event of every history."""
-        side = leave_one_out(histories, SPLIT)
-        return cls(histories, side, is_repeat(side), n_items, cutoffs)
+    def of(
+        cls,
+        histories: Histories,
+        n_items: int,
+        cutoffs: list[int],
+        held_out: npt.NDArray[np.bool_] | None = None,
+    ) -> "Targets":
+        """Hold out the newest event of the histories that models are judged by."""
+        side = leave_one_out(_those(held_out, histories), SPLIT)
+        return cls(histories, held_out, side, is_repeat(side), n_items, cutoffs)
+
+    @property
+    def users(self) -> npt.NDArray[np.int64] | None:
+        """The places of the users among all, int64 `[m]`; None is everybody."""
+        return None if self.held_out is None else np.flatnonzero(self.held_out)
 
     def slices(self) -> dict[str, npt.NDArray[np.bool_]]:
         """Return the users of each slice that has any, by a mask."""
@@ -144,22 +160,31 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
     anchor cannot be read and so nothing protects the labels (unless promote.force is set).
     """
     lake = Lake.of(settings)
-    version = model_of_night(settings, night).version
-    by_index = trainable_histories(settings, night)
+    identity = model_of_night(settings, night)
+    version = identity.version
+    users = trainable_users(settings, night)
+    by_index = users.histories
     # NDCG@20 decides what is promoted, whatever cutoffs are asked for.
     cutoffs = sorted({*settings.evaluate.cutoffs, CUTOFF})
 
     model = load(settings, version)
     numbers = model_numbers(lake, model.item_ids)
     histories = renumbered(by_index, numbers)
-    targets = Targets.of(histories, len(model.item_ids), cutoffs)
-    new = judge(model.model, histories, targets)
-    new.metrics[ALL_USERS] |= _repeat_shares(settings, targets)
-    new.metrics[ALL_USERS] |= confidence_figures(model.model, histories, settings.label.clear_above)
-    judged = {version: new} | judge_baselines(targets, settings.model.seed)
-    rows = _Rows(night)
     last = promoted(lake, until=night - dt.timedelta(days=1))
     before = _before(lake, last[0], version) if last is not None else []
+    # Of the models the one that held out fewest: nobody else held out more than these users.
+    part = held_out_one_in(lake, [version, *before])
+    held_out = users.held_out(part) if part > 1 else None
+    targets = Targets.of(histories, len(model.item_ids), cutoffs, held_out)
+    new = judge(model.model, histories, targets)
+    new.metrics[ALL_USERS] |= _repeat_shares(settings, targets)
+    new.metrics[ALL_USERS] |= confidence_figures(
+        model.model,
+        _those(users.held_out(identity.held_out_one_in), histories),
+        settings.label.clear_above,
+    )
+    judged = {version: new} | judge_baselines(targets, settings.model.seed)
+    rows = _Rows(night)
     for earlier_version in before:
         try:
             earlier = load(settings, earlier_version)
@@ -187,18 +212,18 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
             log.info("%s against %s: %s", version, name, _listed(changes))
             rows.add(version, SPLIT, against(name), changes)
 
-    for users, metrics in churn(settings, night, model, numbers, version).items():
-        log.info("%s, labels of %s users: %s", version, users, _listed(metrics))
-        rows.add(version, LABELS, users, metrics)
+    for whose, metrics in churn(settings, night, model, numbers, version).items():
+        log.info("%s, labels of %s users: %s", version, whose, _listed(metrics))
+        rows.add(version, LABELS, whose, metrics)
 
     for name, of_one in judged.items():
-        for users, metrics in of_one.metrics.items():
-            log.info("%s, %s: %s", name, users, _listed(metrics))
-            rows.add(name, SPLIT, users, metrics)
+        for whose, metrics in of_one.metrics.items():
+            log.info("%s, %s: %s", name, whose, _listed(metrics))
+            rows.add(name, SPLIT, whose, metrics)
     lake.replace(tables.METRICS, rows.frame(), nights=[night])
     return {
         "model_version": version,
-        "users": len(histories),
+        "users": len(targets.repeats),
         "repeat_share": new.metrics[ALL_USERS][REPEAT_SHARE],
         "metrics": {name: one.metrics[ALL_USERS] for name, one in judged.items()},
     }
@@ -227,7 +252,7 @@ def _before(lake: Lake, last: str, version: str) -> list[str]:
 
 def _repeat_shares(settings: Settings, targets: Targets) -> Metrics:
     """Measure whose newest event is of an item that the user has had; warn where they are many."""
-    same = targets.histories.last(2) == targets.side.targets
+    same = targets.side.histories.last(1) == targets.side.targets
     shares = {
         REPEAT_SHARE: float(targets.repeats.mean()),
         SAME_AGAIN_SHARE: float(same.mean()),
@@ -253,14 +278,20 @@ def judge(model: ELCRec, as_known: Histories, targets: Targets) -> Judged:
     Raises ModelError when the model cannot be applied to the histories.
     """
     try:
-        ranks = model.ranks(leave_one_out(as_known, SPLIT), targets.repeats)
-        intents = model.transform(as_known.drop_last(2)).intent
+        of_judged = leave_one_out(_those(targets.held_out, as_known), SPLIT)
+        ranks = model.ranks(of_judged, targets.repeats)
+        intents = model.transform(as_known.drop_last(2, targets.held_out)).intent
     except ELCRecError as error:
         raise ModelError(f"the model cannot be evaluated: {error}") from error
     n_intents = model.config.n_intents
-    known = targets.histories.drop_last(2)
     hits = intent_hits(
-        intents, known, targets.side, targets.n_items, CUTOFF, among_all=targets.repeats
+        intents,
+        targets.histories.drop_last(2, targets.held_out),
+        targets.side,
+        targets.n_items,
+        CUTOFF,
+        among_all=targets.repeats,
+        users=targets.users,
     )
     judged = Judged.of(ranks, targets, hits)
     judged.metrics[ALL_USERS] |= {
@@ -272,11 +303,18 @@ def judge(model: ELCRec, as_known: Histories, targets: Targets) -> Judged:
     return judged
 
 
+def _those(held_out: npt.NDArray[np.bool_] | None, histories: Histories) -> Histories:
+    """Return the histories of those who are held out; None is everybody."""
+    return histories if held_out is None else histories.take(np.flatnonzero(held_out))
+
+
 def confidence_figures(model: ELCRec, histories: Histories, clear_above: float) -> Metrics:
     """Measure whether the confidence of labels means what it says, and how many are clear.
 
     Of users whom the model was not calibrated on: labels of their histories without the newest
     event, and whether they outlive it. Nothing for a model that is not calibrated.
+
+    histories: of those whom the model held out.
     """
     if model.calibration is None:
         return {}
@@ -290,12 +328,13 @@ def confidence_figures(model: ELCRec, histories: Histories, clear_above: float) 
 
 
 def judge_baselines(targets: Targets, seed: int) -> dict[str, Judged]:
-    """Measure what knows counts alone, by the events before the target."""
+    """Measure what knows counts alone, of all events but the targets."""
     side, repeats = targets.side, targets.repeats
-    counts = np.bincount(side.histories.items, minlength=targets.n_items + 1)
+    known = targets.histories.drop_last(1, targets.held_out)
+    counts = np.bincount(known.items, minlength=targets.n_items + 1)
     ranks = {
         POPULARITY: popularity_ranks(side, counts, repeats),
-        COOCCURRENCE: cooccurrence_ranks(side, counts, repeats, seed),
+        COOCCURRENCE: cooccurrence_ranks(side, counts, repeats, seed, known),
         LAST_ITEM: last_item_ranks(side, counts, repeats),
         MOST_FREQUENT: most_frequent_ranks(side, counts, repeats),
     }

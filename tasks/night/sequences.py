@@ -26,7 +26,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from tasks.errors import NightError, NotReadyError, SettingsError
+from tasks.errors import LakeError, NightError, NotReadyError, SettingsError
 from tasks.lake import ConcurrentWriteError, Lake, duck, tables
 from tasks.night.core import in_order, k_core, last_of_each, once_a_session, stable_order
 from tasks.registry.histories import Fingerprint, take_fingerprint
@@ -95,6 +95,8 @@ def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
 
     Raises
     ------
+    LakeError
+        The night was not ingested.
     NightError
         There are no events up to the end of the night.
     SettingsError
@@ -103,6 +105,8 @@ def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
         Another run has written what is read here, meanwhile.
     """
     lake, rules = Lake.of(settings), settings.sequences
+    if night not in lake.nights(tables.INGESTS):
+        raise LakeError(f"night {night} was not ingested: run the step ingest of that night first")
     # Before any event is read: if another run replaces events meanwhile, what is recorded below
     # will match nothing later.
     inputs = _Inputs(lake, rules, night)
@@ -220,6 +224,7 @@ class _Inputs:
             "core_items": core_items,
             "data_fingerprint": data.digest if data else None,
             "data_items": data.n_items if data else None,
+            "data_trainable": data.n_trainable if data else None,
             "data_files": data.files if data else None,
         }
         rows = pa.Table.from_pylist([row], schema=tables.SEQUENCE_INPUTS.schema)

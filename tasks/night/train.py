@@ -42,7 +42,8 @@ USERS_AN_INTENT, FEWEST_INTENTS, MOST_INTENTS = 80, 8, 256
 def train(settings: Settings, night: dt.date) -> dict[str, Any]:
     """Train on the histories of a night and register the model, not yet promoted.
 
-    Only users with three events or more are trained on; the others are labelled all the same.
+    Only users with three events or more are trained on; the others are labelled all the same. The
+    newest two events of some of them, or of all, are held out (`tasks.registry.held_out`).
 
     Raises LakeError without histories, ModelError when they are too few or too short or the
     training fails, SettingsError for a setting that the model does not know.
@@ -58,7 +59,10 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
         return summary | {"trained": False}
 
     item_ids = vocabulary(settings, night)
-    by_index, last_ts = trainable_users(settings, night)
+    users = trainable_users(settings, night)
+    by_index, last_ts = users.histories, users.last_ts
+    part = identity.held_out_one_in
+    held_out = users.held_out(part) if part > 1 else None
     histories = renumbered(by_index, model_numbers(lake, item_ids))
     parent = load(settings, identity.parent_version) if identity.parent_version else None
     since = np.datetime64(night + dt.timedelta(days=1 - settings.model.left_nights))
@@ -84,12 +88,15 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
                 k = number_of_intents(settings, len(histories))
                 carried = largest(before, carried, k)
             config = configure(settings, k)
-            # The newest two events are held out: what is learned may not start from them.
-            groups = seeds(*earlier_intents(night, parent, as_known.drop_last(2), lately), carried)
+            # What is learned may not start from the events that are held out.
+            known = as_known.drop_last(2, held_out)
+            groups = seeds(*earlier_intents(night, parent, known, lately), carried)
     log.info(
-        "model %s: %d users with 3 events or more, %d events, %d items, %d intents, %s",
+        "model %s: %d users with 3 events or more (the newest two of %s are held out), %d events, "
+        "%d items, %d intents, %s",
         identity.version,
         len(histories),
+        "each" if held_out is None else f"{held_out.sum()}",
         len(histories.items),
         len(item_ids),
         config.n_intents,
@@ -114,6 +121,7 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
                 n_items=len(item_ids),
                 initial=initial,
                 groups=groups,
+                held_out=held_out,
                 checkpoint_dir=work.path / "checkpoints",
                 on_epoch=on_epoch,
             )
@@ -122,11 +130,12 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
                 # ago: users of an intent that is given up would be taken for a group of their own.
                 half = night - dt.timedelta(days=settings.model.left_nights // 2)
                 fresh = np.flatnonzero(last_ts >= np.datetime64(half))
-                known = histories.take(fresh).drop_last(2).newest(NEWEST_EVENTS)
+                known = histories.drop_last(2, held_out).take(fresh).newest(NEWEST_EVENTS)
                 average = len(histories) / config.n_intents
                 least_users = max(LEAST_USERS, math.ceil(settings.model.least_share * average))
                 model.open_intents(known, least_users)
-            model.calibrate(histories)
+            judged = histories if held_out is None else histories.take(np.flatnonzero(held_out))
+            model.calibrate(judged)
             intents = name_intents(
                 settings, night, model, histories, identity, parent, before, carried
             )

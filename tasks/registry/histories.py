@@ -13,6 +13,7 @@ from elcrec import Histories
 from tasks.errors import LakeError, ModelError
 from tasks.lake import Lake, tables
 from tasks.lake.duck import connect, sql
+from tasks.registry.held_out import held_out
 from tasks.registry.vocabulary import model_numbers, renumbered, vocabulary
 from tasks.settings import Settings
 
@@ -25,26 +26,38 @@ USERS_A_BATCH = 65_536  # bounds the memory, whatever the number of users
 class Fingerprint:
     """What stands for all histories of a night.
 
-    digest: of `data_fingerprint`. n_items: different items in the histories. files: which files
-    held the histories when it was taken.
+    digest: of `data_fingerprint`. n_items: different items in the histories.
+    n_trainable: users with at least MIN_EVENTS.
+    files: which files held the histories when it was taken.
     """
 
     digest: str
     n_items: int
+    n_trainable: int
     files: str
 
 
-def trainable_histories(settings: Settings, night: dt.date) -> Histories:
-    """Read the histories of `trainable_users`."""
-    return trainable_users(settings, night)[0]
+@dataclass(frozen=True)
+class Trainable:
+    """Users with at least MIN_EVENTS, in the order of user_id.
+
+    histories: of `n` users, by item_index. last_ts: `[n]`, the times they end at.
+    user_hashes: uint64 `[n]`, of the ids.
+    """
+
+    histories: Histories
+    last_ts: npt.NDArray[np.datetime64]
+    user_hashes: npt.NDArray[np.uint64]
+
+    def held_out(self, one_in: int) -> npt.NDArray[np.bool_]:
+        """Tell who is held out, bool `[n]` (`tasks.registry.held_out`)."""
+        return held_out(self.user_hashes, one_in)
 
 
-def trainable_users(
-    settings: Settings, night: dt.date
-) -> tuple[Histories, npt.NDArray[np.datetime64]]:
-    """Read the histories of at least MIN_EVENTS items, by item_index, and the times they end at.
+def trainable_users(settings: Settings, night: dt.date) -> Trainable:
+    """Read the histories of a night that a model can learn from.
 
-    In the order of user_id. Raises ModelError when no user has as many.
+    Raises ModelError when no user has MIN_EVENTS events.
     """
     with connect(settings) as con:
         Lake.of(settings).view(con, tables.SEQUENCES, first=night, last=night)
@@ -56,7 +69,8 @@ def trainable_users(
             f"no user of night {night} has {MIN_EVENTS} events or more, so there is nothing to "
             "train on: wait for more events, or loosen sequences.last_events and the k-core"
         )
-    return histories, rows.column("last_ts").to_numpy()
+    hashes = rows.column("user_hash").to_numpy()
+    return Trainable(histories, rows.column("last_ts").to_numpy(), hashes)
 
 
 def fingerprint(settings: Settings, night: dt.date) -> Fingerprint:
@@ -70,12 +84,12 @@ def fingerprint(settings: Settings, night: dt.date) -> Fingerprint:
     """
     lake = Lake.of(settings)
     recorded = lake.scan(tables.SEQUENCE_INPUTS, first=night, last=night).select(
-        "data_fingerprint", "data_items", "data_files"
+        "data_fingerprint", "data_items", "data_trainable", "data_files"
     )
     files = _files(lake, night)
-    for digest, n_items, of_files in recorded.collect().iter_rows():
-        if of_files == files:
-            return Fingerprint(digest, n_items, files)
+    for digest, n_items, n_trainable, of_files in recorded.collect().iter_rows():
+        if of_files == files and n_trainable is not None:
+            return Fingerprint(digest, n_items, n_trainable, files)
     return take_fingerprint(settings, night)
 
 
@@ -84,7 +98,8 @@ def take_fingerprint(settings: Settings, night: dt.date) -> Fingerprint:
     # The files first: where the histories are written anew meanwhile, the record will not hold.
     files = _files(Lake.of(settings), night)
     item_ids = vocabulary(settings, night)
-    return Fingerprint(data_fingerprint(settings, night, item_ids), len(item_ids), files)
+    digest, n_trainable = data_fingerprint(settings, night, item_ids)
+    return Fingerprint(digest, len(item_ids), n_trainable, files)
 
 
 def _files(lake: Lake, night: dt.date) -> str:
@@ -94,10 +109,11 @@ def _files(lake: Lake, night: dt.date) -> str:
     return hashlib.sha256(described.encode()).hexdigest()
 
 
-def data_fingerprint(settings: Settings, night: dt.date, item_ids: pl.Series) -> str:
+def data_fingerprint(settings: Settings, night: dt.date, item_ids: pl.Series) -> tuple[str, int]:
     """Hash users, items, histories and the times they end at, all that a model is made from.
 
-    The same for any item_index and any order of rows.
+    The same for any item_index and any order of rows. Returns the digest, and how many users a
+    model can learn from.
 
     Raises LakeError when the night has no histories.
     """
@@ -105,7 +121,7 @@ def data_fingerprint(settings: Settings, night: dt.date, item_ids: pl.Series) ->
     numbers = model_numbers(lake, item_ids)
     # One hash a column, so that where a batch ends makes no difference.
     users, ends, lengths, items = (hashlib.sha256() for _ in range(4))
-    found = 0
+    found = n_trainable = 0
     with connect(settings) as con:
         lake.view(con, tables.SEQUENCES, first=night, last=night)
         ordered = con.sql(sql("fingerprinted_histories"))
@@ -116,10 +132,11 @@ def data_fingerprint(settings: Settings, night: dt.date, item_ids: pl.Series) ->
             lengths.update(histories.lengths.data)
             items.update(histories.items.data)
             found += len(histories)
+            n_trainable += int((histories.lengths >= MIN_EVENTS).sum())
     if not found:
         raise LakeError(
             f"table sequences has no rows for night {night}: run build-sequences for it first"
         )
     names = hashlib.sha256(json.dumps(item_ids.to_list()).encode()).hexdigest()
     columns = "".join(column.hexdigest() for column in (users, ends, lengths, items))
-    return hashlib.sha256((names + columns).encode()).hexdigest()
+    return hashlib.sha256((names + columns).encode()).hexdigest(), n_trainable

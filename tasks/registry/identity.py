@@ -19,6 +19,7 @@ from elcrec.estimator import WHERE_IT_RUNS
 from tasks.errors import ModelError, SettingsError
 from tasks.lake import Lake, model_folder, tables
 from tasks.registry.free_ids import first_free_id
+from tasks.registry.held_out import one_in
 from tasks.registry.histories import fingerprint
 from tasks.registry.versions import promoted, registered
 from tasks.settings import Settings
@@ -43,6 +44,7 @@ class Identity:
     same_settings: bool  # whether the parent was made with the same
     warm: bool  # whether training goes on from the parent
     first_free_id: int  # smallest id a new intent may get
+    held_out_one_in: int  # of how many users the newest events of one are held out
 
 
 def identify(settings: Settings, night: dt.date) -> Identity:
@@ -56,7 +58,10 @@ def identify(settings: Settings, night: dt.date) -> Identity:
     parent, same_settings, warm = _parent(settings, lake, night, made)
     # What ids are free is not in the name: that changes when models of other settings come, and the
     # model that is there stays the night's.
-    version = f"{night:%Y%m%d}-{_digest(made + data.digest + f'{parent}{warm}')[:8]}"
+    held_out = one_in(data.n_trainable, settings.model.held_out_users)
+    # Where everybody is held out, as it was before this could be set, models keep their names.
+    named_after = f"{parent}{warm}" + (f"{held_out}" if held_out > 1 else "")
+    version = f"{night:%Y%m%d}-{_digest(made + data.digest + named_after)[:8]}"
     return Identity(
         version=version,
         settings_fingerprint=made,
@@ -66,6 +71,7 @@ def identify(settings: Settings, night: dt.date) -> Identity:
         same_settings=same_settings,
         warm=warm,
         first_free_id=first_free_id(lake, night, version, made),
+        held_out_one_in=held_out,
     )
 
 
@@ -161,6 +167,7 @@ def register(lake: Lake, night: dt.date, identity: Identity, next_intent_id: int
                 "first_free_id": identity.first_free_id,
                 "next_intent_id": next_intent_id,
                 "superseded": False,
+                "held_out_one_in": identity.held_out_one_in,
             },
             schema=rows.schema,
         )

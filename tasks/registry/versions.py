@@ -6,6 +6,7 @@ before it, whatever was trained since. A person may choose another, any of that 
 """
 
 import datetime as dt
+from collections.abc import Sequence
 
 import polars as pl
 
@@ -57,3 +58,9 @@ def anchor(lake: Lake, version: str) -> str | None:
             break
         found = parent
     return found
+
+
+def held_out_one_in(lake: Lake, versions: Sequence[str]) -> int:
+    """Return of how many users one was held out by all of these models (`registry.held_out`)."""
+    models = lake.scan(tables.MODELS).filter(pl.col("model_version").is_in(versions))
+    return models.select(pl.col("held_out_one_in").max()).collect().item() or 1

@@ -17,7 +17,7 @@ from elcrec.evaluation import (
     target_ranks,
 )
 from elcrec.histories import leave_one_out
-from elcrec.intents import intent_lift
+from elcrec.intents import intent_hits, intent_lift
 from elcrec.model import Network
 
 V = 25
@@ -151,6 +151,28 @@ def test_baselines_equal_a_plain_ranking(histories, monkeypatch, name, block):
             scores[item] += score
         seen = set() if repeats[user] else set(history)
         assert ranks[user] == rank_among_unseen(scores, target, seen)
+
+
+def test_some_users_are_judged_by_what_all_of_them_had(histories):
+    rng = np.random.default_rng(5)
+    labels = rng.integers(-1, 3, len(histories))
+    users = np.flatnonzero(rng.random(len(histories)) < 0.4)
+    held_out = np.isin(np.arange(len(histories)), users)
+    known = histories.drop_last(2, held_out)
+    for user in range(len(histories)):
+        expected = histories[user][:-2] if held_out[user] else histories[user]
+        assert known[user].tolist() == expected.tolist()
+    everybody, some = (leave_one_out(of, "test") for of in (histories, histories.take(users)))
+    repeats = is_repeat(everybody)
+    of_all = intent_hits(labels, known, everybody, V, 5, repeats)
+    of_some = intent_hits(labels, known, some, V, 5, repeats[users], users)
+    assert (of_some.by_intent == of_all.by_intent[users]).all()
+    assert (of_some.by_popularity == of_all.by_popularity[users]).all()
+    counts = np.bincount(everybody.histories.items, minlength=V + 1)
+    for rank in (last_item_ranks, most_frequent_ranks):
+        assert (rank(some, counts) == rank(everybody, counts)[users]).all()
+    together = cooccurrence_ranks(some, counts, known=everybody.histories)
+    assert (together == cooccurrence_ranks(everybody, counts)[users]).all()
 
 
 def test_a_repeat_is_ranked_among_all_items(histories):

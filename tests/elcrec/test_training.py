@@ -66,6 +66,19 @@ def test_training_never_sees_the_held_out_events():
         assert trainer.known[user].tolist() == histories[user][:-2].tolist()
 
 
+def test_of_whom_is_not_held_out_every_event_is_learned():
+    histories = walks()
+    held_out = np.arange(len(histories)) % 3 == 0
+    trainer = Trainer(Network(tiny(), 41), histories, tiny(), held_out=held_out)
+    for user in range(len(histories)):
+        seen = histories[user][:-2] if held_out[user] else histories[user]
+        assert trainer.known[user].tolist() == seen.tolist()
+    judged = histories.take(np.flatnonzero(held_out))
+    assert trainer.validation.targets.tolist() == judged.last(2).tolist()
+    with pytest.raises(ELCRecError, match="no user is held out"):
+        Trainer(Network(tiny(), 41), histories, tiny(), held_out=np.zeros(len(histories), bool))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "changes"),

@@ -22,7 +22,14 @@ from tasks.registry.figures import BASELINES
 from tasks.registry.identity import model_of_night
 from tasks.registry.weights import load
 from tasks.settings import PromoteSettings, Settings
-from tests.tasks.nights import NIGHT, SMALL_MODEL, small_settings, table, write_histories
+from tests.tasks.nights import (
+    NIGHT,
+    SMALL_MODEL,
+    mark_ingested,
+    small_settings,
+    table,
+    write_histories,
+)
 
 NEXT_NIGHT = NIGHT + dt.timedelta(days=1)
 MOVES_IDLE = {
@@ -280,6 +287,7 @@ def test_by_time_the_target_is_the_first_item_of_the_night_with_sessions_too(
             schema_overrides={"ts": pl.Datetime("us", "UTC")},
         )
         lake.replace(tables.EVENTS, frame, nights=[night])
+        mark_ingested(lake.root, [night])
         build_sequences(settings, night)
     names = dict(table(settings, tables.ITEMS).select("item_index", "item_id").iter_rows())
     before, targets = by_time_split(settings, NEXT_NIGHT)

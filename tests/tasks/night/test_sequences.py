@@ -10,12 +10,13 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tasks.errors import NightError, SettingsError
+from tasks.errors import LakeError, NightError, SettingsError
 from tasks.lake import Lake, duck, tables
 from tasks.night.ingest import ingest
 from tasks.night.sequences import _add_new_items, build_sequences
 from tasks.settings import Settings, load_settings
 from tests.places import Place
+from tests.tasks.nights import mark_ingested
 
 NIGHT = dt.date(2026, 11, 10)
 
@@ -52,6 +53,7 @@ def write_events(root: Place, events: list[Event], *, source: str = "events.csv"
     )
     for night, rows in frame.group_by("dt"):
         Lake(root).replace(tables.EVENTS, rows, nights=[night[0]])
+    mark_ingested(root, frame["dt"].unique())
 
 
 def histories(root: Place, night: dt.date = NIGHT) -> dict[str, list[str]]:
@@ -149,6 +151,7 @@ def test_events_of_the_same_time_are_in_the_order_of_their_files(tmp_path: Path)
     Lake(tmp_path).replace(
         tables.EVENTS, pl.DataFrame(rows, schema_overrides=types), nights=[NIGHT]
     )
+    mark_ingested(tmp_path, [NIGHT])
     build_sequences(settings_for(tmp_path), NIGHT)
     rows.sort(key=lambda row: (row["ts"], str(row["source"]), row["row_number"]))
     assert histories(tmp_path) == {
@@ -272,9 +275,19 @@ def test_settings_that_leave_no_user_are_named(tmp_path: Path) -> None:
     assert histories(tmp_path) == {"ann": ["a"], "bob": ["a"]}
 
 
-def test_a_night_without_events_names_the_step_to_run(tmp_path: Path) -> None:
-    with pytest.raises(NightError, match="ingest"):
+def test_a_night_that_was_not_read_or_has_no_events_names_the_step_to_run(tmp_path: Path) -> None:
+    with pytest.raises(LakeError, match="was not ingested: run the step ingest"):
         build_sequences(settings_for(tmp_path), NIGHT)
+    mark_ingested(tmp_path, [NIGHT])
+    with pytest.raises(NightError, match=r"no events up to night .* run the step ingest"):
+        build_sequences(settings_for(tmp_path), NIGHT)
+
+
+def test_a_night_is_not_built_from_the_nights_before_alone(tmp_path: Path) -> None:
+    write_events(tmp_path, [("ann", "a", NIGHT, 1)])
+    build_sequences(settings_for(tmp_path), NIGHT)
+    with pytest.raises(LakeError, match="night 2026-11-11 was not ingested"):
+        build_sequences(settings_for(tmp_path), day(1))
 
 
 def test_a_crash_after_the_vocabulary_was_written_is_mended_by_a_rerun(

@@ -14,6 +14,7 @@ from tasks.errors import NotReadyError, SettingsError
 from tasks.lake import Lake, tables
 from tasks.night.sequences import build_sequences
 from tests.tasks.night.test_sequences import Event, day, histories, settings_for, write_events
+from tests.tasks.nights import mark_ingested
 
 USERS, ITEMS = 12, 20
 CORE = {"min_user_events": 2, "min_item_events": 3}
@@ -48,6 +49,7 @@ def left_out(root: Path, number: int) -> pl.DataFrame:
 
 def build(root: Path, number: int, **settings: Any) -> dt.date | None:
     """Build a night's histories, see that they are those of all events, return their base."""
+    mark_ingested(root, [day(number)])  # also a night without events
     summary = build_sequences(settings_for(root, **settings), day(number))
     anew = root.with_name("anew")
     shutil.rmtree(anew, ignore_errors=True)

@@ -67,7 +67,7 @@ class World:
 
     def identity(self, night: dt.date) -> Identity:
         data = f"{night} {self.data.get(night, 0)}"
-        found = Fingerprint(data, 9, "")
+        found = Fingerprint(data, 9, 9, "")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(identities, "fingerprint", lambda *_: found)
             patch.setattr(identities, "settings_fingerprint", lambda given: str(given.model.seed))

@@ -11,7 +11,7 @@ import torch
 from elcrec.config import PRESETS, Config
 from tasks.errors import LakeError, ModelError
 from tasks.lake import Lake, tables
-from tasks.registry.histories import trainable_histories
+from tasks.registry.histories import trainable_users
 from tasks.registry.identity import configure, identify, model_of_night, register
 from tasks.registry.versions import promoted, registered
 from tasks.registry.weights import is_complete, load
@@ -142,7 +142,7 @@ def test_histories_are_read_in_the_order_of_users_and_short_ones_left_out(
     settings: Settings,
 ) -> None:
     write_histories(settings, NIGHT, dict(reversed(HISTORIES.items())))
-    read = trainable_histories(settings, NIGHT)
+    read = trainable_users(settings, NIGHT).histories
     assert [list(read[user]) for user in range(len(read))] == [[1, 2, 3], [2, 3, 4, 5]]
 
 
@@ -181,6 +181,7 @@ def test_the_newest_promoted_model_until_a_night_labels_it(
             first_free_id=pl.lit(0, pl.Int32),
             next_intent_id=pl.lit(8, pl.Int32),
             superseded=False,
+            held_out_one_in=1,
         )
         lake.replace(tables.MODELS, frame, nights=[night])
     found = promoted(lake, until=until)
