@@ -119,6 +119,6 @@ def _check_intent(lake: Lake, night: dt.date, intent: int, given: str, known: na
         called = known.of(other)
         if given and other != intent and called and names.same(called.name) == names.same(given):
             raise NamingError(
-                f"intent {other} is called {called.name} already: give intent {intent} another "
-                f"name, or name intent {other} anew first"
+                f"intent {other} has the name {called.name}: choose another name for intent "
+                f"{intent}, or rename intent {other} first"
             )

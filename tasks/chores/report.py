@@ -105,7 +105,6 @@ def show_intent(settings: Settings, night: dt.date, intent: int, *, console: Con
         )
     (found,) = profile
     called = names.shown(lake, night)
-    came_from = found["came_from"] or []
     facts = {"name": _told_name(called, intent)}
     if (name := called.of(intent)) and name.description:
         facts["description"] = name.description
@@ -114,12 +113,17 @@ def show_intent(settings: Settings, night: dt.date, intent: int, *, console: Con
         "users": f"{found['users']:,}, {found['share']:.1%} of those with an intent",
         **_changes(lake, night, intent),
         "born": f"night {found['born']}",
-        "came from": ", ".join(
-            f"{_with_name(called, one['intent_id'])} ({one['share']:.0%})" for one in came_from
-        )
-        or "no earlier intent",
-        "model": _label_model(labels),
     }
+    # On a later night the shares are those of that night's own training, not of the first users.
+    if found["born"] == night:
+        came_from = found["came_from"] or []
+        facts["came from"] = (
+            ", ".join(
+                f"{_with_name(called, one['intent_id'])} ({one['share']:.0%})" for one in came_from
+            )
+            or "no earlier intent"
+        )
+    facts["model"] = _label_model(labels)
     if deciles := found["confidence_deciles"]:
         low, middle, high = (deciles[place] for place in (0, 4, 8))
         facts["confidence"] = f"10 % have at most {low:.2f}, half {middle:.2f}, 90 % {high:.2f}"

@@ -28,7 +28,7 @@ from starlette.responses import (
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tasks.chores import naming
-from tasks.errors import LakeError, PipelineError
+from tasks.errors import LakeError, NamingError, PipelineError
 from tasks.lake import tables
 from tasks.page import charts, cohort, flows, intent, intents, models, night, people, words
 from tasks.page.access import Access, FormTokens, TokenAccess, Visitor
@@ -293,9 +293,12 @@ class _Page:
                 403, "The form is too old: go back, load the page again, and send it."
             )
         given, description = form.get("name", ""), form.get("description", "")
-        if form.get("what") == "back":
+        takes_back = form.get("what") == "back"
+        if takes_back:
             given = description = ""
         try:
+            if not (takes_back or given.strip()):
+                raise NamingError("not saved: write a name")
             told = await self._aside(
                 naming.name, self.settings, which, given, description=description, by=visitor.name
             )
@@ -319,7 +322,8 @@ class _Page:
         self.lake.forget(tables.GIVEN_NAMES)
         links = _links(request, _date(request.query_params.get("night", ""), "night"))
         target = links.intent(which)
-        return RedirectResponse(f"{target}{'&' if '?' in target else '?'}saved=1", 303)
+        saved = "back" if takes_back else "1"
+        return RedirectResponse(f"{target}{'&' if '?' in target else '?'}saved={saved}", 303)
 
     async def cohort(self, request: Request, number: str, kind: str) -> Response:
         """Send the users of an intent as a file."""

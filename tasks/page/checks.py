@@ -124,6 +124,14 @@ OF_ROWS = {
 ALL_ROWS = {"checked_labels": "label", "checked_sequences": "history"}
 
 
+def is_asked(row: Mapping[str, Any]) -> bool:
+    """Tell whether there was something to check; `met` says nothing where there was not.
+
+    row: of `check_results`.
+    """
+    return row["value"] is not None or bool(ROWS.fullmatch(row["observed"] or ""))
+
+
 def said(row: Mapping[str, Any]) -> tuple[str, str]:
     """Return what a check observed, in a sentence, and its limit.
 
@@ -148,8 +156,8 @@ def said(row: Mapping[str, Any]) -> tuple[str, str]:
         unit, sentence = FIGURES[column]
         return sentence.format(_written(value, unit)), _limit(limit, unit)
     expectation = words.shown(expectation, 200)
-    if value is None and not rows:
-        return f"Not known yet whether {expectation}", _limit(limit, _unit(column))
+    if not is_asked(row):
+        return f"Not asked on this night: whether {expectation}", _limit(limit, _unit(column))
     seen = words.shown(observed, 200) if value is None else f"{value:,.4g}"
     return f"{'Met' if row['met'] else 'Not met'}: {expectation} (observed: {seen})", limit
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from tasks.lake import Lake, tables
 from tasks.lake.duck import connect, sql
+from tasks.registry import names
 from tasks.settings import Settings
 
 ROWS = 50_000  # in memory at a time
@@ -54,13 +55,23 @@ def moved(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the users whose intent differs between two nights, sorted by user.
 
+    Each with number and name of both intents; of none where the user had no label, or has none.
+
     intent: only those who had it, or have it now; None: all.
     """
+    called = names.shown(lake, night)
     with connect(settings) as con:
         lake.view(con, tables.INTENT_LABELS, "labels_before", since, since)
         lake.view(con, tables.INTENT_LABELS, "labels_after", night, night)
         found = con.sql(sql("moved_users"), params={"intent": intent})
-        yield from found.to_arrow_reader(ROWS)
+        for batch in found.to_arrow_reader(ROWS):
+            columns = {"user_id": batch.column("user_id")}
+            for side in ("from", "to"):
+                ids = batch.column(f"{side}_intent_id")
+                found_names = [None if one is None else called.of(one) for one in ids.to_pylist()]
+                told = [name.name if name else None for name in found_names]
+                columns |= {f"{side}_intent_id": ids, f"{side}_name": pa.array(told, pa.string())}
+            yield pa.RecordBatch.from_pydict(columns)
 
 
 def as_csv(
@@ -106,17 +117,20 @@ SCHEMA = pa.schema(
         ("last_ts", tables.TIME),
     ]
 )
-MOVED = ("user_id", "from_intent_id", "to_intent_id")
+MOVED = ("user_id", "from_intent_id", "from_name", "to_intent_id", "to_name")
+TEXTS = ("user_id", "from_name", "to_name")  # that come from people
 
 
 def _harmless(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Put an apostrophe before an id that a spreadsheet would take for a formula."""
-    at = batch.schema.get_field_index("user_id")
-    ids = [
-        f"'{one}" if one is not None and FORMULA.match(one) else one
-        for one in batch.column(at).to_pylist()
-    ]
-    return batch.set_column(at, batch.schema.field(at), pa.array(ids, pa.string()))
+    """Put an apostrophe before a text that a spreadsheet would take for a formula."""
+    for at, name in enumerate(batch.schema.names):
+        if name in TEXTS:
+            texts = [
+                f"'{one}" if one is not None and FORMULA.match(one) else one
+                for one in batch.column(at).to_pylist()
+            ]
+            batch = batch.set_column(at, batch.schema.field(at), pa.array(texts, pa.string()))
+    return batch
 
 
 class _Sink(io.RawIOBase):

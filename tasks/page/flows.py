@@ -19,6 +19,7 @@ from tasks.page.reader import SIZES, PageLake
 from tasks.registry import names
 
 RIBBONS = 24  # largest moves that are drawn
+LISTED = 400  # largest moves in the table
 LISTED = 12  # of those that grew, and of those that shrank
 PART = 0.2  # of an intent's users at least that went to, or came from, one other: a split or merger
 OTHERS = "other intents"
@@ -59,7 +60,8 @@ def view(lake: PageLake, since: dt.date | None, night: dt.date, links: Links) ->
         "splits": splits,
         "mergers": mergers,
         "chart": _chart(moved, largest, called, links),
-        "listed": _listed(largest, called, links),
+        "listed": _listed(moved.head(LISTED), called, links),
+        "unlisted": max(0, moved.height - LISTED),
         "moved": _users(moved, pl.col("one").is_not_null() & pl.col("two").is_not_null()),
         "came": _users(moved, pl.col("one").is_null()),
         "went": _users(moved, pl.col("two").is_null()),
@@ -200,8 +202,8 @@ def _chart(moved: pl.DataFrame, largest: pl.DataFrame, called: names.Names, link
     )
 
 
-def _listed(largest: pl.DataFrame, called: names.Names, links: Links) -> list[dict[str, Any]]:
-    """Return the moves that are drawn, as rows of a table."""
+def _listed(moves: pl.DataFrame, called: names.Names, links: Links) -> list[dict[str, Any]]:
+    """Return moves as rows of a table."""
     return [
         {
             "one": name_of(called, one, NOBODY),
@@ -210,7 +212,7 @@ def _listed(largest: pl.DataFrame, called: names.Names, links: Links) -> list[di
             "two_href": None if two is None else links.intent(two),
             "moves": users,
         }
-        for one, two, users in largest.iter_rows()
+        for one, two, users in moves.iter_rows()
     ]
 
 

@@ -39,7 +39,10 @@ def view(
     called = names.shown(lake, night)
     hidden = told["profile"]["users"] < settings.page.min_users
     expected = [item["id"] for item in told["next_items"]]
+    deciles, least = told["profile"]["confidence_deciles"], settings.label.clear_above
     return told | {
+        # Deciles tell it to a tenth.
+        "clear": 1 - sum(one < least for one in deciles) / 10 if deciles else None,
         "images": pictures.of(settings.page, lake, night, expected),
         "alike": _alike(lake, night, intent, called, links),
         "history": _history(lake, night, intent),
@@ -64,6 +67,9 @@ def about(lake: PageLake, night: dt.date, intent: int, links: Links) -> dict[str
         "name": words.shown(name.name, 80) if name else f"Intent {intent}",
         "is_named": bool(name and name.by),
         "named_by": words.shown(name.by, 60) if name and name.by else None,
+        # What counts after the newest night is said of that night where it is given.
+        "is_later": bool(name and name.by and name.night > night)
+        and night != max(lake.nights(tables.INTENT_LABELS)),
         "given": name.name if name and name.by else "",
         "description": name.description if name and name.by else None,
         "automatic": words.shown(called.automatic[intent].name, 80)
@@ -76,7 +82,8 @@ def about(lake: PageLake, night: dt.date, intent: int, links: Links) -> dict[str
                 "href": links.intent(one["intent_id"]),
                 "share": one["share"],
             }
-            for one in profile["came_from"] or []
+            # The shares are those of each night's own training: of its first users on one alone.
+            for one in (profile["came_from"] or [] if profile["born"] == night else [])
             if one["intent_id"] != intent
         ],
         "confidence": _confidence(profile["confidence_deciles"] or []),

@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 from markupsafe import Markup
@@ -119,11 +119,11 @@ def listed(lake: PageLake, night: dt.date, links: Links) -> list[dict[str, Any]]
                     row["share"], f"{row['share']:.1%} of the users with an intent", width=72
                 ),
                 "confidence": confidence,
-                "categories": of_kind.get("category", [])[:CATEGORIES],
-                "titles": of_kind.get("item", [])[:TITLES],
+                "categories": [one.text for one in of_kind.get("category", [])[:CATEGORIES]],
+                "titles": [one.text for one in of_kind.get("item", [])[:TITLES]],
                 "more_often": of_kind,
                 "text": searched(
-                    [str(intent), title, *(one for kind in of_kind.values() for one in kind)]
+                    [str(intent), title, *(one.text for kind in of_kind.values() for one in kind)]
                 ),
                 "place": where.get(intent),
                 "sort": {
@@ -138,7 +138,14 @@ def listed(lake: PageLake, night: dt.date, links: Links) -> list[dict[str, Any]]
     return found
 
 
-def features(lake: PageLake, night: dt.date) -> dict[int, dict[str, list[str]]]:
+class Feature(NamedTuple):
+    """What an intent has more often than others, and how much more, as they are shown."""
+
+    text: str
+    strength: str
+
+
+def features(lake: PageLake, night: dt.date) -> dict[int, dict[str, list[Feature]]]:
     """Return what each intent has more often than others, as its view shows it, by kind.
 
     Titles stand for items, ids where there is no title.
@@ -146,7 +153,10 @@ def features(lake: PageLake, night: dt.date) -> dict[int, dict[str, list[str]]]:
     rows = (
         lake.kept(
             tables.INTENT_FEATURES,
-            ("dt", "intent_id", "kind", "value", "title", "is_over", "rank", "score"),
+            (
+                *("dt", "intent_id", "kind", "value", "title", "is_over", "rank", "score"),
+                *("share", "expected_share"),
+            ),
             night,
             night,
         )
@@ -155,13 +165,16 @@ def features(lake: PageLake, night: dt.date) -> dict[int, dict[str, list[str]]]:
         .filter((pl.col("score") != 0) | ((pl.col("score") == 0).all().over("intent_id", "kind")))
         .sort("intent_id", "kind", "rank")
     )
-    found: dict[int, dict[str, list[str]]] = {}
-    for intent, kind, value, title in rows.select(
-        "intent_id", "kind", "value", "title"
+    found: dict[int, dict[str, list[Feature]]] = {}
+    for intent, kind, value, title, share, of_all in rows.select(
+        "intent_id", "kind", "value", "title", "share", "expected_share"
     ).iter_rows():
         listed = found.setdefault(intent, {}).setdefault(kind, [])
         if len(listed) < MOST[kind]:
-            listed.append(words.shown(title or value, 48))
+            strength = words.percent(share, 0 if share >= 0.1 else 1)
+            if of_all:
+                strength += f", {words.times(share / of_all)} as often as all users"
+            listed.append(Feature(words.shown(title or value, 48), strength))
     return found
 
 
@@ -199,11 +212,11 @@ def searched(texts: Iterable[str]) -> str:
 def why(row: Mapping[str, Any], search: str) -> list[dict[str, str]]:
     """Return where the words of a search are in a row: the text, and of what kind it is."""
     asked = search.casefold().split()
-    places = [("number", str(row["intent"])), ("name", row["name"])]
-    places += [(KINDS[kind], one) for kind, found in row["more_often"].items() for one in found]
+    places = [("number", str(row["intent"]), ""), ("name", row["name"], "")]
+    places += [(KINDS[kind], *one) for kind, found in row["more_often"].items() for one in found]
     return [
-        {"kind": kind, "text": text}
-        for kind, text in places
+        {"kind": kind, "text": text, "strength": strength}
+        for kind, text, strength in places
         if any(word in searched([text]) for word in asked)
     ]
 

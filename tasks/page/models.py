@@ -127,8 +127,8 @@ def _checks(lake: PageLake, first: dt.date, night: dt.date, links: Links) -> lis
         {
             "night": day,
             "href": links.of(day).night(),
-            "all": len(of_night),
-            "met": sum(row["met"] for row in of_night),
+            "all": sum(map(checked.is_asked, of_night)),
+            "met": sum(row["met"] for row in of_night if checked.is_asked(row)),
             "failed": [checked.sentence(*checked.said(row)) for row in of_night if not row["met"]],
             "stopped": any(not row["met"] and row["severity"] == "critical" for row in of_night),
         }

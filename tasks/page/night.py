@@ -514,12 +514,12 @@ def _intervals(
             told.append(
                 {
                     "what": what,
-                    "estimate": f"{estimate:+.1%}".replace("%", " %"),
-                    "low": f"{low:+.1%}".replace("%", " %"),
-                    "high": f"{high:+.1%}".replace("%", " %"),
+                    "estimate": words.change(estimate),
+                    "low": words.change(low),
+                    "high": words.change(high),
                     "limit": "surely no better"
                     if simple
-                    else f"surely below {limit:+.1%}".replace("%", " %"),
+                    else f"surely below {words.change(limit)}",
                     "met": met,
                 }
             )
@@ -658,12 +658,16 @@ def _checks(lake: PageLake, nights: Sequence[dt.date], night: dt.date) -> list[d
                 "expects": row["expectation"],
                 "severity": row["severity"],
                 "met": row["met"],
+                "is_asked": checked.is_asked(row),
                 "observed": observed,
                 "limit": limit,
                 "course": charts.spark(series, f"{observed}; its course over the last nights")
                 if moves
                 else Markup('<span class="muted">unchanged</span>'),
-                "sort": (row["met"], row["severity"] != "critical", order.get(row["step"], 99)),
+                "sort": (
+                    *(row["met"], not checked.is_asked(row)),
+                    *(row["severity"] != "critical", order.get(row["step"], 99)),
+                ),
             }
         )
     return sorted(found, key=lambda one: one["sort"])

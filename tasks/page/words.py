@@ -37,13 +37,13 @@ GLOSSARY = {
     "usual": "The median of the nights before, up to 28 of them.",
     "calibrated": "The probability that this intent will still be the most probable one after the "
     "user's next event.",
-    "clear": "A label is clear when it is likely enough to be the same label after the user's next "
-    "event. The night view says how likely that has to be (label.clear_above).",
+    "clear": "A label is clear when its intent is likely enough to be the most probable one after "
+    "the user's next event. The night view says how likely that has to be (label.clear_above).",
     "changed": "Users who had a label on the night before too, and whose intent is another one "
     "now, or came, or went: their share of all users with a label on both nights. Labels of users "
     "without new events should hardly ever change.",
-    "evidence": "The items of the history that support the label most, each with its share of all "
-    "support.",
+    "evidence": "How much an item of the history speaks for this label. All items of the history "
+    "together are 100 %.",
     "more often": "What users of the intent have more often than all users, the surest first.",
     "times": "The share among the users of this intent, divided by the share among all users.",
     "trend": "Users with this intent over the last 28 nights, each line on its own scale.",
@@ -105,6 +105,11 @@ def signed(value: float | None, digits: int = 0) -> str:
     return f"{value:+,.{digits}f}".replace("-", MINUS) if round(value, digits) else "±0"
 
 
+def change(value: float) -> str:
+    """Write a relative change of 1 as per cent with its sign: +5.0 %."""
+    return f"{signed(100 * value, 1)}{BLANK}%"
+
+
 def points(difference: float | None) -> str:
     """Write the difference of two shares: +1.2 points."""
     return NOTHING if difference is None else f"{signed(100 * difference, 1)} points"
@@ -117,7 +122,10 @@ def number(value: float | None, digits: int = 2) -> str:
 
 def times(value: float | None) -> str:
     """Write a ratio, with the sign for it: 3.4 times."""
-    return NOTHING if value is None else f"{value:.1f}{TIMES}"
+    if value is None:
+        return NOTHING
+    near_one = abs(value - 1) < 0.05 and value != 1  # 1.0 would say that there is no difference
+    return f"{value:.{2 if near_one else 1}f}{TIMES}"
 
 
 def duration(seconds: float | None) -> str:
@@ -179,7 +187,9 @@ def against_usual(
     usual = median(known)
     said = f"usually {written(usual)}"
     if share:
-        return said if abs(value - usual) < 0.0005 else f"{said}, {points(value - usual)}"
+        # Of the shares as they are written, so that a reader gets the same.
+        difference = round(value, 3) - round(usual, 3)
+        return f"{said}, {points(difference)}" if round(difference, 3) else said
     if not usual or abs(change := value / usual - 1) < 0.005:
         return said
     return f"{said}, {signed(100 * change)}{BLANK}%"

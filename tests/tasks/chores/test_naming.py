@@ -87,7 +87,7 @@ def test_the_same_again_adds_nothing_and_a_description_stays_until_it_is_changed
     ("intent", "given", "description", "says"),
     [
         (7, "Cooks", None, "has no intent 7: it has 0, 1"),
-        (0, "garden  SPADE", None, "intent 1 is called Garden Spade already"),
+        (0, "garden  SPADE", None, "intent 1 has the name Garden Spade: choose another"),
         (0, "x" * 61, None, "name has 61 characters: write at most 60"),
         (0, "a\x1b[31mb", None, "name has a character that cannot be seen"),
         (0, "Cooks", "x" * 1001, "description has 1001 characters"),

@@ -246,12 +246,20 @@ def test_one_intent_says_what_its_users_are_after_and_where_it_comes_from(
     settings: Settings,
 ) -> None:
     many(settings)
+    lake = Lake(settings.lake.root)
     written = io.StringIO()
     report.show_intent(settings, NIGHT, 7, console=Console(file=written))
     text = written.getvalue()
     for said in ("Intent 7 of night 2026-11-20", "3 (50%)", "1, 8.3%", "item-7-7", "user07", MODEL):
         assert said in text
     assert "user08" not in text
+    # The shares of a later night's training are not of its first users.
+    rows = lake.scan(tables.INTENT_PROFILES, NIGHT, NIGHT).collect()
+    earlier = rows.with_columns(born=NIGHT - dt.timedelta(days=1))
+    lake.replace(tables.INTENT_PROFILES, earlier, nights=[NIGHT])
+    written = io.StringIO()
+    report.show_intent(settings, NIGHT, 7, console=Console(file=written))
+    assert "came from" not in written.getvalue() and "2026-11-19" in written.getvalue()
     with pytest.raises(LakeError, match=r"no intent 77: it has 12, 0 to 11; `report --all` lists"):
         report.show_intent(settings, NIGHT, 77, console=Console(file=written))
 

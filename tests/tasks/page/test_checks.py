@@ -79,4 +79,7 @@ def test_a_check_that_the_page_does_not_know_says_whether_it_was_met() -> None:
     text, _ = said("new", "all is well", column="new", value=3.0, met=False)
     assert text == "Not met: all is well (observed: 3)"
     text, _ = said("new", "all is well", observed="nothing to compare with")
-    assert text == "Not known yet whether all is well"
+    assert text == "Not asked on this night: whether all is well"
+    assert not checks.is_asked({"value": None, "observed": "nothing to compare with"})
+    assert checks.is_asked({"value": None, "observed": "0 of 9 rows"})
+    assert checks.is_asked({"value": 0.0, "observed": None})

@@ -32,7 +32,8 @@ def test_a_search_finds_what_the_view_of_an_intent_shows_and_says_where(
     told = intents.view(read, NIGHT, Links(), search="comedies")
     assert told["rows"]
     for row in told["rows"]:
-        assert {"kind": "category", "text": "Comedy"} in row["why"]
+        [comedy] = [one for one in row["why"] if one["text"] == "Comedy"]
+        assert comedy["kind"] == "category" and "as often as all users" in comedy["strength"]
         groups = intent.about(read, NIGHT, row["intent"], Links())
         assert groups
         shown = {one["value"] for group in groups["features"] for one in group["rows"]}
