@@ -39,7 +39,7 @@ def test_a_search_finds_what_the_view_of_an_intent_shows_and_says_where(
         shown = {one["value"] for group in groups["features"] for one in group["rows"]}
         assert "Comedy" in shown
     page = ask().get("/intents?q=comedies").text
-    assert "Found in: <mark>Comedy</mark> (category)" in page
+    assert "Found in: <mark>Comedy</mark> (category: " in page
     assert "Found in" not in ask().get("/intents").text
 
 
