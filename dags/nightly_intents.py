@@ -34,7 +34,7 @@ GROUPS = {
     "events": ("New events come in", ["ingest", "check-events"]),
     "sequences": ("Each user's history is built", ["build-sequences", "check-sequences"]),
     "model": ("ELCRec is trained, judged, promoted", ["train", "evaluate", "promote"]),
-    "labels": ("Users get labels, intents profiles", ["label", "check-labels", "publish"]),
+    "labels": ("Users get labels and items", ["label", "recommend", "check-labels", "publish"]),
 }
 FIELDS = {  # a name with a dot is a setting, changed for this run only when the field is not empty
     "night": field("Night", "string", "UTC date. Empty: newest in the source.", format="date"),

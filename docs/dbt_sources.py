@@ -22,7 +22,10 @@ HEADER = """\
 # Sources for dbt: the tables and views that publish makes in PostgreSQL. Copy the file below
 # model-paths, write the schema of publish.postgres_table in it and, if its table has another name,
 # an `identifier` for each table. It needs dbt 1.10.8 or later, and the package dbt-labs/dbt_utils.
+# The table of recommendations is there once nights have some (recommend.top_k): then set your
+# project's variable elcrec_recommendations to true.
 """
+RECOMMENDS = "{{ var('elcrec_recommendations', false) }}"
 PROFILES = LABELS + "_profiles"
 FROM_ZERO_TO_ONE = (0.0, 1.0)
 LABEL_RANGES = {
@@ -70,6 +73,7 @@ def sources() -> str:
                 one.key,
                 one.ranges,
                 one.choices,
+                enabled=RECOMMENDS if one.only_with_rows else None,
             )
             for one in contract.COMPANIONS
         ),
@@ -102,9 +106,12 @@ def _table(
     key: tuple[str, ...],
     ranges: Mapping[str, tuple[float, float | None]],
     choices: Mapping[str, tuple[str, ...]] | None = None,
+    enabled: str | None = None,
 ) -> dict[str, Any]:
     """Return a table of the source; the columns of its key are together unique."""
     table: dict[str, Any] = {"name": name, "description": about}
+    if enabled:
+        table["config"] = {"enabled": enabled}
     if len(key) > 1:
         unique = _test("dbt_utils.unique_combination_of_columns", combination_of_columns=list(key))
         table["data_tests"] = [unique]

@@ -43,6 +43,10 @@ CHECKS = {
     "checked_items": ("`check-sequences`", "the vocabulary"),
     "checked_labels": ("`check-labels`", "rows"),
     "checked_label_totals": ("`check-labels`", "all labels"),
+    "checked_recommendations": (
+        "`check-labels`",
+        "recommendations, where they are asked for",
+    ),
 }
 # Tables that no step writes: who does.
 WRITERS = {

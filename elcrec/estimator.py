@@ -346,6 +346,9 @@ class ELCRec:
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """The k best next items of every user and their scores, `[n, k]` each, best first.
 
+        The score of item v is `o · e_v`: the encoder's output at the newest event times the vector
+        of the item, the logit of v as the next item. Of equal scores the lower item comes first.
+
         A user without a known item gets item 0 with score NaN, and so does everybody in the places
         for which nothing is left that the user has not had.
         """
@@ -354,7 +357,7 @@ class ELCRec:
             raise ELCRecError(f"k must be from 1 to the number of items ({self.n_items}), not {k}")
         items = np.zeros((len(histories), k), np.int32)
         scores = np.full((len(histories), k), np.nan, np.float32)
-        block = max(1, 16_000_000 // self.n_items)
+        block = max(1, min(BLOCK_USERS, 16_000_000 // self.n_items))
         for first in range(0, len(histories), block):
             part = _without_items_beyond(
                 histories.slice(first, min(first + block, len(histories))), self.n_items
@@ -369,10 +372,10 @@ class ELCRec:
                 logits[
                     torch.from_numpy(rows), torch.from_numpy(known.items.astype(np.int64) - 1)
                 ] = -torch.inf
-            best = logits.topk(k, dim=1)
-            there = (best.values > -torch.inf).cpu().numpy()
-            items[first + users] = np.where(there, (best.indices + 1).cpu().numpy(), 0)
-            scores[first + users] = np.where(there, best.values.cpu().numpy(), np.nan)
+            best, places = _largest(logits, k)
+            there = (best > -torch.inf).cpu().numpy()
+            items[first + users] = np.where(there, (places + 1).cpu().numpy(), 0)
+            scores[first + users] = np.where(there, best.cpu().numpy(), np.nan)
         return items, scores
 
     @torch.no_grad()
@@ -577,6 +580,24 @@ def _start_digest(initial: ELCRec | None) -> str | None:
 
 def _bytes_digest(values: NDArray[np.generic]) -> str:
     return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+
+
+def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row of `[n, V]` and their places, `[n, k]` each, the largest first.
+
+    Of equal ones the first comes first, also where only some of them are among the k.
+    """
+    best = values.topk(min(k + 1, values.shape[1]), dim=1)
+    largest, places = best.values[:, :k], best.indices[:, :k]
+    if values.shape[1] > k:
+        # Where equal ones are on both sides of the cut, topk takes any of them.
+        cut = torch.nonzero(best.values[:, k - 1] == best.values[:, k]).squeeze(1)
+        if cut.numel():
+            ordered = values[cut].sort(dim=1, descending=True, stable=True)
+            largest[cut], places[cut] = ordered.values[:, :k], ordered.indices[:, :k]
+    places, order = places.sort(dim=1)
+    largest, order = largest.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return largest, places.gather(1, order)
 
 
 def _without_items_beyond(histories: Histories, n_items: int) -> Histories:

@@ -366,6 +366,13 @@ class LabelSettings(Section):
     clear_above: float = Field(0.5, ge=0, le=1)
 
 
+class RecommendSettings(Section):
+    """What each user is recommended; nothing unless a number of items is asked for."""
+
+    top_k: int = Field(0, ge=0, le=1000)
+    leave_out_had: bool = True
+
+
 class EvaluateSettings(Section):
     """How a model is judged."""
 
@@ -547,6 +554,7 @@ class Settings(BaseSettings):
     sequences: SequenceSettings = SequenceSettings()
     model: ModelSettings = ModelSettings()
     label: LabelSettings = LabelSettings()
+    recommend: RecommendSettings = RecommendSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     promote: PromoteSettings = PromoteSettings()
     quality: QualitySettings = QualitySettings()

@@ -149,10 +149,20 @@ STEPS: dict[str, Step] = {
             ),
         ),
         Step(
+            "recommend",
+            "recommend each user the items to expect next, if recommend.top_k asks for some",
+            "tasks.night.recommend:recommend",
+            ("intent_labels", "sequences", "items"),
+            ("user_recommendations",),
+        ),
+        Step(
             "check-labels",
-            "check the labels",
+            "check the labels, and recommendations where there are to be some",
             "tasks.night.quality:check_labels",
-            ("intent_labels", "label_evidence", "intent_profiles", "sequences"),
+            (
+                *("intent_labels", "label_evidence", "intent_profiles", "sequences"),
+                *("user_recommendations", "items"),
+            ),
             ("check_results",),
         ),
         Step(

@@ -184,6 +184,7 @@ def _steps(
             "source.path": events,
             "duckdb.threads": 1,
             "promote.force": True,
+            "recommend.top_k": 5,
             "model": MODEL,
         }
     )

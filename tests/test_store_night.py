@@ -28,6 +28,7 @@ def settings_at(root: Place, source: Path) -> Settings:
         model=MODEL,
         source={"path": str(source)},
         promote={"force": True},
+        recommend={"top_k": 5},
         quality={"max_label_share": 1.0, "max_new_item_share": 1.0},
         duckdb={"threads": 1, "temp_directory": str(source.parent / "scratch")},
     )

@@ -44,6 +44,7 @@ TOP_FEATURES = 5  # of each kind and direction, of one intent
 LONGEST_TITLE = 24  # characters shown of a title in a table of intents
 SAMPLE = 5  # labels shown
 NEWEST = 20  # items shown of a user's history
+RECOMMENDED = 10  # items shown of those recommended to a user
 UNBOUNDED = 100_000  # columns of a page that nobody's eye has to fit
 # What others have published for data that a night may hold.
 PUBLISHED = by_counts()
@@ -286,7 +287,27 @@ def show_user(settings: Settings, night: dt.date, user: str, *, console: Console
     for item in named["item_id"]:
         title = [names.clean(titles.get(item, ""))] if titles else []
         _add_row(table, item, *title, f"{lifts[item]:.1f}" if item in lifts else "")
-    _print(console, (_facts(f"User {user} on night {night}", facts), table))
+    recommended = _recommended(lake, night, user)
+    _print(console, (_facts(f"User {user} on night {night}", facts), table, *recommended))
+
+
+def _recommended(lake: Lake, night: dt.date, user: str) -> list[Printed]:
+    """List the first items that are recommended to a user; nothing without recommendations."""
+    rows = lake.scan(tables.USER_RECOMMENDATIONS, night, night).filter(user_id=user)
+    items = rows.select(pl.col("items").explode()).drop_nulls().unnest("items").collect()
+    if items.is_empty():
+        return []
+    first = items.head(RECOMMENDED)
+    titles = profiles.titles(lake, night, first["item_id"])
+    table = _printed(
+        f"The first {first.height} of {items.height} items recommended next",
+        ["item", *(["title"] if titles else []), "score"],
+        ["score"],
+    )
+    for item, score in first.iter_rows():
+        title = [names.clean(titles.get(item, ""))] if titles else []
+        _add_row(table, item, *title, f"{score:.2f}")
+    return [table]
 
 
 def outcome(settings: Settings, night: dt.date) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import datetime as dt
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from tasks.lake import Lake, tables
 from tasks.registry import inputs
 from tasks.registry.inputs import Fingerprints, Input, recorded_inputs, taken_out
 from tasks.settings import Settings
-from tasks.steps import STEPS, run_step
+from tasks.steps import AFTER_LABEL, STEPS, run_step
 from tasks.terminal import on_lake
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ STEPS_AFTER_INGEST = tuple(STEPS)[1:]
 # would not find it.
 MODEL_STEPS = ("train", "evaluate", "promote")
 # Steps that only look at what is there, or hand it on: no night stands on what they leave.
-NOTHING_AFTER = ("check-events", "check-sequences", "check-labels", "publish")
+NOTHING_AFTER = ("check-events", "check-sequences", "recommend", "check-labels", "publish")
 SHOWN = 3  # nights that a sentence names
 
 
@@ -192,10 +192,17 @@ def _refreshed(
         if step not in wanted:
             # Steps before it may have changed what it stands on.
             found = now.why(step, night)
-            if not found and not (found is None and not_known):
+            # What is checked and published anew is so by the settings of now.
+            asked = (
+                step in inputs.OPTIONAL
+                and settings.recommend.top_k > 0
+                and not wanted.isdisjoint(("label", *AFTER_LABEL))
+            )
+            if not found and not asked and not (found is None and not_known):
                 continue
             if step in MODEL_STEPS:
                 wanted |= set(MODEL_STEPS)
+            wanted.add(step)
         if step == "label" and (version := _named(then)):
             relabel_night(settings, night, version)
         else:
@@ -249,13 +256,26 @@ class _Now:
         steps = self.recorded(night)
         if not steps:
             return None
+        if step not in steps and step in inputs.OPTIONAL and not self._asked_for(steps, night):
+            return []
         if step not in steps:
             return [f"{step} has not ended: it failed, was killed, or never ran"]
         then = steps[step]
         if then is None:
             return None
+        if not then and step in inputs.OPTIONAL:
+            return []  # it was off, and wrote nothing
         now = list(self.fingerprints.of_step(step, night, _named(then)))
         return list(self._differences(step, night, then, now))
+
+    def _asked_for(self, steps: Mapping[str, object], night: dt.date) -> bool:
+        """Tell whether an optional step of which nothing is recorded has to end.
+
+        A night that came to its check without it is from before there was such a step.
+        """
+        if self.fingerprints.rows(inputs.RECOMMENDATIONS, night, night):
+            return True
+        return bool(self.fingerprints.settings.recommend.top_k) and "check-labels" not in steps
 
     def cannot_be_made(self, night: dt.date, reasons: dict[str, list[str]]) -> str | None:
         """Say why a stale night cannot be made as it would be had it run now; None: it can."""

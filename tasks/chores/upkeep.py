@@ -39,6 +39,7 @@ KEPT_BY = {
     tables.INTENT_USERS: "labels_nights",
     tables.INTENT_FLOWS: "labels_nights",
     tables.LABEL_COUNTS: "labels_nights",
+    tables.USER_RECOMMENDATIONS: "labels_nights",
     tables.CATALOGUE: "labels_nights",
     tables.STEPS: "steps_nights",
     tables.CHECK_RESULTS: "steps_nights",

@@ -825,6 +825,37 @@ INTENT_PLACES = Table(
     },
 )
 
+# Only nights that ran with recommend.top_k have rows.
+USER_RECOMMENDATIONS = Table(
+    "user_recommendations",
+    pa.schema(
+        [
+            DT,
+            ("user_id", pa.string()),
+            (
+                "items",
+                pa.list_(pa.struct([("item_id", pa.string()), ("score", pa.float32())])),
+            ),
+            ("model_version", pa.string()),
+        ]
+    ),
+    many_valued=("user_id",),
+    by_user=True,
+    row="The items that the model expects next of one user in one night (recommend.top_k).",
+    meanings={
+        **THE_NIGHT,
+        "user_id": "The user, as in intent_labels; once in each night that has recommendations.",
+        "items": (
+            "Up to recommend.top_k items, the best first; of equal ones the smaller item_id. Fewer "
+            "if the model knows no more that the user has not had; empty if it knows no item of "
+            "the user. score: the model's score of the item as the user's next one, in "
+            "thousandths. It compares items of one user; it is no probability, and says nothing "
+            "beside other users or models."
+        ),
+        "model_version": "The model that made them, which is that of the labels.",
+    },
+)
+
 # What targets get with the labels, in the transaction of the labels.
 WITH_LABELS = (
     LABEL_EVIDENCE,
@@ -834,7 +865,10 @@ WITH_LABELS = (
     INTENT_USERS,
     INTENT_FLOWS,
     INTENT_NAMES,
+    USER_RECOMMENDATIONS,
 )
+# Of these only if the night has rows: who asks for none has no table of them, here or in a target.
+ONLY_WITH_ROWS = (USER_RECOMMENDATIONS,)
 
 STEPS = Table(
     "steps",
@@ -922,7 +956,7 @@ LABEL_REVISIONS = Table(
     ),
     row=(
         "One published state of one night's labels. The same labels again are no new one, unless "
-        "profiles, names or evidence are others."
+        "profiles, names, evidence or recommendations are others."
     ),
     meanings={
         "dt": "The night whose labels these are, a UTC date.",
@@ -931,7 +965,7 @@ LABEL_REVISIONS = Table(
         "run": "Airflow's run id, or 'command line'.",
         "why": (
             "first run, relabel, people forgotten, late events, other events, rollback, other "
-            "settings, earlier nights, other profiles, backfill or rerun."
+            "settings, earlier nights, other profiles, other recommendations, backfill or rerun."
         ),
         "because": "The same as a sentence, with nights and models.",
         "model_version": "The model that gave the labels; null if it is more than one.",
@@ -1031,6 +1065,7 @@ TABLES = {
         GIVEN_NAMES,
         LABEL_COUNTS,
         INTENT_PLACES,
+        USER_RECOMMENDATIONS,
         STEPS,
         CHECK_RESULTS,
         TAKEN_OUT,

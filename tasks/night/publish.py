@@ -1,6 +1,7 @@
 """Give the labels of a night to their readers: to each target of the settings under `publish`.
 
-What says what they mean goes with them: profiles and names of the intents, and why users have them.
+What says what they mean goes with them: profiles and names of the intents, and why users have them;
+and so do recommendations, if the night has some.
 
 The Delta table `intent_labels` is there already; with no other target, the labels are validated
 against the contract with their readers and that is all.
@@ -24,8 +25,8 @@ def publish(settings: Settings, night: dt.date) -> dict[str, Any]:
     """Publish the labels of one night; each target has them whole or stays as it was.
 
     Labels that are others than those published last are a new revision of the night, and so are the
-    same labels with other profiles, names or evidence. Each target has the revisions of the night
-    together with its labels.
+    same labels with other profiles, names, evidence or recommendations. Each target has the
+    revisions of the night together with its labels.
 
     Raises
     ------

@@ -18,6 +18,7 @@ from typing import Any
 
 import duckdb
 import great_expectations as gx
+import polars as pl
 import pyarrow as pa
 from great_expectations.data_context.types.base import ProgressBarsConfig
 
@@ -36,12 +37,14 @@ FIRST_DAY = dt.date(1970, 1, 1)  # no event is older
 COLUMNS = "checked_columns"  # the suite of every check, alone when the tables do not fit it
 # Repeats are looked for among the users of about as many events: all that a usual night has.
 REPEATS_AMONG = 5_000_000
+# What is recommended is held against histories of users with about as many items.
+HAD_AMONG = 2_000_000
 DAY = dt.timedelta(days=1)
 COMPARED = 28 * DAY  # a night is held against those of so long before it
 # The suites whose table is one row of figures.
 OF_FIGURES = (
     *("checked_events", "checked_ingest", "checked_night", "checked_catalogue"),
-    "checked_label_totals",
+    *("checked_label_totals", "checked_recommendations"),
 )
 NOT_COMPARED = "nothing to compare with"  # in the place of a figure that cannot be told yet
 STATS_FROM = (tables.EVENTS, tables.SEQUENCES, tables.ITEMS)
@@ -123,23 +126,37 @@ def check_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
 def check_labels(settings: Settings, night: dt.date) -> dict[str, Any]:
     """Check the night's labels against its histories, profiles and evidence.
 
+    And its recommendations against labels and histories, where the settings ask for some.
+
     Raises
     ------
     QualityError
         A blocking expectation failed.
     """
+    suites: tuple[str, ...] = ("checked_labels", "checked_label_totals")
+    sources: Sources = {
+        tables.INTENT_LABELS: night,
+        tables.LABEL_EVIDENCE: night,
+        tables.SEQUENCES: night,
+        tables.INTENT_PROFILES: night,
+    }
+    variables: dict[str, Any] = {}
+    if top_k := settings.recommend.top_k:
+        suites += ("checked_recommendations",)
+        sources |= {tables.USER_RECOMMENDATIONS: night, tables.ITEMS: None}
+        labels = Lake.of(settings).scan(tables.INTENT_LABELS, night, night).select(pl.len())
+        variables = {
+            "leave_out_had": settings.recommend.leave_out_had,
+            "part": -(-labels.collect().item() * top_k // HAD_AMONG) or 1,
+        }
     return _check(
         settings,
         night,
         "labels",
-        suites=("checked_labels", "checked_label_totals"),
-        sources={
-            tables.INTENT_LABELS: night,
-            tables.LABEL_EVIDENCE: night,
-            tables.SEQUENCES: night,
-            tables.INTENT_PROFILES: night,
-        },
+        suites=suites,
+        sources=sources,
         limits=settings.quality.model_dump(),
+        variables=variables,
     )
 
 

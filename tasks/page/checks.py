@@ -54,6 +54,12 @@ FIGURES = {
     "unlabelled_share": (SHARE, "{} of the users have no intent"),
     "largest_share": (SHARE, "The largest intent has {} of the users"),
     "utilisation": (SHARE, "The use of the intents is {} of what equal sizes would give"),
+    "labels_without_recommendations": ("label", "{} without recommendations of the same model"),
+    "recommendations_without_label": ("user", "{} with recommendations and without a label"),
+    "faulty_lists": ("user", "{} with a recommended item that is missing or named twice"),
+    "unordered_lists": ("user", "{} whose recommended items are not in order of their scores"),
+    "lists_with_had_items": ("user", "{} with recommended items that are in the history"),
+    "users_without_items": ("user", "{} with an intent and without a recommended item"),
     "kept_meaning": (SHARE, "The named intent that changed most has kept {} of its meaning"),
 }
 

@@ -140,6 +140,8 @@ def _verdict(
     fall: str | None,
 ) -> Verdict:
     missing = [name for name in STEPS if name not in summaries]
+    if "recommend" in missing and "check-labels" in summaries:
+        missing.remove("recommend")  # the night is from before there was this step
     if missing:
         return Verdict(
             BAD,

@@ -38,6 +38,7 @@ LABELS_WITH = "labels with"  # the model that labels, by promotion or by a perso
 RELABELLED_WITH = "relabelled with"  # the model that a person has named for this night alone
 NAMES_BEFORE = "names before"  # the automatic names that nights before have given
 EVIDENCE = tables.LABEL_EVIDENCE.name
+RECOMMENDATIONS = tables.USER_RECOMMENDATIONS.name
 WITH_LABELS = (
     "with labels"  # stands for each of tables.WITH_LABELS, which are inputs by their names
 )
@@ -82,6 +83,8 @@ def inputs_of(
 
     relabelled_with: the model that labels the night because a person has named it for this once.
     """
+    if step in OPTIONAL and not settings.recommend.top_k:
+        return []
     return list(Fingerprints(settings, near=night).of_step(step, night, relabelled_with))
 
 
@@ -216,9 +219,12 @@ READS: Mapping[str, tuple[str, ...]] = {
     "evaluate": (SEQUENCES, EVENTS, MODELS, MODEL_BEFORE, LABELS_BEFORE),
     "promote": (METRICS, MODEL_BEFORE),
     "label": (SEQUENCES, LABELS_WITH, LABELS_BEFORE, EVIDENCE_BEFORE, NAMES_BEFORE, CATALOGUE),
-    "check-labels": (LABELS, SEQUENCES, EVIDENCE),
+    "recommend": (SEQUENCES, LABELS),
+    "check-labels": (LABELS, SEQUENCES, EVIDENCE, RECOMMENDATIONS),
     "publish": (LABELS, WITH_LABELS),
 }
+# Stands on nothing where it is not asked for.
+OPTIONAL = ("recommend",)
 
 
 def digests(rows: duckdb.DuckDBPyRelation, columns: Iterable[str]) -> dict[dt.date, str]:

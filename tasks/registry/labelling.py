@@ -1,4 +1,4 @@
-"""A model applied to histories: what the step `label` writes and `evaluate` foresees."""
+"""A model applied to histories: what `label` and `recommend` write, and `evaluate` foresees."""
 
 import datetime as dt
 from typing import Any
@@ -16,10 +16,10 @@ from tasks.lake import Lake, tables
 from tasks.lake.duck import sql
 from tasks.registry.vocabulary import renumbered
 from tasks.registry.weights import Loaded
-from tasks.settings import LabelSettings
+from tasks.settings import LabelSettings, RecommendSettings
 
 USERS_A_BATCH = 65_536  # bounds the memory, whatever the number of users
-DIGITS = 3  # of shares and confidences in `label_evidence`: more are noise, and files half as large
+DIGITS = 3  # of shares, confidences and scores: more are noise, and files half as large
 
 
 def last_labelled(lake: Lake, *, before: dt.date) -> dt.date | None:
@@ -151,6 +151,47 @@ def evidence_rows(
         "model_version": pa.repeat(pa.scalar(version), rows),
     }
     return _batch(columns, tables.LABEL_EVIDENCE)
+
+
+def recommendation_rows(
+    histories: pa.RecordBatch,
+    model: Loaded,
+    numbers: npt.NDArray[np.int32],
+    night: dt.date,
+    version: str,
+    asked: RecommendSettings,
+) -> pa.RecordBatch:
+    """Return the rows of `user_recommendations` of one batch of `sequences`, in its order.
+
+    numbers: the model's number of each item_index (`model_numbers`).
+
+    Raises ModelError when the model cannot be applied or gives scores that are no numbers.
+    """
+    rows, n_items = histories.num_rows, model.model.n_items
+    try:
+        items = renumbered(Histories.from_arrow(histories.column("items")), numbers)
+        best, scores = model.model.recommend(items, min(asked.top_k, n_items), asked.leave_out_had)
+    except ELCRecError as error:
+        raise ModelError(f"model {version} cannot recommend on night {night}: {error}") from error
+    there = best > 0
+    of_known = np.repeat(np.arange(rows), items.lengths)[items.items <= n_items]
+    without = ~there[:, 0] & (np.bincount(of_known, minlength=rows) > 0)
+    for user in np.flatnonzero(
+        without
+    ).tolist():  # only users who have had all that the model knows
+        if np.unique(items[user][items[user] <= n_items]).size < n_items:
+            raise ModelError(
+                f"model {version} gives scores that are no numbers on night {night}: "
+                "its weights are damaged; delete its folder, and train and promote it again"
+            )
+    named = model.item_ids.gather(best[there] - 1).to_arrow().cast(pa.string())
+    columns = {
+        "dt": pa.repeat(pa.scalar(night), rows),
+        "user_id": histories.column("user_id"),
+        "items": _lists(there, {"item_id": named, "score": pa.array(scores[there].round(DIGITS))}),
+        "model_version": pa.repeat(pa.scalar(version), rows),
+    }
+    return _batch(columns, tables.USER_RECOMMENDATIONS)
 
 
 def _batch(columns: dict[str, pa.Array], table: tables.Table) -> pa.RecordBatch:

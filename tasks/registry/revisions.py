@@ -1,10 +1,10 @@
 """The published states of each night's labels: when, by which run, why, and how many changed.
 
 A night that is published with labels that it was not published with last gets a revision, and so
-does one with the same labels and other profiles, names or evidence. The same again gets none, so
-running `publish` twice leaves what running it once does. The row is written to the lake before any
-target has it: a run that is killed in between is completed by the next, which finds the revision
-and gives every target that very row.
+does one with the same labels and other profiles, names, evidence or recommendations. The same again
+gets none, so running `publish` twice leaves what running it once does. The row is written to the
+lake before any target has it: a run that is killed in between is completed by the next, which finds
+the revision and gives every target that very row.
 
 Why a revision came is told from what the labels were made from (`tasks.registry.inputs`), then and
 now.
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 FIRST_RUN, RERUN, BACKFILL = "first run", "rerun", "backfill"
 RELABEL, ROLLBACK, FORGET = "relabel", "rollback", "people forgotten"
 LATE_EVENTS, OTHER_EVENTS = "late events", "other events"
-OTHER_COMPANIONS = "other profiles"
+OTHER_COMPANIONS, OTHER_RECOMMENDATIONS = "other profiles", "other recommendations"
 OTHER_SETTINGS, EARLIER_NIGHTS = "other settings", "earlier nights"
 
 AIRFLOW_RUN = "AIRFLOW_CTX_DAG_RUN_ID"  # Airflow sets it where a task runs
@@ -67,7 +67,8 @@ def revise(lake: Lake, con: duckdb.DuckDBPyConnection, night: dt.date) -> dict[s
     stood_on = _stood_on(lake, night)
     if last and last["digest"] == digest:
         are = "are" if len(others) > 1 else "is"
-        why = OTHER_COMPANIONS
+        only = others == [tables.USER_RECOMMENDATIONS.name]
+        why = OTHER_RECOMMENDATIONS if only else OTHER_COMPANIONS
         because = f"its labels are the same, and {', '.join(others)} of the night {are} not"
     else:
         why, because = _why(lake, con, night, last, stood_on)
@@ -167,7 +168,9 @@ def _companions(con: duckdb.DuckDBPyConnection, night: dt.date) -> dict[str, str
     found = {}
     for table in tables.WITH_LABELS:
         columns = inputs.ROWS[table.name][1]
-        found[table.name] = digests(con.table(table.name), columns).get(night, "")
+        digest = digests(con.table(table.name), columns).get(night, "")
+        if digest or table not in tables.ONLY_WITH_ROWS:
+            found[table.name] = digest
     return found
 
 
@@ -178,7 +181,9 @@ def _differing(last: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
     is not known: then there are none.
     """
     before: dict[str, str] = json.loads(last["published_with"] or "{}")
-    return [name for name in now if name in before and before[name] != now[name]]
+    if before:
+        before = {table.name: "" for table in tables.ONLY_WITH_ROWS} | before
+    return [name for name, digest in before.items() if digest != now.get(name, "")]
 
 
 def _digest(rows: duckdb.DuckDBPyRelation, night: dt.date) -> str:

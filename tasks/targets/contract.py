@@ -4,8 +4,8 @@ Every target gets these columns and carries the version. `docs/labels.md` says t
 who read it. A column that is added, dropped, renamed or means something else is a new version.
 
 With the labels of a night a target gets the night's rows of other tables of the lake
-(`COMPANIONS`): profiles and names of its intents, and why users have their labels. They are no part
-of the contract of the labels: a column may be added.
+(`COMPANIONS`): profiles and names of its intents, why users have their labels, and recommendations
+where there are some. They are no part of the contract of the labels: a column may be added.
 """
 
 import datetime as dt
@@ -155,6 +155,11 @@ class Companion:
         """Whether its rows name users."""
         return "user_id" in self.table.schema.names
 
+    @property
+    def only_with_rows(self) -> bool:
+        """Whether a target has it only once a night has rows of it."""
+        return self.table in tables.ONLY_WITH_ROWS
+
 
 COMPANIONS = (
     Companion(
@@ -212,6 +217,12 @@ COMPANIONS = (
         ("dt", "intent_id"),
         filled=("name", "why"),
         choices={"why": ("born", "drifted", "taken", "catalogue")},
+    ),
+    Companion(
+        tables.USER_RECOMMENDATIONS,
+        "_recommendations",
+        ("dt", "user_id"),
+        filled=("items", "model_version"),
     ),
 )
 

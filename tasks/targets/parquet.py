@@ -8,7 +8,8 @@ The revisions of the night are in the metadata of its file, as JSON: so they com
 and whoever reads the folder finds nothing in it but labels.
 
 What is published with the labels (`contract.COMPANIONS`) is in another folder,
-`<with>/dt=YYYY-MM-DD/<table>-<hash>.parquet`. The metadata of the labels' file names these files.
+`<with>/dt=YYYY-MM-DD/<table>-<hash>.parquet`. The metadata of the labels' file names these files. A
+night without recommendations has no file of them.
 So labels and what belongs to them change in the one step in which the labels do: new files come
 before it, beside those of before, and what no labels name any more goes after it. A reader who
 opens the labels first finds the files that they name, or finds that they are gone and begins again.
@@ -71,9 +72,12 @@ def write_night(
     with_labels = []
     for companion in contract.COMPANIONS:
         if companion.name in views:
+            rows = con.table(duck.identifier(views[companion.name]))
+            if companion.only_with_rows and not rows.limit(1).fetchall():
+                continue
             columns = companion.table.schema.names
             order = ", ".join(companion.key or columns).removeprefix("dt, ")
-            rows = con.table(duck.identifier(views[companion.name])).order(order)
+            rows = rows.order(order)
             file = _write(con, rows, columns, folder / companion.name, {})
             named[companion.name] = file.name
             with_labels.append(file)

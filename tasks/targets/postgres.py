@@ -7,7 +7,8 @@ second run waits. Table, indexes, view and comments are made with the first nigh
 What is published with the labels (`contract.COMPANIONS`) has tables of its own, and the revisions
 of the nights have one, `<table>_log`; all are written in the same transaction as the labels. The
 view `<table>_named` joins the newest labels with the names of their intents. A table of labels that
-was made before there were any of these gets them with the next night.
+was made before there were any of these gets them with the next night. That of recommendations is
+made with the first night that has some.
 """
 
 import datetime as dt
@@ -37,6 +38,8 @@ LATEST = "_latest"  # the view's name is the table's with this behind it
 LOG = "_log"  # so is the name of the table of revisions; longer, it would be cut off
 NAMED = "_named"  # and that of the view of labels with names
 VERSION = re.compile(r"contract version (\d+)")  # in the table's comment
+LONGEST = 63  # letters of a name: PostgreSQL cuts a longer one off
+BESIDE = "publish.postgres_table, beside which that would be"  # the setting to correct
 TABLES, VIEWS = "rp", "v"  # kinds of pg_class: tables with partitions or without; views
 
 
@@ -46,6 +49,7 @@ class PostgresTable:
     def __init__(self, settings: Settings) -> None:
         self.connection = settings.publish.postgres_connection
         self.table = settings.publish.postgres_table
+        self.recommends = settings.recommend.top_k > 0
         self.uri = postgres_uri(self.connection)
 
     def __str__(self) -> str:
@@ -54,7 +58,11 @@ class PostgresTable:
     def check(self) -> None:
         """Refuse a login that fails, a missing schema, and a table or view of other columns."""
         with self._transaction() as cursor:
-            _Place(self, cursor).is_ready()
+            place = _Place(self, cursor)
+            place.is_ready()
+            for companion in contract.COMPANIONS:
+                if companion.only_with_rows and self.recommends:
+                    place.is_there(companion)
 
     def publish(self, con: duckdb.DuckDBPyConnection, night: dt.date, revisions: pa.Table) -> None:
         """Replace the night's rows and revisions; what is missing of tables and view is made."""
@@ -72,6 +80,11 @@ class PostgresTable:
             )
             for companion in contract.COMPANIONS:
                 table = place.of(companion)
+                if companion.only_with_rows:
+                    if con.table(companion.name).limit(1).fetchall():
+                        place.make_of(companion)
+                    elif not place.is_ours(companion):
+                        continue
                 cursor.execute(f"DELETE FROM {table} WHERE dt = $1", (night,))
                 cursor.adbc_ingest(
                     place.name + companion.suffix,
@@ -91,8 +104,8 @@ class PostgresTable:
             place.lock()
             if not place.is_ready():
                 return {"rows_removed": 0, "nights_rewritten": 0, "left": 0}
-            of_users = [place.of(one) for one in contract.COMPANIONS if one.of_users]
-            there = [table for table in of_users if place.has(table)]
+            of_users = [one for one in contract.COMPANIONS if one.of_users]
+            there = [place.of(one) for one in of_users if place.is_ours(one)]
             wanted = "user_id = ANY($1)"
             removed, nights, left = Counter[str](), set[dt.date](), 0
             for table in (place.sql, *there):
@@ -181,10 +194,11 @@ class _Place:
         """Return the name of the table of what is published with the labels, quoted."""
         return self._sql(self.name + companion.suffix)
 
-    def has(self, table: str) -> bool:
-        """Tell whether there is a table of this quoted name."""
-        self.cursor.execute("SELECT to_regclass($1) IS NOT NULL", (table,))
-        return bool(_row(self.cursor)[0])
+    def is_ours(self, companion: contract.Companion) -> bool:
+        """Tell whether there is such a table, with the columns that publish gives it."""
+        kind, there = self._columns(self.name + companion.suffix)
+        promised = {column.name: column.postgres for column in companion.columns}
+        return kind != "" and kind in TABLES and there == promised
 
     def lock(self) -> None:
         """Wait until nobody else writes to the table; it is this transaction's until its end."""
@@ -198,9 +212,8 @@ class _Place:
     def is_ready(self) -> bool:
         """Tell whether the table is there; PublishError when it or the view is something else."""
         there = self._holds(self.name, TABLES, "publish.postgres_table")
-        beside = "publish.postgres_table, beside which that would be"
         self._holds(self.name + LATEST, VIEWS, "publish.postgres_table, whose view that would be")
-        self._holds(self.name + NAMED, VIEWS, beside, contract.named_columns())
+        self._holds(self.name + NAMED, VIEWS, BESIDE, contract.named_columns())
         self._holds(
             self.name + LOG,
             TABLES,
@@ -208,7 +221,8 @@ class _Place:
             contract.REVISIONS,
         )
         for companion in contract.COMPANIONS:
-            self._holds(self.name + companion.suffix, TABLES, beside, companion.columns)
+            if not companion.only_with_rows:
+                self.is_there(companion)
         if there:
             self.cursor.execute(
                 "SELECT coalesce(obj_description(to_regclass($1), 'pg_class'), '')", (self.sql,)
@@ -232,12 +246,8 @@ class _Place:
             about = "One published revision of a night's labels: when, by which run, and why."
             self._make_table(self.name + LOG, contract.REVISIONS, "dt, revision", about)
         for companion in contract.COMPANIONS:
-            name = self.name + companion.suffix
-            if not self._columns(name)[1]:
-                key = ", ".join(companion.key)
-                self._make_table(name, companion.columns, key, companion.table.row)
-                if not key:
-                    self._run(f"CREATE INDEX ON {self._sql(name)} (dt)")
+            if not companion.only_with_rows:
+                self.make_of(companion)
         if not self._columns(self.name + LATEST)[1]:
             view, columns = self._sql(self.name + LATEST), list(contract.NAMES)
             self._run(
@@ -262,6 +272,29 @@ class _Place:
                 f"COMMENT ON VIEW {view} IS {literal(contract.ABOUT_NAMED)}",
                 *self._comments(view, contract.named_columns()),
             )
+
+    def make_of(self, companion: contract.Companion) -> None:
+        """Make the table of what is published with the labels, if it is missing."""
+        if not self.is_there(companion):
+            name, key = self.name + companion.suffix, ", ".join(companion.key)
+            self._make_table(name, companion.columns, key, companion.table.row)
+            if not key:
+                self._run(f"CREATE INDEX ON {self._sql(name)} (dt)")
+
+    def is_there(self, companion: contract.Companion) -> bool:
+        """Tell whether there is the table of what is published with the labels.
+
+        Raises PublishError when something else is there, or its name would be longer than the
+        server takes.
+        """
+        name = self.name + companion.suffix
+        if len(name) > LONGEST:
+            raise PublishError(
+                f"{self.schema}.{name} of connection {self.target.connection} would have a name of "
+                f"{len(name)} letters, and PostgreSQL takes {LONGEST}: nothing was changed; name a "
+                f"shorter publish.postgres_table, or do without {companion.name}"
+            )
+        return self._holds(name, TABLES, BESIDE, companion.columns)
 
     def log(self, nights: Sequence[dt.date], revisions: pa.Table) -> None:
         """Make these revisions those of the nights."""

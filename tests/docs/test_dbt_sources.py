@@ -59,6 +59,15 @@ def test_every_table_view_and_column_that_publish_makes_is_described(
         assert described == [(column.name, column.postgres, column.means) for column in columns]
 
 
+def test_only_tables_that_a_target_may_do_without_are_left_out_unless_asked_for(
+    tables: dict[str, Any],
+) -> None:
+    optional = {f"intent_labels{one.suffix}" for one in contract.COMPANIONS if one.only_with_rows}
+    asked = {name: table["config"] for name, table in tables.items() if "config" in table}
+    enabled = {"enabled": "{{ var('elcrec_recommendations', false) }}"}
+    assert asked == dict.fromkeys(optional, enabled)
+
+
 def test_every_test_is_one_that_there_is_and_names_columns_that_there_are(
     tables: dict[str, Any],
 ) -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from elcrec import Config, ELCRec, ELCRecError, Histories, Labels
+from elcrec.estimator import _largest
 from elcrec.intents import label_survival
 from tests.elcrec.test_training import tiny, walks
 
@@ -163,6 +164,24 @@ def test_where_nothing_is_left_to_recommend_there_is_no_item(model):
     assert set(items[0][:3].tolist()) == {38, 39, 40} and items[0][3:].tolist() == [0, 0, 0]
     assert np.isfinite(scores[0][:3]).all() and np.isnan(scores[0][3:]).all()
     assert items[1].all() and np.isfinite(scores[1]).all()
+
+
+@pytest.mark.parametrize("k", [1, 4, 7, 12])
+def test_of_equally_good_items_the_lower_number_comes_first(k):
+    scores = np.random.default_rng(0).integers(-3, 3, (500, 12)).astype(np.float32)
+    scores[0], scores[1, 2:] = 1, -np.inf
+    values, places = _largest(torch.from_numpy(scores), k)
+    expected = np.lexsort((np.broadcast_to(np.arange(12), scores.shape), -scores))[:, :k]
+    assert (places.numpy() == expected).all()
+    assert (values.numpy() == np.take_along_axis(scores, expected, 1)).all()
+
+
+def test_recommendations_do_not_depend_on_who_else_gets_some(model):
+    histories = walks()
+    items, scores = model.recommend(histories, k=8)
+    apart = [model.recommend(histories.slice(at, at + 7), k=8) for at in range(0, 70, 7)]
+    assert (np.concatenate([part for part, _ in apart]) == items[:70]).all()
+    np.testing.assert_allclose(np.concatenate([part for _, part in apart]), scores[:70], rtol=1e-4)
 
 
 def test_a_user_without_a_known_item_gets_no_recommendation(model):

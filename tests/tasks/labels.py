@@ -96,10 +96,23 @@ def write_companions(settings: Settings, night: dt.date, labels: pl.DataFrame, n
             for intent in intents
         ],
     }
+    write_recommendations(settings, night, labels)
     for table, found in rows.items():
         schema = pl.DataFrame(table.schema.empty_table()).schema
         frame = pl.DataFrame([{"dt": night} | row for row in found], schema=schema)
         Lake(settings.lake.root).replace(table, frame, nights=[night])
+
+
+def write_recommendations(settings: Settings, night: dt.date, labels: pl.DataFrame) -> None:
+    """Recommend each user of these labels two items; without labels, the night has none."""
+    schema = pl.DataFrame(tables.USER_RECOMMENDATIONS.schema.empty_table()).schema
+    items = [{"item_id": HOSTILE, "score": 1.5}, {"item_id": "i1", "score": -0.5}]
+    rows = [
+        {"dt": night, "user_id": user, "items": items, "model_version": model}
+        for user, model in labels.select("user_id", "model_version").iter_rows()
+    ]
+    frame = pl.DataFrame(rows, schema=schema)
+    Lake(settings.lake.root).replace(tables.USER_RECOMMENDATIONS, frame, nights=[night])
 
 
 HOSTILE = """'); DROP TABLE x; -- "{}[] <b>"""

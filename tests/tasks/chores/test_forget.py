@@ -108,6 +108,14 @@ def run_nights(settings: Settings, nights: list[dt.date] = DAYS) -> None:
             ),
         )
         lake.replace(tables.LABEL_EVIDENCE, evidence.collect(), nights=[night])
+        scored = pl.Struct({"item_id": pl.String, "score": pl.Float32})
+        recommended = labels.select(
+            "dt",
+            "user_id",
+            "model_version",
+            items=pl.lit([{"item_id": "a", "score": 1.5}], pl.List(scored)),
+        )
+        lake.replace(tables.USER_RECOMMENDATIONS, recommended.collect(), nights=[night])
 
 
 def files_naming(root: Path, users: list[str]) -> list[str]:
@@ -146,6 +154,7 @@ def test_every_table_with_user_ids_is_known() -> None:
         "intent_labels",
         "intent_users",
         "label_evidence",
+        "user_recommendations",
     }
 
 
@@ -182,6 +191,7 @@ def test_nothing_of_a_forgotten_person_is_left_and_all_others_stay(
         "intent_labels": 4,
         "intent_users": 0,
         "label_evidence": 4,
+        "user_recommendations": 4,
         "quarantine": 6,
         "steps": 0,
         "check_results": 0,

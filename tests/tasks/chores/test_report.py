@@ -345,6 +345,27 @@ def test_one_user_says_which_history_the_label_follows_from(settings: Settings) 
         report.show_user(settings, NIGHT, "nobody", console=Console(file=written))
 
 
+def test_one_user_s_first_recommendations_are_listed_with_titles(settings: Settings) -> None:
+    many(settings)
+    written = io.StringIO()
+    report.show_user(settings, NIGHT, "user07", console=Console(file=written))
+    assert "recommended" not in written.getvalue()
+    lake = Lake(settings.lake.root)
+    items = [{"item_id": f"i{rank}", "score": 9.5 - rank} for rank in range(12)]
+    recommended = row(tables.USER_RECOMMENDATIONS, user_id="user07", items=items)
+    lake.replace(tables.USER_RECOMMENDATIONS, recommended, nights=[NIGHT])
+    read = row(tables.CATALOGUE_READS, source="a.csv", catalogue_night=NIGHT, digest="x", items=1)
+    lake.replace(tables.CATALOGUE_READS, read, nights=[NIGHT])
+    named = row(tables.CATALOGUE, item_id="i1", title="[red] \x1bPan", categories=[])
+    lake.replace(tables.CATALOGUE, named, nights=[NIGHT])
+    report.show_user(settings, NIGHT, "user07", console=Console(file=written))
+    lines = [line.split() for line in written.getvalue().splitlines()]
+    at = lines.index(["The", "first", "10", "of", "12", "items", "recommended", "next"])
+    assert lines[at + 1] == ["item", "title", "score"]
+    assert lines[at + 2 : at + 4] == [["i0", "9.50"], ["i1", "[red]", "Pan", "8.50"]]
+    assert ["i9", "0.50"] in lines and not any("i10" in line for line in lines)
+
+
 def test_a_report_says_why_a_user_has_a_label_and_how_sure_that_is(settings: Settings) -> None:
     many(settings)
     why = {

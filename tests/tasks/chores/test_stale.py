@@ -22,7 +22,7 @@ from local.generator import generate
 from tasks.__main__ import app
 from tasks.chores import report
 from tasks.chores.forget import forget
-from tasks.chores.relabel import relabel
+from tasks.chores.relabel import relabel, relabel_night
 from tasks.chores.stale import FOLLOWS, FRESH, NOT_KNOWN, STALE, Standing, refresh, standings
 from tasks.chores.upkeep import upkeep
 from tasks.errors import LakeError
@@ -502,3 +502,69 @@ def test_a_lake_that_is_not_there_is_an_error_and_an_empty_one_a_sentence(tmp_pa
     (tmp_path / "empty").mkdir()
     said = CliRunner().invoke(app, ["stale", "--lake", str(tmp_path / "empty")]).stdout
     assert "has no labelled nights yet" in said
+
+
+def asking(made: Made, top_k: int = 3) -> Settings:
+    return made.settings.model_copy(
+        update={"recommend": made.settings.recommend.model_copy(update={"top_k": top_k})}
+    )
+
+
+def test_a_night_that_is_checked_again_gets_recommendations_where_they_are_asked_for(
+    made: Made,
+) -> None:
+    asked = asking(made)
+    assert states(asked) == [FRESH] * 4, "to ask for some makes no night stale that had none"
+    lake = Lake(made.settings.lake.root)
+    labels = lake.scan(tables.INTENT_LABELS, NIGHTS[1], NIGHTS[1]).collect()
+    surer = labels.with_columns(confidence=pl.lit(0.5, pl.Float32))
+    lake.replace(tables.INTENT_LABELS, surer, nights=[NIGHTS[1]])
+    steps = ["recommend", "check-labels", "publish"]
+    assert refresh(asked)["nights"][str(NIGHTS[1])]["steps"] == steps
+    assert states(asked) == [FRESH] * 4
+    recommended = table(asked, tables.USER_RECOMMENDATIONS)
+    assert set(recommended["dt"]) == {NIGHTS[1]} and recommended.height == labels.height
+
+
+def test_recommendations_are_of_the_model_that_labels_also_after_a_relabelling(
+    made: Made,
+) -> None:
+    asked, night = asking(made), NIGHTS[1]
+    for step in ("recommend", "check-labels", "publish"):
+        run_step(step, asked, night)
+    own = table(asked, tables.INTENT_LABELS, night)["model_version"][0]
+    chosen = promoted(Lake(made.settings.lake.root), until=NIGHTS[0])
+    assert chosen is not None and chosen[0] != own
+    relabel_night(asked, night, chosen[0])
+    says = "its labels have changed since recommend read them"
+    assert of(asked, night).reasons["recommend"] == [says]
+    relabel(asked, night, night, chosen[0])
+    assert of(asked, night).state == FRESH
+    models = table(asked, tables.USER_RECOMMENDATIONS, night)["model_version"]
+    assert models.unique().to_list() == [chosen[0]]
+    relabel(made.settings, night, night, own)
+    assert table(asked, tables.USER_RECOMMENDATIONS, night).is_empty(), "none are asked for now"
+    assert of(made.settings, night).state == FRESH
+
+
+def test_recommendations_whose_run_was_killed_leave_the_night_stale(made: Made) -> None:
+    asked, night = asking(made), NIGHTS[1]
+    written = STEPS["recommend"].load()
+
+    def killed(settings: Settings, night: dt.date) -> dict[str, Any]:
+        written(settings, night)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_step("recommend", asked, night, killed)
+    for settings in (asked, made.settings):
+        assert "recommend has not ended" in of(settings, night).line
+    assert "recommend" in refresh(asked)["nights"][str(night)]["steps"]
+    assert states(asked) == [FRESH] * 4
+
+
+def test_a_night_from_before_there_was_the_step_is_up_to_date_without_it(made: Made) -> None:
+    lake = Lake(made.settings.lake.root)
+    nothing = tables.STEPS.schema.empty_table()
+    lake.replace(tables.STEPS, nothing, nights=NIGHTS, within={"step": "recommend"})
+    assert states(made.settings) == states(asking(made)) == [FRESH] * 4

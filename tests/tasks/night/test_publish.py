@@ -23,7 +23,12 @@ from tasks.night.publish import publish
 from tasks.settings import REPO, Settings, load_settings
 from tasks.targets import contract, parquet
 from tests.places import EVERYWHERE, Place
-from tests.tasks.labels import labels_of, write_companions, write_labels
+from tests.tasks.labels import (
+    labels_of,
+    write_companions,
+    write_labels,
+    write_recommendations,
+)
 
 NIGHT = dt.date(2026, 11, 20)
 NEXT = NIGHT + dt.timedelta(days=1)
@@ -187,6 +192,33 @@ def test_what_belongs_to_labels_is_in_files_that_they_name(settings: Settings) -
 
 
 @pytest.mark.slow
+def test_recommendations_come_and_go_with_a_revision_and_none_leave_nothing(
+    settings: Settings,
+) -> None:
+    labels = labels_of(NIGHT, USERS)
+    write_companions(settings, NIGHT, labels, "Garden")
+    write_recommendations(settings, NIGHT, labels.clear())
+    publish(settings, NIGHT)
+    folder = Path(settings.publish.parquet + "_with")
+    without = {file.name: file.stat() for file in folder.rglob("*.parquet")}
+    assert len(without) == len(tables.WITH_LABELS) - 1
+    assert "user_recommendations" not in with_labels(settings)
+    lake = Lake(settings.lake.root)
+    [revision] = lake.scan(tables.LABEL_REVISIONS).collect().to_dicts()
+    assert "user_recommendations" not in json.loads(revision["published_with"])
+    write_recommendations(settings, NIGHT, labels)
+    assert publish(settings, NIGHT)["why"] == "other recommendations"
+    assert publish(settings, NIGHT)["revision"] == 2, "the same again is no other state"
+    found = with_labels(settings)["user_recommendations"]
+    assert found["user_id"].to_list() == USERS and found["items"].list.len().to_list() == [2] * 4
+    write_recommendations(settings, NIGHT, labels.clear())
+    assert publish(settings, NIGHT)["revision"] == 3
+    assert {file.name: file.stat() for file in folder.rglob("*.parquet")} == without
+    because = lake.scan(tables.LABEL_REVISIONS).sort("revision").collect()["because"]
+    assert because[2] == "its labels are the same, and user_recommendations of the night is not"
+
+
+@pytest.mark.slow
 def test_labels_name_the_profiles_of_before_until_they_are_swapped(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,11 +360,11 @@ def test_a_forgotten_person_goes_from_what_is_published_with_labels(settings: Se
     [users] = folder.glob(f"dt={NIGHT}/intent_users-*")
     left_by_killed.write_bytes(users.read_bytes())
     report = forget(settings, ["bob"])
-    # His label, its evidence, and that he is among those closest to his intent.
-    done = {"rows_removed": 3, "nights_rewritten": 1, "left": 0}
+    # His label, its evidence, what he is recommended, and that he is close to his intent.
+    done = {"rows_removed": 4, "nights_rewritten": 1, "left": 0}
     assert list(report["targets"].values()) == [done]
     found = with_labels(settings)
-    for table in ("label_evidence", "intent_users"):
+    for table in ("label_evidence", "intent_users", "user_recommendations"):
         assert not found[table].is_empty() and "bob" not in found[table]["user_id"], table
     assert found["intent_profiles"].height == 2
     assert not any("bob" in str(pl.read_parquet(file).rows()) for file in folder.rglob("*.parquet"))

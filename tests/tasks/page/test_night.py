@@ -116,6 +116,13 @@ def test_a_step_that_did_not_end_is_named(lake: Lake, settings: Settings) -> Non
     assert row["name"] == "check-labels"
 
 
+def test_a_night_from_before_recommendations_has_ended_well_without_them(
+    lake: Lake, settings: Settings
+) -> None:
+    write_steps(lake, PROMOTED, without="recommend")
+    assert view(settings)["verdict"].state == night.GOOD
+
+
 def test_a_model_is_shown_against_its_limits_with_intervals(lake: Lake, settings: Settings) -> None:
     write_steps(lake, KEPT_OUT)
     figures = [

@@ -4,6 +4,7 @@ import datetime as dt
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import adbc_driver_postgresql.dbapi as adbc
 import pytest
@@ -15,13 +16,14 @@ from tests.servers import postgres
 from tests.tasks.labels import labels_of, write_companions, write_labels
 
 PAGE = (REPO / "docs" / "labels.md").read_text("utf-8")
+RECOMMENDATIONS = (REPO / "docs" / "howto" / "recommend.md").read_text("utf-8")
 NIGHT = dt.date(2026, 11, 20)
 # Of six labels, every third without an intent, the others in turns 0 and 1 and sure enough.
 SURE = [(0, 2), (1, 2)]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+def blocks(language: str, page: str = PAGE) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
 @pytest.fixture
@@ -80,6 +82,15 @@ def test_the_query_of_what_belongs_to_labels_runs(settings: Settings) -> None:
     assert names["names"] == [(0, "Garden 0"), (1, "Garden 1")]
 
 
+def test_the_query_of_recommendations_runs(settings: Settings) -> None:
+    [query] = blocks("python", RECOMMENDATIONS)
+    names: dict[str, Any] = {}
+    exec(query.replace("lakes/by-hand", str(settings.lake.root)), names)
+    found = names["first_three"]
+    assert found.columns == ["user_id", "item_id", "score"]
+    assert found.filter(user_id="u1")["score"].to_list() == [1.5, -0.5]
+
+
 def test_the_queries_in_sql_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [toml], [query, named] = blocks("toml"), blocks("sql")
     given = tomllib.loads(toml)
@@ -94,3 +105,6 @@ def test_the_queries_in_sql_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             assert cursor.fetchall() == SURE
             cursor.execute(named)
             assert cursor.fetchall() == [("Garden 0", 2), ("Garden 1", 2)]
+            [recommended] = blocks("sql", RECOMMENDATIONS)
+            cursor.execute(recommended)
+            assert cursor.fetchall()[1] == ("u0", "i1", -0.5, 2)

@@ -18,7 +18,12 @@ from tasks.lake.storage import Bucket, File, parquet
 from tasks.night.publish import publish
 from tasks.settings import Settings, load_settings
 from tests.places import bucket
-from tests.tasks.labels import labels_of, write_companions, write_labels
+from tests.tasks.labels import (
+    labels_of,
+    write_companions,
+    write_labels,
+    write_recommendations,
+)
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
@@ -134,6 +139,16 @@ def test_what_belongs_to_labels_is_in_objects_that_they_name(settings: Settings)
     assert len(beside(settings)) == len(tables.WITH_LABELS), "those of before are gone"
 
 
+def test_a_night_without_recommendations_has_no_object_of_them(settings: Settings) -> None:
+    labels = labels_of(NIGHT, USERS)
+    write_companions(settings, NIGHT, labels, "Garden")
+    for with_some in (labels.clear(), labels, labels.clear()):
+        write_recommendations(settings, NIGHT, with_some)
+        publish(settings, NIGHT)
+        assert ("user_recommendations" in with_labels(settings)) == (with_some.height > 0)
+        assert len(beside(settings)) == len(tables.WITH_LABELS) - with_some.is_empty()
+
+
 def test_labels_name_what_was_with_them_until_they_are_replaced(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,10 +183,11 @@ def test_a_forgotten_person_goes_from_what_is_published_with_labels(settings: Se
     )
     report = forget(settings, ["ann"])
     [target] = report["targets"].values()
-    assert target == {"rows_removed": 3, "nights_rewritten": 1, "left": 0}
+    assert target == {"rows_removed": 4, "nights_rewritten": 1, "left": 0}
     found = with_labels(settings)
     assert found["label_evidence"]["user_id"].to_list() == USERS[1:]
     assert "ann" not in found["intent_users"]["user_id"].to_list()
+    assert found["user_recommendations"]["user_id"].to_list() == USERS[1:]
     assert len(beside(settings)) == len(tables.WITH_LABELS), "also what no labels name is gone"
 
 

@@ -21,12 +21,19 @@ from tasks.registry.revisions import public
 from tasks.settings import Settings, load_settings
 from tasks.targets import contract, postgres, targets_of
 from tests.servers import Postgres, postgres_server
-from tests.tasks.labels import HOSTILE, labels_of, write_companions, write_labels
+from tests.tasks.labels import (
+    HOSTILE,
+    labels_of,
+    write_companions,
+    write_labels,
+    write_recommendations,
+)
 
 NIGHT = dt.date(2026, 11, 20)
 NEXT = NIGHT + dt.timedelta(days=1)
 USERS = ["ann", "bob", "cleo", 'zoë "z"']
 
+RECOMMENDED = "analytics.intent_labels_recommendations"
 Query = Callable[[str], list[tuple[Any, ...]]]
 
 
@@ -361,6 +368,52 @@ def test_a_server_that_goes_in_the_middle_leaves_the_night_before_and_publish_wa
     assert in_table(query) == rows(labels_of(NIGHT, ["dora"]))
 
 
+def test_recommendations_have_a_table_once_a_night_has_some(
+    settings: Settings, query: Query
+) -> None:
+    labels, exists = labels_of(NIGHT, USERS), f"SELECT to_regclass('{RECOMMENDED}') IS NOT NULL"
+    publish(settings, NIGHT)
+    assert query(exists) == [(False,)]
+    write_recommendations(settings, NIGHT, labels)
+    publish(settings, NIGHT)
+    rows_of = f"SELECT user_id, items->1->>'item_id' FROM {RECOMMENDED} ORDER BY user_id"
+    assert query(rows_of) == [(user, "i1") for user in USERS]
+    [(first,)] = query(f"SELECT items->0->>'item_id' FROM {RECOMMENDED} LIMIT 1")
+    assert first == HOSTILE
+    write_recommendations(settings, NIGHT, labels.clear())
+    assert publish(settings, NIGHT)["revision"] == 3
+    assert query(rows_of) == [] and query(exists) == [(True,)]
+
+
+def test_a_table_of_others_by_that_name_is_in_the_way_only_where_some_are_asked_for(
+    settings: Settings, query: Query
+) -> None:
+    query(f"CREATE TABLE {RECOMMENDED} (film text)")
+    query(f"INSERT INTO {RECOMMENDED} VALUES ('Alien')")
+    publish(settings, NIGHT)
+    assert forget(settings, ["bob"])["targets"]
+    asking = settings.model_copy(
+        update={"recommend": settings.recommend.model_copy(update={"top_k": 2})}
+    )
+    with pytest.raises(PublishError, match=r"_recommendations .* is not as publish makes it"):
+        publish(asking, NIGHT)
+    write_recommendations(settings, NIGHT, labels_of(NIGHT, USERS))
+    with pytest.raises(PublishError, match=r"_recommendations .* is not as publish makes it"):
+        publish(settings, NIGHT)
+    assert query(f"SELECT * FROM {RECOMMENDED}") == [("Alien",)]
+
+
+def test_a_name_that_is_too_long_for_recommendations_is_refused_where_some_are_asked_for(
+    settings: Settings, query: Query
+) -> None:
+    long = changed(settings, postgres_table=f"analytics.{'x' * 48}")
+    publish(long, NIGHT)
+    asking = long.model_copy(update={"recommend": long.recommend.model_copy(update={"top_k": 2})})
+    with pytest.raises(PublishError, match=r"64 letters, and PostgreSQL takes 63"):
+        publish(asking, NIGHT)
+    publish(changed(asking, postgres_table=f"analytics.{'x' * 47}"), NIGHT)
+
+
 def test_a_forgotten_person_goes_from_the_table(settings: Settings, query: Query) -> None:
     target = "table analytics.intent_labels of connection warehouse"
     nothing = {"rows_removed": 0, "nights_rewritten": 0, "left": 0}
@@ -370,11 +423,12 @@ def test_a_forgotten_person_goes_from_the_table(settings: Settings, query: Query
         write_companions(settings, night, labels_of(night, USERS), "Garden")
         publish(settings, night)
     report = forget(settings, ["ann", USERS[3]])
-    # A night: labels and evidence of both, and both are among those closest to their intents.
-    assert report["targets"] == {target: {"rows_removed": 12, "nights_rewritten": 2, "left": 0}}
+    # A night: labels, evidence and recommendations of both, who are also close to their intents.
+    assert report["targets"] == {target: {"rows_removed": 16, "nights_rewritten": 2, "left": 0}}
     for suffix, left in (
         ("", {"bob", "cleo"}),
         ("_evidence", {"bob", "cleo"}),
+        ("_recommendations", {"bob", "cleo"}),
         ("_users", {"bob"}),
     ):
         users = query(f"SELECT user_id FROM analytics.intent_labels{suffix}")
