@@ -385,6 +385,7 @@ def test_recommendations_have_a_table_once_a_night_has_some(
     assert query(rows_of) == [] and query(exists) == [(True,)]
 
 
+@pytest.mark.slow
 def test_a_table_of_others_by_that_name_is_in_the_way_only_where_some_are_asked_for(
     settings: Settings, query: Query
 ) -> None:
@@ -403,6 +404,7 @@ def test_a_table_of_others_by_that_name_is_in_the_way_only_where_some_are_asked_
     assert query(f"SELECT * FROM {RECOMMENDED}") == [("Alien",)]
 
 
+@pytest.mark.slow
 def test_a_name_that_is_too_long_for_recommendations_is_refused_where_some_are_asked_for(
     settings: Settings, query: Query
 ) -> None:
