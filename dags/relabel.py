@@ -45,13 +45,14 @@ def step(name: str, night: Any) -> Any:
     """Make the task of one step of a night; `label` takes the model that the form names."""
 
     def run(night: str, params: Any = None, outlet_events: Any = None) -> dict[str, Any]:
-        from tasks.chores.relabel import relabel_night
+        from tasks.chores.relabel import relabel_night, sharing_cores
 
         with in_airflow():
             which = settings_of(params), date.fromisoformat(night)
             if name == "label":
                 return relabel_night(*which, params["version"], at_once=AIRFLOW.relabel_at_once)
-            summary = run_step(name, *which)
+            shared = sharing_cores(which[0], AIRFLOW.relabel_at_once)  # recommend runs the model
+            summary = run_step(name, shared, which[1])
             if name == AFTER_LABEL[-1]:
                 announce(night, outlet_events, which[0])
         return summary

@@ -62,12 +62,21 @@ def relabel_night(
     without histories.
     """
     trained = _night_of(Lake.of(settings), version)
-    if not settings.model.threads:
-        threads = max(1, (os.cpu_count() or 1) // at_once)
-        model = settings.model.model_copy(update={"threads": threads})
-        settings = settings.model_copy(update={"model": model})
     work = functools.partial(label_with, version=version, trained=trained, previous=None)
-    return run_step("label", settings, night, work, relabelled_with=version)
+    shared = sharing_cores(settings, at_once)
+    return run_step("label", shared, night, work, relabelled_with=version)
+
+
+def sharing_cores(settings: Settings, at_once: int) -> Settings:
+    """Return settings by which a model takes its part of the cores, unless `model.threads` is set.
+
+    at_once: steps that run side by side.
+    """
+    if settings.model.threads:
+        return settings
+    threads = max(1, (os.cpu_count() or 1) // at_once)
+    model = settings.model.model_copy(update={"threads": threads})
+    return settings.model_copy(update={"model": model})
 
 
 def nights_to_relabel(
