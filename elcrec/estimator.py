@@ -80,7 +80,7 @@ class ELCRec:
         groups: int `[n]`, the intent each user is known to have, −1 for none: intent j starts at
             what the users of group j have in common, in place of k-means; not with `initial`.
         held_out: bool `[n]`, whose newest two events are held out; of the others every event is
-            learned from. None: everybody's. By whom is not held out, nothing can be judged.
+            learned from. None: everybody's. Judge the model by those who are held out alone.
         checkpoint_dir: where every epoch's state goes; a fit that finds one there goes on from it
             and, on a CPU, ends with the same weights as one that was never stopped.
         on_epoch: called after every epoch.

@@ -172,7 +172,7 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
     histories = renumbered(by_index, numbers)
     last = promoted(lake, until=night - dt.timedelta(days=1))
     before = _before(lake, last[0], version) if last is not None else []
-    # Of the models the one that held out fewest: nobody else held out more than these users.
+    # The users whom all of these models held out: those of the model that held out fewest.
     part = held_out_one_in(lake, [version, *before])
     held_out = users.held_out(part) if part > 1 else None
     targets = Targets.of(histories, len(model.item_ids), cutoffs, held_out)

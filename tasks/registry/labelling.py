@@ -176,9 +176,8 @@ def recommendation_rows(
     there = best > 0
     of_known = np.repeat(np.arange(rows), items.lengths)[items.items <= n_items]
     without = ~there[:, 0] & (np.bincount(of_known, minlength=rows) > 0)
-    for user in np.flatnonzero(
-        without
-    ).tolist():  # only users who have had all that the model knows
+    # Only who has had every item that the model knows may be left without one.
+    for user in np.flatnonzero(without).tolist():
         if np.unique(items[user][items[user] <= n_items]).size < n_items:
             raise ModelError(
                 f"model {version} gives scores that are no numbers on night {night}: "
