@@ -442,7 +442,7 @@ def test_a_named_intent_that_has_become_another_one_is_a_warning(settings: Setti
 
 def test_every_expectation_says_what_it_expects_and_what_to_do() -> None:
     suites = sorted(SUITES.glob("*.json"))
-    assert len(suites) == 9
+    assert len(suites) == 10
     for file in suites:
         suite = json.loads(file.read_text("utf-8"))
         assert suite["name"] == file.stem
