@@ -28,20 +28,25 @@ OF_AIRFLOW = {REPO / "tests" / "dags", REPO / "tests" / "plugins"}
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m chooses among them
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Give each test the marks of what it needs, and let the files that take long begin first.
 
-    A file that takes long and begins last would leave the other processes without work.
+    A file that takes long and begins last would leave the other processes without work. Those with
+    slow tests take longest; of the others, those with many tests.
     """
-    long = set()
     for item in items:
         needs.mark(item)
         if not OF_AIRFLOW.isdisjoint(item.path.parents):
             item.add_marker("airflow")
-        if any(item.get_closest_marker(mark) for mark in ("slow", "airflow", "servers")):
-            long.add(item.path)
-    items.sort(key=lambda item: item.path not in long)
+    yield  # -m chooses among them by their marks
+    long = {
+        item.path
+        for item in items
+        if any(item.get_closest_marker(mark) for mark in ("slow", "airflow", "servers"))
+    }
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (0, 0) if item.path in long else (1, -tests[item.path]))
 
 
 @pytest.hookimpl(tryfirst=True)
