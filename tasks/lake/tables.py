@@ -407,8 +407,8 @@ MODELS = Table(
             "parent. Such a model keeps no ids, and labels nothing any more."
         ),
         "held_out_one_in": (
-            "Of how many users the newest two events of one were held out from training, a power "
-            "of two: 1 is everybody."
+            "n, where one user in n was held out: the newest two events of this user were not "
+            "trained on. A power of two; 1 is everybody."
         ),
     },
 )
