@@ -88,7 +88,7 @@ class ELCRec:
         with batches that are cut into twice as many parts.
         Raises ELCRecError for items beyond n_items, too few users for the intents, a loss that is
         not finite, too little memory for one history at a time, or a checkpoint of another config,
-        other histories, or another start (`initial`, `groups`), or with others held out.
+        other histories, another start (`initial`, `groups`), or other users held out.
         """
         config = self.config
         n_items = n_items or int(histories.items.max(initial=0))

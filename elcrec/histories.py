@@ -84,6 +84,10 @@ class Histories:
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         return Histories(self.items[ragged_arange(starts, lengths)], offsets)
 
+    def where(self, chosen: NDArray[np.bool_] | None) -> Histories:
+        """The histories of the users that `chosen`, bool `[n]`, has; None is everybody."""
+        return self if chosen is None else self.take(np.flatnonzero(chosen))
+
     def slice(self, first: int, last: int) -> Histories:
         """The histories of users `first … last - 1`, as a view."""
         offsets = self.offsets[first : last + 1]

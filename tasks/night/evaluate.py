@@ -111,7 +111,7 @@ class Targets:
         held_out: npt.NDArray[np.bool_] | None = None,
     ) -> "Targets":
         """Hold out the newest event of the histories that models are judged by."""
-        side = leave_one_out(_those(held_out, histories), SPLIT)
+        side = leave_one_out(histories.where(held_out), SPLIT)
         return cls(histories, held_out, side, is_repeat(side), n_items, cutoffs)
 
     @property
@@ -173,14 +173,13 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
     last = promoted(lake, until=night - dt.timedelta(days=1))
     before = _before(lake, last[0], version) if last is not None else []
     # The users whom all of these models held out: those of the model that held out fewest.
-    part = held_out_one_in(lake, [version, *before])
-    held_out = users.held_out(part) if part > 1 else None
+    held_out = users.held_out(held_out_one_in(lake, [version, *before]))
     targets = Targets.of(histories, len(model.item_ids), cutoffs, held_out)
     new = judge(model.model, histories, targets)
     new.metrics[ALL_USERS] |= _repeat_shares(settings, targets)
     new.metrics[ALL_USERS] |= confidence_figures(
         model.model,
-        _those(users.held_out(identity.held_out_one_in), histories),
+        histories.where(users.held_out(identity.held_out_one_in)),
         settings.label.clear_above,
     )
     judged = {version: new} | judge_baselines(targets, settings.model.seed)
@@ -278,7 +277,7 @@ def judge(model: ELCRec, as_known: Histories, targets: Targets) -> Judged:
     Raises ModelError when the model cannot be applied to the histories.
     """
     try:
-        of_judged = leave_one_out(_those(targets.held_out, as_known), SPLIT)
+        of_judged = leave_one_out(as_known.where(targets.held_out), SPLIT)
         ranks = model.ranks(of_judged, targets.repeats)
         intents = model.transform(as_known.drop_last(2, targets.held_out)).intent
     except ELCRecError as error:
@@ -301,11 +300,6 @@ def judge(model: ELCRec, as_known: Histories, targets: Targets) -> Judged:
         LARGEST_SHARE: largest_share(intents),
     }
     return judged
-
-
-def _those(held_out: npt.NDArray[np.bool_] | None, histories: Histories) -> Histories:
-    """Return the histories of those who are held out; None is everybody."""
-    return histories if held_out is None else histories.take(np.flatnonzero(held_out))
 
 
 def confidence_figures(model: ELCRec, histories: Histories, clear_above: float) -> Metrics:

@@ -61,8 +61,7 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
     item_ids = vocabulary(settings, night)
     users = trainable_users(settings, night)
     by_index, last_ts = users.histories, users.last_ts
-    part = identity.held_out_one_in
-    held_out = users.held_out(part) if part > 1 else None
+    held_out = users.held_out(identity.held_out_one_in)
     histories = renumbered(by_index, model_numbers(lake, item_ids))
     parent = load(settings, identity.parent_version) if identity.parent_version else None
     since = np.datetime64(night + dt.timedelta(days=1 - settings.model.left_nights))
@@ -134,8 +133,7 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
                 average = len(histories) / config.n_intents
                 least_users = max(LEAST_USERS, math.ceil(settings.model.least_share * average))
                 model.open_intents(known, least_users)
-            judged = histories if held_out is None else histories.take(np.flatnonzero(held_out))
-            model.calibrate(judged)
+            model.calibrate(histories.where(held_out))
             intents = name_intents(
                 settings, night, model, histories, identity, parent, before, carried
             )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 
 def one_in(users: int, at_least: int) -> int:
-    """Return of how many users one is held out, a power of two: 1 is everybody.
+    """Return n, where one user in n is held out: a power of two, 1 for everybody.
 
     users: who can be. at_least: how many models are to be judged by; 0 is all.
     """

@@ -49,9 +49,9 @@ class Trainable:
     last_ts: npt.NDArray[np.datetime64]
     user_hashes: npt.NDArray[np.uint64]
 
-    def held_out(self, one_in: int) -> npt.NDArray[np.bool_]:
-        """Tell who is held out, bool `[n]` (`tasks.registry.held_out`)."""
-        return held_out(self.user_hashes, one_in)
+    def held_out(self, one_in: int) -> npt.NDArray[np.bool_] | None:
+        """Tell who is held out, bool `[n]` (`tasks.registry.held_out`); None is everybody."""
+        return held_out(self.user_hashes, one_in) if one_in > 1 else None
 
 
 def trainable_users(settings: Settings, night: dt.date) -> Trainable:

@@ -44,7 +44,7 @@ class Identity:
     same_settings: bool  # whether the parent was made with the same
     warm: bool  # whether training goes on from the parent
     first_free_id: int  # smallest id a new intent may get
-    held_out_one_in: int  # of how many users the newest events of one are held out
+    held_out_one_in: int  # n, where one user in n is held out
 
 
 def identify(settings: Settings, night: dt.date) -> Identity:

@@ -61,6 +61,6 @@ def anchor(lake: Lake, version: str) -> str | None:
 
 
 def held_out_one_in(lake: Lake, versions: Sequence[str]) -> int:
-    """Return of how many users one was held out by all of these models (`registry.held_out`)."""
+    """Return n, where every one of these models held out one user in n (`registry.held_out`)."""
     models = lake.scan(tables.MODELS).filter(pl.col("model_version").is_in(versions))
     return models.select(pl.col("held_out_one_in").max()).collect().item() or 1

@@ -17,7 +17,7 @@ again.
 import datetime as dt
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,25 +99,28 @@ class ParquetObjects:
 
     def forget(self, users: Sequence[str], revisions: pa.Table) -> dict[str, int]:
         """Write the nights anew that have rows of these users; what a killed run left goes, too."""
-        removed = nights = left = 0
+        removed = rewritten = left = 0
         with self.turns.alone(), duck.connect(self.settings) as con:
-            for night in self._nights():
-                storages = {LABELS: (self.storage, f"{night}/{NAME}")} | {
-                    table: (self.with_labels, path) for table, path in self._named(night).items()
+            nights = self._nights()
+            for night in nights:
+                named = self._named(night)
+                files = {LABELS: _rows(con, self.storage, f"{night}/{NAME}")} | {
+                    table: _rows(con, self.with_labels, path) for table, path in named.items()
                 }
-                found, views = without(
-                    users, {table: _rows(con, *where) for table, where in storages.items()}
-                )
+                found, views = without(users, files)
                 if found:
                     self._replace(con, views, night, revisions)
                     removed += found
-                    nights += 1
-            self._clear(self.with_labels.folders())
+                    rewritten += 1
+                else:
+                    self._clear(night, set(named.values()))
+            for night in set(self.with_labels.folders()) - set(nights):
+                self._clear(night, set())  # a run was killed before its labels
             for storage in (self.storage, self.with_labels):
                 for file in storage.files():
                     if SEEN.fullmatch(file.path):
                         left += rows_of(users, _rows(con, storage, file.path))
-        return {"rows_removed": removed, "nights_rewritten": nights, "left": left}
+        return {"rows_removed": removed, "nights_rewritten": rewritten, "left": left}
 
     def _nights(self) -> list[str]:
         paths = [file.path for file in self.storage.files()]
@@ -143,13 +146,11 @@ class ParquetObjects:
             digest = made.labels.stem.rpartition("-")[2]
             if self.storage.fact(path, DIGEST) != digest:
                 self.storage.send(made.labels, path, {DIGEST: digest})
-        self._clear([night])
+        self._clear(night, {f"{night}/{file.name}" for file in made.with_labels})
 
     def _named(self, night: str) -> dict[str, str]:
-        """Return the paths of what the labels of a night name, by table; nothing without labels."""
+        """Return the paths of what the labels of a night name, by table."""
         path = f"{night}/{NAME}"
-        if self.storage.fact(path, DIGEST) is None:
-            return {}
         with self.storage.explaining():
             metadata = pl.read_parquet_metadata(
                 self.storage.at(path), storage_options=self.storage.polars_options
@@ -158,17 +159,15 @@ class ParquetObjects:
         named = named_by(metadata).items()
         return {table: f"{night}/{name}" for table, name in named if name in present}
 
-    def _clear(self, nights: Iterable[str]) -> None:
-        """Delete the objects of nights that the labels of the night do not name."""
-        for night in nights:
-            named = set(self._named(night).values())
-            unnamed = [
-                file.path
-                for file in self.with_labels.files(night)
-                if WITH.fullmatch(file.path) and file.path not in named
-            ]
-            self.storage.check()
-            self.with_labels.delete(unnamed)
+    def _clear(self, night: str, named: Set[str]) -> None:
+        """Delete the objects of a night with the labels that are none of these paths."""
+        unnamed = [
+            file.path
+            for file in self.with_labels.files(night)
+            if WITH.fullmatch(file.path) and file.path not in named
+        ]
+        self.storage.check()
+        self.with_labels.delete(unnamed)
 
 
 def _rows(con: duckdb.DuckDBPyConnection, storage: Bucket, path: str) -> duckdb.DuckDBPyRelation:

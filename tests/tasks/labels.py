@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from tasks.lake import Lake, tables
+from tasks.night.publish import publish
 from tasks.settings import Settings
 
 
@@ -113,6 +114,16 @@ def write_recommendations(settings: Settings, night: dt.date, labels: pl.DataFra
     ]
     frame = pl.DataFrame(rows, schema=schema)
     Lake(settings.lake.root).replace(tables.USER_RECOMMENDATIONS, frame, nights=[night])
+
+
+def publish_old_write_new(settings: Settings, night: dt.date, users: list[str]) -> None:
+    """Publish labels of these users with names "Old …", then put labels of dora with "New …"."""
+    for name, those in (("Old", users), ("New", ["dora"])):
+        labels = labels_of(night, those)
+        write_labels(settings, night, labels)
+        write_companions(settings, night, labels, name)
+        if name == "Old":
+            publish(settings, night)
 
 
 HOSTILE = """'); DROP TABLE x; -- "{}[] <b>"""

@@ -25,6 +25,7 @@ from tasks.targets import contract, parquet
 from tests.places import EVERYWHERE, Place
 from tests.tasks.labels import (
     labels_of,
+    publish_old_write_new,
     write_companions,
     write_labels,
     write_recommendations,
@@ -222,11 +223,7 @@ def test_recommendations_come_and_go_with_a_revision_and_none_leave_nothing(
 def test_labels_name_the_profiles_of_before_until_they_are_swapped(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_companions(settings, NIGHT, labels_of(NIGHT, USERS), "Old")
-    publish(settings, NIGHT)
-    new = labels_of(NIGHT, ["dora"])
-    write_labels(settings, NIGHT, new)
-    write_companions(settings, NIGHT, new, "New")
+    publish_old_write_new(settings, NIGHT, USERS)
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt

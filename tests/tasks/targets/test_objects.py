@@ -20,6 +20,7 @@ from tasks.settings import Settings, load_settings
 from tests.places import bucket
 from tests.tasks.labels import (
     labels_of,
+    publish_old_write_new,
     write_companions,
     write_labels,
     write_recommendations,
@@ -152,11 +153,7 @@ def test_a_night_without_recommendations_has_no_object_of_them(settings: Setting
 def test_labels_name_what_was_with_them_until_they_are_replaced(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_companions(settings, NIGHT, labels_of(NIGHT, USERS), "Old")
-    publish(settings, NIGHT)
-    new = labels_of(NIGHT, ["dora"])
-    write_labels(settings, NIGHT, new)
-    write_companions(settings, NIGHT, new, "New")
+    publish_old_write_new(settings, NIGHT, USERS)
     send = Bucket.send
 
     def killed_before_labels(self: Bucket, file: Path, path: str, *facts: dict[str, str]) -> None:
