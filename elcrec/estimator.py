@@ -563,7 +563,9 @@ def _copy_overlap(source: Network, target: Network) -> None:
 
 def _digest(histories: Histories) -> str:
     digest = hashlib.sha256(histories.offsets.tobytes())
-    digest.update(np.ascontiguousarray(histories.items).tobytes())
+    for values in (histories.items, histories.types, histories.weights, histories.ts_us):
+        if values is not None:
+            digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()
 
 
@@ -606,7 +608,7 @@ def _without_items_beyond(histories: Histories, n_items: int) -> Histories:
     keep = histories.items <= n_items
     owners = np.repeat(np.arange(len(histories)), histories.lengths)
     lengths = np.bincount(owners[keep], minlength=len(histories))
-    return Histories(histories.items[keep], np.concatenate([[0], np.cumsum(lengths)]))
+    return histories.events(keep, np.concatenate([[0], np.cumsum(lengths)]))
 
 
 def _labels(

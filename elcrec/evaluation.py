@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from elcrec.details import read_details
 from elcrec.errors import ELCRecError
 from elcrec.histories import Histories, Split, leave_one_out, ragged_arange
 from elcrec.model import Network
@@ -142,11 +143,13 @@ def events_to_label(network: Network, histories: Histories) -> Packed:
 def _newest_events(network: Network, histories: Histories, padding: bool) -> Packed:
     L = network.config.max_length
     lengths = np.minimum(histories.lengths, L)
-    items = histories.items[ragged_arange(histories.offsets[1:] - lengths, lengths)]
+    rows = ragged_arange(histories.offsets[1:] - lengths, lengths)
+    items = histories.items[rows]
     if padding:
         full, full_lengths = padded(items, lengths, L)
         return pack(full, full_lengths, L, network.centers.device)
-    return pack(items, lengths, L, network.centers.device)
+    details = read_details(network.config, histories, rows, lengths)
+    return pack(items, lengths, L, network.centers.device, details=details)
 
 
 def in_callers_order(batch: Packed, rows: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,20 @@ class Histories:
     items: int32 `[N]`, every user's items one after the other; 1 is the first item, 0 is padding
         and must not occur.
     offsets: int64 `[n + 1]`; user u owns `items[offsets[u]:offsets[u + 1]]`, which may be empty.
+
+    What is known of each event beside its item, each `[N]`, or None where nothing is:
+    types: int32, numbered from 1; 0 is a type that is not known.
+    weights: float32; NaN for an event without one.
+    ts_us: int64, microseconds since 1970.
+    until_us: up to when there are no other events, the end of a night; None where nobody knows.
     """
 
     items: NDArray[np.int32]
     offsets: NDArray[np.int64]
+    types: NDArray[np.int32] | None = None
+    weights: NDArray[np.float32] | None = None
+    ts_us: NDArray[np.int64] | None = None
+    until_us: int | None = None
 
     def __post_init__(self) -> None:
         items, offsets = np.asarray(self.items), np.asarray(self.offsets)
@@ -47,6 +57,15 @@ class Histories:
             )
         object.__setattr__(self, "items", items.astype(np.int32, copy=False))
         object.__setattr__(self, "offsets", offsets.astype(np.int64, copy=False))
+        for name, kind in (("types", np.int32), ("weights", np.float32), ("ts_us", np.int64)):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            if values.shape != items.shape:
+                raise ELCRecError(f"{name} has {values.size} values for {items.size} items")
+            object.__setattr__(self, name, values.astype(kind, copy=False))
+        if self.types is not None and self.types.min(initial=0) < 0:
+            raise ELCRecError("types are numbered from 1, 0 is a type that is not known")
 
     @classmethod
     def from_lists(cls, histories: Iterable[Sequence[int]]) -> Histories:
@@ -67,6 +86,19 @@ class Histories:
         items = lists.flatten().to_numpy(zero_copy_only=False)
         return cls(items, offsets - offsets[0])
 
+    def events(self, rows: Any, offsets: NDArray[np.int64]) -> Histories:
+        """The histories that the events `rows` (places in `items`, a mask or a slice) make."""
+
+        def taken(values: Any) -> Any:
+            return None if values is None else values[rows]
+
+        types, weights, ts_us = map(taken, (self.types, self.weights, self.ts_us))
+        return Histories(self.items[rows], offsets, types, weights, ts_us, self.until_us)
+
+    def with_items(self, items: NDArray[np.int32]) -> Histories:
+        """The same events with other numbers of their items, `[N]`."""
+        return replace(self, items=items)
+
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Events a user, int64 `[n]`."""
@@ -82,7 +114,7 @@ class Histories:
         """The histories of `users`, in that order."""
         starts, lengths = self.offsets[users], self.lengths[users]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return Histories(self.items[ragged_arange(starts, lengths)], offsets)
+        return self.events(ragged_arange(starts, lengths), offsets)
 
     def where(self, chosen: NDArray[np.bool_] | None) -> Histories:
         """The histories of the users that `chosen`, bool `[n]`, has; None is everybody."""
@@ -91,7 +123,7 @@ class Histories:
     def slice(self, first: int, last: int) -> Histories:
         """The histories of users `first … last - 1`, as a view."""
         offsets = self.offsets[first : last + 1]
-        return Histories(self.items[offsets[0] : offsets[-1]], offsets - offsets[0])
+        return self.events(slice(offsets[0], offsets[-1]), offsets - offsets[0])
 
     def drop_last(self, count: int, of: NDArray[np.bool_] | None = None) -> Histories:
         """Every history without its newest `count` items; shorter ones become empty.
@@ -101,19 +133,20 @@ class Histories:
         dropped = count if of is None else count * of
         lengths = np.maximum(self.lengths - dropped, 0)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return Histories(self.items[ragged_arange(self.offsets[:-1], lengths)], offsets)
+        left = self.events(ragged_arange(self.offsets[:-1], lengths), offsets)
+        return replace(left, until_us=None)  # others came before that
 
     def drop_first(self, count: int) -> Histories:
         """Every history without its oldest `count` items; shorter ones become empty."""
         lengths = np.maximum(self.lengths - count, 0)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return Histories(self.items[ragged_arange(self.offsets[1:] - lengths, lengths)], offsets)
+        return self.events(ragged_arange(self.offsets[1:] - lengths, lengths), offsets)
 
     def newest(self, count: int) -> Histories:
         """The newest `count` items of every history, all of a shorter one."""
         lengths = np.minimum(self.lengths, count)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return Histories(self.items[ragged_arange(self.offsets[1:] - lengths, lengths)], offsets)
+        return self.events(ragged_arange(self.offsets[1:] - lengths, lengths), offsets)
 
     def last(self, back: int) -> NDArray[np.int32]:
         """Item `back` places from the end of every history (1 is the newest), int32 `[n]`."""

@@ -15,25 +15,41 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def next_item_bce(outputs: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+def next_item_bce(
+    outputs: Tensor, positives: Tensor, negatives: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """Loss 1 of the paper: `-mean[log σ(e·v⁺) + log(1 − σ(e·v⁻))]`, one negative a position.
 
-    outputs, positives, negatives: `[M, d]`. Scalar out.
+    outputs, positives, negatives: `[M, d]`; weights: `[M]`, of the mean. Scalar out.
     """
     positive, negative = (outputs * positives).sum(-1), (outputs * negatives).sum(-1)  # [M]
-    return (F.softplus(-positive) + F.softplus(negative)).mean()
+    return weighted_mean(F.softplus(-positive) + F.softplus(negative), weights)
+
+
+def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean of `[M]`, each by its weight; of weights that are all 0 it is 0."""
+    if weights is None:
+        return values.mean()
+    return (values * weights).sum() / weights.sum().clamp(min=_TINY)
+
+
+_TINY = torch.finfo(torch.float32).tiny
 
 
 def next_item_softmax(
-    outputs: Tensor, items: Tensor, targets: Tensor, precision: str = "highest"
+    outputs: Tensor,
+    items: Tensor,
+    targets: Tensor,
+    precision: str = "highest",
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy of the next item against every item.
 
     outputs: `[M, d]`; items: `[V + 1, d]`, of which row 0 is padding and no candidate; targets:
     int64 `[M]`, rows of `items`; precision: of the products with the items, as
-    `torch.set_float32_matmul_precision` names it. Scalar out.
+    `torch.set_float32_matmul_precision` names it; weights: `[M]`, of the mean. Scalar out.
     """
-    loss: Tensor = _LinearCrossEntropy.apply(outputs, items, targets, precision)  # type: ignore[no-untyped-call]
+    loss: Tensor = _LinearCrossEntropy.apply(outputs, items, targets, precision, weights)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -67,7 +83,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, outputs: Tensor, items: Tensor, targets: Tensor, precision: str
+        ctx: Any,
+        outputs: Tensor,
+        items: Tensor,
+        targets: Tensor,
+        precision: str,
+        weights: Tensor | None,
     ) -> Tensor:
         count = outputs.shape[0]
         rows = count
@@ -102,19 +123,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 # The division by the total waits for the products' smaller sides.
                 scales[block] = 1 / (total * count)
             scales[count:] = 0.0
+            if weights is not None:
+                shares = weights[held] * (count / weights.sum().clamp(min=_TINY))
+                scales[start : start + shares.numel()] *= shares.unsqueeze(1)
             by_row, scale = slopes[: held.stop - start], scales[held]
             outputs_gradient[held] = (by_row @ factors) * scale
             gathered = by_row.T @ (filled[held] * scale).to(factor)
             # One chunk is the rule: nothing is added up, then.
             items_gradient.copy_(gathered) if start == 0 else items_gradient.add_(gathered)
         ctx.save_for_backward(outputs_gradient[:count], items_gradient)
-        return loss_of[:count].mean()
+        return weighted_mean(loss_of[:count, 0], weights)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         outputs_gradient, items_gradient = ctx.saved_tensors
         # In place: nobody else has them, and a copy of the items' is as large as the vocabulary.
-        return outputs_gradient.mul_(gradients[0]), items_gradient.mul_(gradients[0]), None, None
+        outputs_gradient.mul_(gradients[0])
+        return outputs_gradient, items_gradient.mul_(gradients[0]), None, None, None
 
 
 @contextmanager
@@ -129,7 +154,12 @@ def matmul_precision(wanted: str) -> Iterator[None]:
 
 
 def next_item_sampled_softmax(
-    outputs: Tensor, positives: Tensor, negatives: Tensor, collisions: Tensor, log_expected: Tensor
+    outputs: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    collisions: Tensor,
+    log_expected: Tensor,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of the next item against negatives that the batch shares.
 
@@ -137,12 +167,12 @@ def next_item_sampled_softmax(
     the loss an estimate of the full softmax (Jean et al. 2015); the target itself is always there.
 
     outputs, positives: `[M, d]`; negatives: `[S, d]`; collisions: bool `[M, S]`, true where a
-    negative is the position's target; log_expected: `[S]`. Scalar out.
+    negative is the position's target; log_expected: `[S]`; weights: `[M]`, of the mean. Scalar out.
     """
     positive = (outputs * positives).sum(-1, keepdim=True)  # [M, 1]
     negative = outputs @ negatives.T - log_expected  # [M, S]
     logits = torch.cat([positive, negative.masked_fill(collisions, float("-inf"))], dim=1)
-    return (logits.logsumexp(1) - positive.squeeze(1)).mean()
+    return weighted_mean(logits.logsumexp(1) - positive.squeeze(1), weights)
 
 
 def elcm(behaviours: Tensor, centers: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from elcrec import losses
 from elcrec.config import Config
+from elcrec.details import TIMES
 from elcrec.packing import Group, Packed
 
 # What the published code adds to the score of a key that must not be seen: large enough to hide it,
@@ -219,6 +220,12 @@ class Network(nn.Module):
             self.positions = nn.Embedding(L, d)
         else:
             self.distance_bias = nn.Parameter(torch.zeros(config.layers, config.heads, L))
+        if config.type_vectors:
+            self.types = nn.Embedding(config.type_vectors + 1, d)
+        if config.gap_vectors:
+            self.gaps = nn.Embedding(TIMES, d)
+        if config.idle_vectors:
+            self.idle = nn.Embedding(TIMES, d)
         self.norm = nn.LayerNorm(d, eps=config.norm_eps)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -246,6 +253,8 @@ class Network(nn.Module):
         x = self._embed(batch, rows)
         for layer, block in enumerate(self.blocks):
             x = block(x, batch.groups, [self._mask(layer, g) for g in batch.groups])
+        if batch.details is not None and batch.details.idle is not None:
+            x = x + self.idle(batch.details.idle)
         return x
 
     def newest(self, batch: Packed, rows: Tensor | None = None) -> Tensor:
@@ -261,12 +270,20 @@ class Network(nn.Module):
             x = block(x, batch.groups, [self._mask(layer, g) for g in batch.groups])
         masks = [self._newest_mask(len(earlier), g) for g in batch.groups]
         assert isinstance(last, Block)
-        return last.newest(x, batch.last_rows, batch.groups, masks)
+        newest = last.newest(x, batch.last_rows, batch.groups, masks)
+        if batch.details is not None and batch.details.idle is not None:
+            newest = newest + self.idle(batch.details.idle[batch.last_rows])
+        return newest
 
     def _embed(self, batch: Packed, rows: Tensor | None) -> Tensor:
         x: Tensor = self.items(batch.items) if rows is None else rows  # [N, d]
         if self.config.positions == "absolute":
             x = x + self.positions(batch.positions)
+        if batch.details is not None:
+            if batch.details.types is not None:
+                x = x + self.types(batch.details.types)
+            if batch.details.gaps is not None:
+                x = x + self.gaps(batch.details.gaps)
         embedded: Tensor = self.dropout(self.norm(x))
         return embedded
 
@@ -301,7 +318,7 @@ class Network(nn.Module):
         plus the unit output at the newest event.
         """
         if self.config.pooling != "blend":
-            return batch.mean(outputs)
+            return batch.mean(_weighed(batch, outputs))
         return _blend(batch.mean(self._had(batch, rows)), outputs[batch.last_rows])
 
     def label_behaviours(self, batch: Packed) -> tuple[Tensor, Tensor]:
@@ -311,7 +328,7 @@ class Network(nn.Module):
         that is linear in the events, up to its length; without `blend` it is all of `h`.
         """
         if self.config.pooling != "blend":
-            outputs = self(batch)
+            outputs = _weighed(batch, self(batch))
             return batch.mean(outputs), outputs
         rows = self.items(batch.items)
         had = self._had(batch, rows)
@@ -334,7 +351,7 @@ class Network(nn.Module):
             batch.owners.numel(), device=self.centers.device
         )
         weights = (1.0 + age).pow(-self.config.recency).unsqueeze(1)
-        return weights * (self.items(batch.items) if rows is None else rows)
+        return _weighed(batch, weights * (self.items(batch.items) if rows is None else rows))
 
     def intent_probabilities(self, behaviours: Tensor) -> Tensor:
         """The soft assignment of each behaviour: `[B, d]` to `[B, k]`, rows summing to 1."""
@@ -363,6 +380,14 @@ class Network(nn.Module):
             if self.config.fusion == "shift"
             else torch.cat([outputs, nearest], dim=1)
         )
+
+
+def _weighed(batch: Packed, rows: Tensor) -> Tensor:
+    """Rows `[N, d]` times what their events weigh, if they weigh anything but 1."""
+    if batch.details is None or batch.details.weights is None:
+        return rows
+    weights: Tensor = batch.details.weights  # [N]
+    return rows * weights.unsqueeze(1)
 
 
 def _blend(had: Tensor, newest: Tensor) -> Tensor:

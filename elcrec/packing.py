@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from elcrec.details import Details
 from elcrec.histories import ragged_arange
 
 # Below this many sequences the calls for one more group cost more than the emptiness it saves.
@@ -49,6 +50,7 @@ class Packed:
     lengths: Tensor  # int64 [B], descending
     groups: tuple[Group, ...]
     order: NDArray[np.int64]
+    details: Details | None = None  # of each row, tensors
 
     @property
     def last_rows(self) -> Tensor:
@@ -67,10 +69,11 @@ def pack(
     max_length: int,
     device: torch.device,
     positions: NDArray[np.integer] | None = None,
+    details: Details | None = None,
 ) -> Packed:
     """Pack sequences given one after the other; none may be empty or longer than `max_length`.
 
-    items: `[N]`; lengths: `[B]`; positions: `[N]`, by default aligned right.
+    items: `[N]`; lengths: `[B]`; positions: `[N]`, by default aligned right; details: of `N`.
     """
     order = np.argsort(-lengths, kind="stable")
     starts = np.cumsum(lengths) - lengths
@@ -125,4 +128,5 @@ def pack(
         lengths=torch.from_numpy(sorted_lengths).to(device),
         groups=tuple(groups),
         order=order,
+        details=details and details.take(rows).to(device),
     )

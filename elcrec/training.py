@@ -13,6 +13,7 @@ from torch import Tensor
 
 from elcrec import losses
 from elcrec.config import Config
+from elcrec.details import Details, event_weights, read_details
 from elcrec.errors import ELCRecError
 from elcrec.evaluation import hit_rate_and_ndcg, padded, target_ranks
 from elcrec.histories import Histories, leave_one_out, ragged_arange
@@ -99,6 +100,14 @@ class Trainer:
         self.device = network.centers.device
         self.known = histories.drop_last(2, held_out)
         checked = np.arange(len(histories)) if held_out is None else np.flatnonzero(held_out)
+        if config.target_types and histories.types is not None:
+            asked = np.isin(histories.types[histories.offsets[1:] - 2], config.target_types)
+            checked = checked[asked[checked]]
+            if not checked.size:
+                raise ELCRecError(
+                    "no user who is held out has an event of target_types next to the newest, so "
+                    "nothing can validate what is learned"
+                )
         if not checked.size:
             raise ELCRecError("no user is held out, so nothing can validate what is learned")
         if checked.size > config.validation_users:
@@ -193,11 +202,13 @@ class Trainer:
         rows = ragged_arange(starts, inputs)
         items = self.known.items[rows]
         lengths = inputs
+        details = None
         if self.padding:
             batch_items, batch_lengths = padded(items, lengths, config.max_length)
             batch = pack(batch_items, batch_lengths, config.max_length, self.device)
         else:
-            batch = pack(items, lengths, config.max_length, self.device)
+            details = read_details(config, self.known, rows, lengths, rng)
+            batch = pack(items, lengths, config.max_length, self.device, details=details)
         # Looked up once: the gradient of a look-up costs as much as the whole table is large.
         embedded = network.items(batch.items)  # [N, d]
         outputs = network(batch, embedded)  # [N, d]
@@ -205,6 +216,8 @@ class Trainer:
         skipped = self.windows.skipped[chosen]
         within = ragged_arange(np.zeros_like(inputs), inputs)
         predicted = within >= np.repeat(skipped, inputs)
+        if config.target_types and self.known.types is not None:
+            predicted &= np.isin(self.known.types[rows + 1], config.target_types)
         parts = {"next_item": self._next_item(batch, outputs, rows, lengths, predicted, rng)}
         contrasts = config.sequence_contrast_weight or config.intent_contrast_weight
         if self.warming_up and not contrasts:
@@ -212,7 +225,7 @@ class Trainer:
         behaviours = network.behaviours(batch, outputs, embedded)  # [B, d]
         views: Packed | None = None
         if contrasts:
-            views, of_views = self._views(items, lengths, rng)
+            views, of_views = self._views(items, lengths, details, rng)
         if config.sequence_contrast_weight:
             assert views is not None
             parts["sequence_contrast"] = config.sequence_contrast_weight * self._sequence_contrast(
@@ -262,7 +275,11 @@ class Trainer:
         return losses.intent_attraction(scores, temperature)
 
     def _views(
-        self, items: NDArray[np.int32], lengths: NDArray[np.int64], rng: np.random.Generator
+        self,
+        items: NDArray[np.int32],
+        lengths: NDArray[np.int64],
+        details: Details | None,
+        rng: np.random.Generator,
     ) -> tuple[Packed, Tensor]:
         """Two augmented views of every history, `2B` sequences, and the encoder's outputs of them.
 
@@ -278,6 +295,7 @@ class Trainer:
             self.config.max_length,
             self.device,
             np.concatenate([v.positions for v in both]),
+            details and details.take(np.concatenate([v.rows for v in both])),
         )
         return views, self.network(views)
 
@@ -323,17 +341,27 @@ class Trainer:
         # Packing sorts sequences by length: where did each row of the caller's go?
         ends = np.cumsum(batch.lengths.cpu().numpy())[_inverse(batch.order)]
         where = ragged_arange(ends - lengths, lengths)[predicted]
+        if not where.size:  # of the types that are asked for
+            return outputs.sum() * 0.0
         targets = self.known.items[rows[predicted] + 1].astype(np.int64)
         states = outputs.index_select(0, torch.from_numpy(where).to(self.device))  # [M, d]
         target_items = torch.from_numpy(targets).to(self.device)
+        weights: Tensor | None = None
+        if self.config.weigh_targets and self.known.weights is not None:
+            of_targets = event_weights(self.known.weights[rows[predicted] + 1])
+            weights = torch.from_numpy(of_targets).to(self.device)
         if self.config.next_item == "bce":
             negatives = torch.from_numpy(self._unseen.draw(rows[predicted], rng)).to(self.device)
             return losses.next_item_bce(
-                states, self.network.items(target_items), self.network.items(negatives)
+                states, self.network.items(target_items), self.network.items(negatives), weights
             )
         if self.network.n_items <= self.config.full_softmax_items:
             return losses.next_item_softmax(
-                states, self.network.items.weight, target_items, self.config.softmax_precision
+                states,
+                self.network.items.weight,
+                target_items,
+                self.config.softmax_precision,
+                weights,
             )
         items, log_expected = self._frequent.draw(self.config.negatives, rng)
         drawn = torch.from_numpy(items).to(self.device)
@@ -343,6 +371,7 @@ class Trainer:
             self.network.items(drawn),
             target_items[:, None] == drawn[None, :],
             torch.from_numpy(log_expected).to(self.device),
+            weights,
         )
 
     @torch.no_grad()
@@ -417,7 +446,7 @@ def padded_view(view: View, width: int) -> View:
     full = np.zeros((view.lengths.size, width), view.items.dtype)
     full[np.repeat(np.arange(view.lengths.size), view.lengths), view.positions] = view.items
     lengths = np.full(view.lengths.size, width, np.int64)
-    return View(full.ravel(), ragged_arange(np.zeros_like(lengths), lengths), lengths)
+    return View(full.ravel(), view.rows, ragged_arange(np.zeros_like(lengths), lengths), lengths)
 
 
 def sequence_similarities(rows: Tensor, batch: Packed) -> Tensor:

@@ -18,6 +18,7 @@ class View:
     """One augmented version of every history of a batch, side by side; none is empty."""
 
     items: NDArray[np.integer]  # [N']
+    rows: NDArray[np.int64]  # [N'], the event of the batch that each one is
     positions: NDArray[np.int64]  # [N'], aligned right in L
     lengths: NDArray[np.int64]  # [B]
 
@@ -58,4 +59,5 @@ def random_view(
     positions = config.max_length - lengths[owners] + within
     cropped_to_right = (lengths - start - window)[owners]
     positions = np.where(kind_of == CROP, positions + cropped_to_right, positions)
-    return View(items[order][keep], positions[keep], kept)
+    rows = order[keep]
+    return View(items[rows], rows, positions[keep], kept)

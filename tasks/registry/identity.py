@@ -29,7 +29,16 @@ NIGHTLY = {"default": {"max_epochs": 10, "patience": 5}}
 
 # Fields of the config that came later, with what every model was trained with before. So a lake of
 # then goes on with its models.
-CAME_LATER = {"intent_loss_moves": "both"}
+CAME_LATER = {
+    "intent_loss_moves": "both",
+    "type_vectors": 0,
+    "gap_vectors": False,
+    "idle_vectors": False,
+    "half_life_days": 0.0,
+    "weigh_events": False,
+    "weigh_targets": False,
+    "target_types": [],
+}
 
 
 @dataclass(frozen=True)

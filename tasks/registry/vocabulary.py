@@ -40,4 +40,4 @@ def model_numbers(lake: Lake, item_ids: pl.Series) -> npt.NDArray[np.int32]:
 
 def renumbered(histories: Histories, numbers: npt.NDArray[np.int32]) -> Histories:
     """Return histories of item_index as those of the model that `numbers` is of."""
-    return Histories(numbers[histories.items], histories.offsets)
+    return histories.with_items(numbers[histories.items])
