@@ -57,13 +57,13 @@ class Config:
     recency: float = 0.3  # blend: an item that a newer ones follow weighs (1 + a)^−recency
 
     # What an event says beside its item, where histories have it (`elcrec.details`)
-    type_vectors: int = 0  # types 1 … this have a vector each, added to the item's; 0: none has
+    types: tuple[str, ...] = ()  # of events: a vector each, added to the item's; (): none
     gap_vectors: bool = False  # a vector of the time since the event before is added, too
     idle_vectors: bool = False  # one of the time until the next event is asked for, to the output
     half_life_days: float = 0.0  # in pooling an event so much older weighs half as much; 0: as much
     weigh_events: bool = False  # in pooling an event weighs what its weight says
     weigh_targets: bool = False  # in loss 1, too, where it is the one to be predicted
-    target_types: tuple[int, ...] = ()  # loss 1 and validation predict these types alone; (): all
+    target_types: tuple[str, ...] = ()  # loss 1 and validation predict these types alone; (): all
 
     # Intent-assisted contrast (loss 3)
     sequence_contrast_weight: float = 0.0  # of 3a
@@ -124,13 +124,17 @@ class Config:
             raise ELCRecError(
                 f"unknown config field {unknown[0]!r}; known: {', '.join(sorted(known))}"
             )
-        if isinstance(values.get("target_types"), list):  # as JSON has it
-            values = values | {"target_types": tuple(values["target_types"])}
-        return cls(**values)
+        # JSON has no tuples.
+        fit: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**fit)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by field name, as JSON has them."""
-        return asdict(self) | {"target_types": list(self.target_types)}
+        values = asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     def ablation(self, name: str) -> Config:
         """The paper's ablations of this config: `B`, `B+ICL`, `B+ELCM` or `full`."""
@@ -145,12 +149,6 @@ class Config:
             raise ELCRecError(f"unknown ablation {name!r}: it is one of {', '.join(changes)}")
         return replace(self, **changes[name])
 
-    @property
-    def reads_details(self) -> bool:
-        """Whether anything but the items and their order is looked at."""
-        vectors = self.type_vectors or self.gap_vectors or self.idle_vectors
-        return bool(vectors or self.half_life_days or self.weigh_events)
-
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(Config).items():
             value = getattr(self, name)
@@ -158,9 +156,9 @@ class Config:
                 if value not in get_args(kind):
                     allowed = ", ".join(get_args(kind))
                     raise ELCRecError(f"{name} must be one of {allowed}, not {value!r}")
-            elif name == "target_types":
-                if not isinstance(value, tuple) or not all(type(n) is int and n > 0 for n in value):
-                    raise ELCRecError(f"{name} must be numbers of types, from 1, not {value!r}")
+            elif get_origin(kind) is tuple:
+                if not isinstance(value, tuple) or not all(isinstance(one, str) for one in value):
+                    raise ELCRecError(f"{name} must be names of types, not {value!r}")
             elif not isinstance(value, NUMBERS.get(kind, kind)) or isinstance(value, bool) != (
                 kind is bool
             ):
@@ -175,7 +173,10 @@ class Config:
             raise ELCRecError(f"dim ({self.dim}) must be a multiple of heads ({self.heads})")
         if self.low_pass and self.dim % self.filters:
             raise ELCRecError(f"dim ({self.dim}) must be a multiple of filters ({self.filters})")
-        if self.pooling == "padded_outputs" and self.reads_details:
+        in_encoder = self.types or self.gap_vectors or self.idle_vectors
+        if self.pooling == "padded_outputs" and (
+            in_encoder or self.half_life_days or self.weigh_events
+        ):
             raise ELCRecError("padding has no type, weight or time: choose another pooling")
         if self.low_pass and self.pooling == "padded_outputs":
             raise ELCRecError("the low-pass would smooth padding: set low_pass to 0, or pooling")
@@ -187,9 +188,9 @@ LEAST: dict[str, float] = {
     **dict.fromkeys(("n_intents", "negatives"), 1),
     **dict.fromkeys(("batch_users", "epoch_windows", "validation_users"), 1),
     **dict.fromkeys(("max_epochs", "patience"), 1),
-    **dict.fromkeys(("type_vectors", "half_life_days"), 0),
     **dict.fromkeys(("full_softmax_items", "warmup_epochs", "seed", "threads"), 0),
     **dict.fromkeys(("intent_loss_weight", "intent_balance", "recency", "weight_decay"), 0.0),
+    "half_life_days": 0.0,
     **dict.fromkeys(("sequence_contrast_weight", "intent_contrast_weight"), 0.0),
 }
 SHARES = {

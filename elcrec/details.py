@@ -60,9 +60,10 @@ def read_details(
     """
     types = gaps = idle = weights = None
     ends = np.cumsum(lengths)
-    if config.type_vectors and histories.types is not None:
-        types = histories.types[rows].astype(np.int64)
-        types[types > config.type_vectors] = 0
+    if config.types and histories.types is not None:
+        places = {name: place for place, name in enumerate(config.types, 1)}
+        numbers = np.array([0, *(places.get(name, 0) for name in histories.type_names)])
+        types = numbers[histories.types[rows]]
     if histories.ts_us is not None and (config.gap_vectors or config.half_life_days):
         ts_us = histories.ts_us[rows]
         if config.gap_vectors:

@@ -566,6 +566,7 @@ def _digest(histories: Histories) -> str:
     for values in (histories.items, histories.types, histories.weights, histories.ts_us):
         if values is not None:
             digest.update(np.ascontiguousarray(values).tobytes())
+    digest.update("\n".join(histories.type_names).encode())
     return digest.hexdigest()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from elcrec.errors import ELCRecError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    ArrowLists: TypeAlias = pa.ListArray | pa.LargeListArray | pa.ChunkedArray
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Histories:
     offsets: int64 `[n + 1]`; user u owns `items[offsets[u]:offsets[u + 1]]`, which may be empty.
 
     What is known of each event beside its item, each `[N]`, or None where nothing is:
-    types: int32, numbered from 1; 0 is a type that is not known.
+    types: int32, type n is `type_names[n - 1]`; 0 is a type that is not known.
     weights: float32; NaN for an event without one.
     ts_us: int64, microseconds since 1970.
     until_us: up to when there are no other events, the end of a night; None where nobody knows.
@@ -33,6 +35,7 @@ class Histories:
     items: NDArray[np.int32]
     offsets: NDArray[np.int64]
     types: NDArray[np.int32] | None = None
+    type_names: tuple[str, ...] = ()
     weights: NDArray[np.float32] | None = None
     ts_us: NDArray[np.int64] | None = None
     until_us: int | None = None
@@ -64,8 +67,13 @@ class Histories:
             if values.shape != items.shape:
                 raise ELCRecError(f"{name} has {values.size} values for {items.size} items")
             object.__setattr__(self, name, values.astype(kind, copy=False))
-        if self.types is not None and self.types.min(initial=0) < 0:
-            raise ELCRecError("types are numbered from 1, 0 is a type that is not known")
+        if self.types is not None:
+            lowest, highest = self.types.min(initial=0), self.types.max(initial=0)
+            if lowest < 0 or highest > len(self.type_names):
+                raise ELCRecError(
+                    f"types are numbers of {len(self.type_names)} type_names, from 1, or 0, "
+                    f"got {lowest} … {highest}"
+                )
 
     @classmethod
     def from_lists(cls, histories: Iterable[Sequence[int]]) -> Histories:
@@ -75,16 +83,34 @@ class Histories:
         return cls(np.concatenate(lists) if lists else np.empty(0, np.int32), offsets)
 
     @classmethod
-    def from_arrow(cls, lists: pa.ListArray | pa.LargeListArray | pa.ChunkedArray) -> Histories:
-        """Histories from an Arrow column of lists; one chunk is not copied."""
-        if hasattr(lists, "combine_chunks"):
-            combined = lists.combine_chunks()
-            lists = combined
-        if lists.null_count:
-            raise ELCRecError(f"{lists.null_count} histories are null; give an empty list instead")
-        offsets = lists.offsets.to_numpy().astype(np.int64)
-        items = lists.flatten().to_numpy(zero_copy_only=False)
-        return cls(items, offsets - offsets[0])
+    def from_arrow(
+        cls,
+        lists: ArrowLists,
+        types: ArrowLists | None = None,
+        weights: ArrowLists | None = None,
+        times: ArrowLists | None = None,
+    ) -> Histories:
+        """Histories from Arrow columns of lists, one a user; one chunk is not copied.
+
+        lists: item numbers. types: texts. weights: numbers. times: timestamps in microseconds. Of
+        each of these as many as items, or nothing but nulls where nothing is known; a type or a
+        weight may be null, a time may not.
+        """
+        offsets, items = _flat(lists)
+        found: dict[str, Any] = {}
+        if types is not None and types.null_count < len(types):
+            coded = _aligned("types", types, offsets).dictionary_encode()
+            found["types"] = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False) + 1
+            found["type_names"] = tuple(coded.dictionary.to_pylist())
+        if weights is not None and weights.null_count < len(weights):
+            numbers = _aligned("weights", weights, offsets).fill_null(float("nan"))
+            found["weights"] = numbers.to_numpy(zero_copy_only=False)
+        if times is not None and times.null_count < len(times):
+            moments = _aligned("times", times, offsets)
+            if moments.null_count:
+                raise ELCRecError(f"{moments.null_count} events have no time")
+            found["ts_us"] = moments.cast("int64").to_numpy(zero_copy_only=False)
+        return cls(items.to_numpy(zero_copy_only=False), offsets, **found)
 
     def events(self, rows: Any, offsets: NDArray[np.int64]) -> Histories:
         """The histories that the events `rows` (places in `items`, a mask or a slice) make."""
@@ -92,8 +118,8 @@ class Histories:
         def taken(values: Any) -> Any:
             return None if values is None else values[rows]
 
-        types, weights, ts_us = map(taken, (self.types, self.weights, self.ts_us))
-        return Histories(self.items[rows], offsets, types, weights, ts_us, self.until_us)
+        details = {name: taken(getattr(self, name)) for name in ("types", "weights", "ts_us")}
+        return replace(self, items=self.items[rows], offsets=offsets, **details)
 
     def with_items(self, items: NDArray[np.int32]) -> Histories:
         """The same events with other numbers of their items, `[N]`."""
@@ -155,6 +181,23 @@ class Histories:
                 f"a history of {int(self.lengths.min())} items has no item {back} from its end"
             )
         return self.items[self.offsets[1:] - back]
+
+
+def _flat(lists: ArrowLists) -> tuple[NDArray[np.int64], pa.Array]:
+    """Offsets from 0 and values of a column of lists."""
+    whole = lists.combine_chunks() if hasattr(lists, "combine_chunks") else lists
+    if whole.null_count:
+        raise ELCRecError(f"{whole.null_count} histories are null; give an empty list instead")
+    offsets = whole.offsets.to_numpy().astype(np.int64)
+    return offsets - offsets[0], whole.flatten()
+
+
+def _aligned(name: str, lists: ArrowLists, offsets: NDArray[np.int64]) -> pa.Array:
+    """The values of lists that are as long as those that `offsets` are of."""
+    found, values = _flat(lists)
+    if not np.array_equal(found, offsets):
+        raise ELCRecError(f"a history has not as many {name} as items")
+    return values
 
 
 def ragged_arange(starts: NDArray[np.integer], lengths: NDArray[np.integer]) -> NDArray[np.int64]:

@@ -220,8 +220,8 @@ class Network(nn.Module):
             self.positions = nn.Embedding(L, d)
         else:
             self.distance_bias = nn.Parameter(torch.zeros(config.layers, config.heads, L))
-        if config.type_vectors:
-            self.types = nn.Embedding(config.type_vectors + 1, d)
+        if config.types:
+            self.types = nn.Embedding(len(config.types) + 1, d)
         if config.gap_vectors:
             self.gaps = nn.Embedding(TIMES, d)
         if config.idle_vectors:

@@ -99,9 +99,11 @@ class Trainer:
         self.config = config
         self.device = network.centers.device
         self.known = histories.drop_last(2, held_out)
+        names = enumerate(histories.type_names, 1)
+        self._target_types = [number for number, name in names if name in config.target_types]
         checked = np.arange(len(histories)) if held_out is None else np.flatnonzero(held_out)
         if config.target_types and histories.types is not None:
-            asked = np.isin(histories.types[histories.offsets[1:] - 2], config.target_types)
+            asked = np.isin(histories.types[histories.offsets[1:] - 2], self._target_types)
             checked = checked[asked[checked]]
             if not checked.size:
                 raise ELCRecError(
@@ -217,7 +219,7 @@ class Trainer:
         within = ragged_arange(np.zeros_like(inputs), inputs)
         predicted = within >= np.repeat(skipped, inputs)
         if config.target_types and self.known.types is not None:
-            predicted &= np.isin(self.known.types[rows + 1], config.target_types)
+            predicted &= np.isin(self.known.types[rows + 1], self._target_types)
         parts = {"next_item": self._next_item(batch, outputs, rows, lengths, predicted, rng)}
         contrasts = config.sequence_contrast_weight or config.intent_contrast_weight
         if self.warming_up and not contrasts:

@@ -6,6 +6,8 @@ SELECT
     all_events.user_id,
     all_events.item_id,
     all_events.ts,
+    all_events.event_type,
+    all_events.weight,
     all_events.source,
     all_events.row_number
 FROM all_events

@@ -7,7 +7,10 @@ WITH kept AS (
         base.user_id,
         base.items,
         base.n_events,
-        base.last_ts
+        base.last_ts,
+        base.types,
+        base.weights,
+        base.times
     FROM base
     ANTI JOIN brought_back ON base.user_id = brought_back.user_id
 )
@@ -20,7 +23,19 @@ SELECT
         ELSE list_slice(list_concat(kept.items, added.items), -$last_events, -1)
     END AS items,
     coalesce(kept.n_events, 0) + coalesce(added.n_events, 0) AS n_events,
-    coalesce(added.last_ts, kept.last_ts) AS last_ts
+    coalesce(added.last_ts, kept.last_ts) AS last_ts,
+    CASE
+        WHEN added.types IS NULL THEN kept.types
+        ELSE list_slice(list_concat(kept.types, added.types), -$last_events, -1)
+    END AS types,
+    CASE
+        WHEN added.weights IS NULL THEN kept.weights
+        ELSE list_slice(list_concat(kept.weights, added.weights), -$last_events, -1)
+    END AS weights,
+    CASE
+        WHEN added.times IS NULL THEN kept.times
+        ELSE list_slice(list_concat(kept.times, added.times), -$last_events, -1)
+    END AS times
 FROM kept
 FULL JOIN added ON kept.user_id = added.user_id
 ORDER BY coalesce(kept.user_id, added.user_id)

@@ -4,6 +4,9 @@
 SELECT
     md5_number_lower(user_id) AS user_hash,
     coalesce(epoch_us(last_ts), 0) AS last_us,
-    items
+    items,
+    types,
+    weights,
+    times
 FROM sequences
 ORDER BY user_id;

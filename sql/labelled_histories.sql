@@ -14,6 +14,9 @@ WITH held AS (
 SELECT
     sequences.user_id,
     sequences.items,
+    sequences.types,
+    sequences.weights,
+    sequences.times,
     sequences.n_events,
     sequences.last_ts,
     previous_labels.intent_id AS previous_id,

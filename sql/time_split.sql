@@ -43,6 +43,9 @@ histories AS (
     SELECT
         sequences.user_id,
         sequences.items,
+        sequences.types,
+        sequences.weights,
+        sequences.times,
         greatest(len(sequences.items) - coalesce(of_night.events, 0), 0) AS earlier
     FROM sequences
     LEFT JOIN of_night ON sequences.user_id = of_night.user_id
@@ -50,6 +53,9 @@ histories AS (
 
 SELECT
     items[1:earlier] AS items,
+    types[1:earlier] AS types,
+    weights[1:earlier] AS weights,
+    times[1:earlier] AS times,
     CASE WHEN earlier > 0 THEN items[earlier + 1] END AS target
 FROM histories
 ORDER BY user_id

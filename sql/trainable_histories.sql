@@ -3,6 +3,9 @@
 -- Grain:  one user, in the order of user_id, so that the same night gives the same model.
 SELECT
     items,
+    types,
+    weights,
+    times,
     last_ts,
     md5_number_lower(user_id) AS user_hash
 FROM sequences

@@ -309,6 +309,10 @@ class SequenceSettings(Section):
         return self.model_dump(mode="json", exclude=off)
 
 
+# Fields of the library's Config for which histories need types, weights and times.
+DETAILS = (
+    *("types", "gap_vectors", "idle_vectors", "half_life_days", "weigh_events", "weigh_targets"),
+)
 FEWEST_HELD_OUT = 100  # by fewer users, no two models can be told apart
 
 
@@ -332,7 +336,13 @@ class ModelSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(0, ge=0)
     max_length: int = Field(50, ge=3)
+    target_types: tuple[str, ...] = ()
     overrides: dict[str, Any] = {}
+
+    @property
+    def reads_details(self) -> bool:
+        """Whether the model looks at types, weights and times of events, and not at items alone."""
+        return bool(self.target_types) or any(self.overrides.get(name) for name in DETAILS)
 
     @field_validator("held_out_users")
     @classmethod

@@ -298,6 +298,9 @@ SEQUENCES = Table(
             ("items", pa.list_(pa.int32())),
             ("n_events", pa.int32()),
             ("last_ts", TIME),
+            ("types", pa.list_(pa.string())),
+            ("weights", pa.list_(pa.float32())),
+            ("times", pa.list_(TIME)),
         ]
     ),
     many_valued=("user_id",),
@@ -352,6 +355,8 @@ LEFT_OUT_EVENTS = Table(
             ("item_index", pa.int32()),
             ("ts", TIME),
             ("position", pa.int64()),
+            ("event_type", pa.string()),
+            ("weight", pa.float32()),
         ]
     ),
     many_valued=("ts", "position"),
@@ -365,6 +370,8 @@ LEFT_OUT_EVENTS = Table(
         "item_index": "The item's number, as in items.",
         "ts": "When it happened.",
         "position": "Order of the events: ascending by user, and within a user by time.",
+        "event_type": "Its type; null where the model does not look at it.",
+        "weight": "Its weight; null where the model does not look at it.",
     },
 )
 

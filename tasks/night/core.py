@@ -149,15 +149,54 @@ def once_a_session(users: Ints, items: Ints, ts_us: Ints, *, minutes: float) -> 
     return kept
 
 
+def strongest_a_session(
+    users: Ints,
+    items: Ints,
+    ts_us: Ints,
+    weights: npt.NDArray[np.float32],
+    *,
+    minutes: float,
+) -> npt.NDArray[np.int64]:
+    """Find the event of most weight of each item in each session; of equal ones it is the last.
+
+    weights: `[n]`; an event without one (NaN) weighs 1. Others: as for `once_a_session`.
+
+    Returns positions of events, one for each that `once_a_session` keeps, in the order of those.
+    """
+    found = []
+    weights = np.where(np.isnan(weights), np.float32(1), weights)
+    start = 0
+    while start < len(users):
+        at = min(start + AT_ONCE, len(users)) - 1
+        part = slice(start, start := int(np.searchsorted(users, users[at], side="right")))
+        key = _session_keys(users[part], items[part], ts_us[part], minutes)
+        order, by_weight = stable_order(key), np.lexsort((weights[part], key))
+        last = _ends(key[order])
+        place = np.argsort(order[last])
+        found.append(part.start + by_weight[last][place])
+    return np.concatenate(found) if found else np.empty(0, np.int64)
+
+
 def _last_of_session(users: Ints, items: Ints, ts_us: Ints, minutes: float) -> Mask:
+    key = _session_keys(users, items, ts_us, minutes)
+    order = stable_order(key)
+    kept = np.zeros(len(users), dtype=np.bool_)
+    kept[order[_ends(key[order])]] = True
+    return kept
+
+
+def _session_keys(users: Ints, items: Ints, ts_us: Ints, minutes: float) -> Ints:
+    """Return one number for each item in each session."""
     days = ts_us // US_A_DAY
     starts = np.ones(len(users), dtype=np.bool_)
     starts[1:] = (users[1:] != users[:-1]) | (days[1:] != days[:-1])
     starts[1:] |= np.diff(ts_us) > minutes * US_A_MINUTE
-    key = np.cumsum(starts, dtype=np.int64) * (int(items.max()) + 1) + items
-    order = stable_order(key)
-    last = np.ones(len(users), dtype=np.bool_)
-    last[:-1] = np.diff(key[order]) != 0
-    kept = np.zeros(len(users), dtype=np.bool_)
-    kept[order[last]] = True
-    return kept
+    keys: Ints = np.cumsum(starts, dtype=np.int64) * (int(items.max()) + 1) + items
+    return keys
+
+
+def _ends(ordered: Ints) -> Mask:
+    """Mark the last of each run of equal numbers."""
+    last = np.ones(len(ordered), dtype=np.bool_)
+    last[:-1] = np.diff(ordered) != 0
+    return last

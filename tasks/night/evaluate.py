@@ -71,7 +71,7 @@ from tasks.registry.figures import (
     against,
     change_of,
 )
-from tasks.registry.histories import trainable_users
+from tasks.registry.histories import read_histories, trainable_users
 from tasks.registry.identity import model_of_night
 from tasks.registry.labelling import USERS_A_BATCH, label_batch, labelled_histories, last_labelled
 from tasks.registry.versions import anchor, held_out_one_in, promoted
@@ -348,7 +348,7 @@ def by_time_split(settings: Settings, night: dt.date) -> tuple[Histories, npt.ND
         minutes = {"session_minutes": settings.sequences.session_minutes}
         found = con.sql(sql("time_split"), params=minutes).to_arrow_table()
     targets: npt.NDArray[np.int32] = found.column("target").fill_null(0).to_numpy()
-    return Histories.from_arrow(found.column("items")), targets
+    return read_histories(found, night - dt.timedelta(days=1)), targets
 
 
 def judge_by_time(

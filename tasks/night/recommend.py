@@ -61,7 +61,7 @@ def _recommend(settings: Settings, night: dt.date) -> dict[str, Any]:
     users = without_items = 0
     with connect(settings) as con:
         lake.view(con, tables.SEQUENCES, first=night, last=night)
-        histories = con.table("sequences").select("user_id", "items")
+        histories = con.table("sequences").select("user_id", "items", "types", "weights", "times")
 
         def rows() -> Iterator[pa.RecordBatch]:
             nonlocal users, without_items

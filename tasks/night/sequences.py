@@ -10,6 +10,9 @@ Where an earlier night's histories were built from what the tables hold still, t
 events since then to them; otherwise it reads all events. Both give the same rows. More events only
 ever add to a core, so with smallest numbers of events, too, what was in it stays: the night looks
 for what joins it among the events that were left out and the new ones.
+
+Where the model looks at types, weights and times of events (`model.reads_details`), histories hold
+them, too. When it begins to, the next night is built from all events.
 """
 
 import datetime as dt
@@ -17,7 +20,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
@@ -28,7 +31,14 @@ import pyarrow as pa
 
 from tasks.errors import LakeError, NightError, NotReadyError, SettingsError
 from tasks.lake import ConcurrentWriteError, Lake, duck, tables
-from tasks.night.core import in_order, k_core, last_of_each, once_a_session, stable_order
+from tasks.night.core import (
+    in_order,
+    k_core,
+    last_of_each,
+    once_a_session,
+    stable_order,
+    strongest_a_session,
+)
 from tasks.registry.histories import Fingerprint, take_fingerprint
 from tasks.settings import SequenceSettings, Settings
 
@@ -45,26 +55,37 @@ class Events:
     """Events as columns; users ascend, and the events of each are in the order of a history.
 
     `users` [n] are numbers of the table `users`, `items` [n] indices of `items`, `ts_us` [n]
-    microseconds since 1970.
+    microseconds since 1970. Where the model looks at them, `types` [n] are places in the variable
+    type_names, from 1, and `weights` [n] NaN for an event without one.
     """
 
     users: npt.NDArray[np.int32]
     items: npt.NDArray[np.int32]
     ts_us: npt.NDArray[np.int64]
+    types: npt.NDArray[np.int32] | None = None
+    weights: npt.NDArray[np.float32] | None = None
 
     def take(self, which: npt.NDArray[Any]) -> "Events":
         """Return some of the events, by a mask or by their positions."""
-        return Events(self.users[which], self.items[which], self.ts_us[which])
+        return Events(
+            self.users[which],
+            self.items[which],
+            self.ts_us[which],
+            None if self.types is None else self.types[which],
+            None if self.weights is None else self.weights[which],
+        )
 
     def and_then(self, later: "Events") -> tuple["Events", npt.NDArray[np.bool_]]:
         """Append to each user's events those that come after them; also a mask of the former."""
         if not len(self.users):
             return later, np.zeros(len(later.users), dtype=np.bool_)
-        users = np.concatenate([self.users, later.users])
-        order = stable_order(users)
-        items = np.concatenate([self.items, later.items])[order]
-        ts_us = np.concatenate([self.ts_us, later.ts_us])[order]
-        return Events(users[order], items, ts_us), order < len(self.users)
+        columns = {
+            name: np.concatenate([values, getattr(later, name)])
+            for name, values in vars(self).items()
+            if values is not None
+        }
+        order = stable_order(columns["users"])
+        return Events(**columns).take(order), order < len(self.users)
 
 
 @dataclass(frozen=True)
@@ -109,7 +130,8 @@ def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
         raise LakeError(f"night {night} was not ingested: run the step ingest of that night first")
     # Before any event is read: if another run replaces events meanwhile, what is recorded below
     # will match nothing later.
-    inputs = _Inputs(lake, rules, night)
+    detailed = settings.model.reads_details
+    inputs = _Inputs(lake, rules, night, detailed=detailed)
     base = _base(lake, rules, inputs, night)
     with duck.connect(settings) as con:
         _open_views(con, lake, base, night)
@@ -123,20 +145,23 @@ def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
         new_items = _add_new_items(con, lake)
         con.execute(duck.sql("users"))
         user_ids = con.table("users").order("user_number").to_arrow_table()["user_id"]
-        events = _events(con, "events", rules)
+        types = _number_types(con) if detailed else pa.array([], pa.string())
+        events = _events(con, "events", rules, detailed=detailed)
         left_out = _count(con, "events") - len(events.users)  # again in the same session
         core = None
         if rules.has_core:
-            core = _core(con, rules, events, len(user_ids), _core_items(con, lake, base))
+            core = _core(
+                con, rules, events, len(user_ids), _core_items(con, lake, base), detailed=detailed
+            )
             left_out += len(core.left_out.users)
-            events = _whole_where_brought_back(con, rules, core, user_ids)
+            events = _whole_where_brought_back(con, rules, core, user_ids, detailed=detailed)
         if not len(events.users) and not base:
             raise SettingsError(
                 f"none of {len(user_ids)} users is left: sequences.min_user_events is "
                 f"{rules.min_user_events} and sequences.min_item_events is "
                 f"{rules.min_item_events}; lower them, or wait for more events"
             )
-        rows: Any = _history_rows(events, user_ids, rules, night)
+        rows: Any = _history_rows(events, user_ids, types, rules, night)
         if base:
             con.register("added", rows.read_all())
             limits = {"night": night, "last_events": rules.last_events}
@@ -148,7 +173,7 @@ def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
         # With more left out than kept, building anew is no dearer than to add to it.
         if core and len(core.left_out.users) <= kept[1]:
             core_items = np.flatnonzero(core.items)
-            rows = _left_out_rows(core.left_out, user_ids, night)
+            rows = _left_out_rows(core.left_out, user_ids, types, night)
             lake.replace(tables.LEFT_OUT_EVENTS, rows, nights=[night])
         elif lake.files(tables.LEFT_OUT_EVENTS, night, night):  # of a run by other settings
             nothing = tables.LEFT_OUT_EVENTS.schema.empty_table()
@@ -185,11 +210,15 @@ def _open_views(
 class _Inputs:
     """What histories are made from, as the tables hold it now."""
 
-    def __init__(self, lake: Lake, settings: SequenceSettings, night: dt.date) -> None:
+    def __init__(
+        self, lake: Lake, settings: SequenceSettings, night: dt.date, *, detailed: bool
+    ) -> None:
         self.lake = lake
         # No name is ever used again: a partition that is written anew has other files.
         self.events = _names(lake.files(tables.EVENTS, last=night))
-        self.others = [RULES, settings.rules(), lake.identity(tables.ITEMS)]
+        self.others: list[Any] = [RULES, settings.rules(), lake.identity(tables.ITEMS)]
+        if detailed:  # without, the histories of before are as good as they were
+            self.others.append("types, weights, times")
 
     def fingerprint(self, night: dt.date) -> str:
         """Return what stands for all that the histories up to a night are made from."""
@@ -281,21 +310,38 @@ def _add_new_items(con: duckdb.DuckDBPyConnection, lake: Lake) -> int:
         return int(new_items.num_rows)
 
 
-def _events(con: duckdb.DuckDBPyConnection, relation: str, settings: SequenceSettings) -> Events:
+def _number_types(con: duckdb.DuckDBPyConnection) -> pa.Array:
+    """Set the variable type_names, and return the types of events in the order of their numbers."""
+    names = con.sql(duck.sql("type_names")).to_arrow_table()["event_type"].combine_chunks()
+    con.execute("SET VARIABLE type_names = $names::VARCHAR[]", {"names": names.to_pylist()})
+    return names
+
+
+def _events(
+    con: duckdb.DuckDBPyConnection, relation: str, settings: SequenceSettings, *, detailed: bool
+) -> Events:
     """Read a view of events, user by user, without what came again in the same session."""
-    users, items, ts_us = _events_in_time(con, relation)
+    columns = _events_in_time(con, relation, detailed=detailed)
+    users = columns.pop("users")
     order = stable_order(users)
     of_user = np.bincount(users)
     # One after the other, for each takes the place of one as large.
     users = np.repeat(np.arange(len(of_user), dtype=np.int32), of_user)
-    items = items[order]
-    ts_us = ts_us[order]
+    for name in columns:
+        columns[name] = columns[name][order]
     del order
-    events = Events(users, items, ts_us)
-    if settings.session_minutes:
-        minutes = settings.session_minutes
-        events = events.take(once_a_session(users, items, ts_us, minutes=minutes))
-    return events
+    events = Events(users, **columns)
+    return _once_a_session(events, settings.session_minutes) if settings.session_minutes else events
+
+
+def _once_a_session(events: Events, minutes: float) -> Events:
+    """Leave the last event of an item in a session; it gets the type of the strongest of them."""
+    users, items, ts_us, weights = events.users, events.items, events.ts_us, events.weights
+    once = events.take(once_a_session(users, items, ts_us, minutes=minutes))
+    if events.types is None or weights is None:
+        return once
+    strongest = strongest_a_session(users, items, ts_us, weights, minutes=minutes)
+    return replace(once, types=events.types[strongest], weights=weights[strongest])
 
 
 def _core_items(
@@ -316,13 +362,18 @@ def _core(
     events: Events,
     users: int,
     core_items: npt.NDArray[np.bool_],
+    *,
+    detailed: bool,
 ) -> Core:
     """Find the users and items with enough events, from those of the base on.
 
     users: how many there are in the table `users`.
     """
-    found = con.execute(duck.sql("coded_left_out_events")).fetchnumpy()
-    left_before = Events(found["user_number"], found["item_index"], found["ts_us"])
+    left_out_before = con.sql(duck.sql("coded_left_out_events"))
+    found = left_out_before.select(*_columns(detailed).values()).to_arrow_table()
+    left_before = Events(
+        **{name: _filled(found.column(of)) for name, of in _columns(detailed).items()}
+    )
     events, was_left_out = left_before.and_then(events)
     of_base = np.zeros(users, dtype=np.bool_)
     of_base[con.execute(duck.sql("users_of_base")).fetchnumpy()["user_number"]] = True
@@ -354,6 +405,8 @@ def _whole_where_brought_back(
     settings: SequenceSettings,
     core: Core,
     user_ids: pa.ChunkedArray,
+    *,
+    detailed: bool,
 ) -> Events:
     """Return the core's events, of users whose older events it brings back all they have in it.
 
@@ -364,81 +417,128 @@ def _whole_where_brought_back(
         return core.events
     con.register("brought_back", pa.table({"user_id": user_ids.take(pa.array(users))}))
     con.execute(duck.sql("events_of_brought_back"))
-    whole = _events(con, "events_of_brought_back", settings)
+    whole = _events(con, "events_of_brought_back", settings, detailed=detailed)
     others = core.events.take(~np.isin(core.events.users, users))
     events, _ = others.and_then(whole.take(core.items[whole.items]))
     return events
 
 
+# The columns of Events, and where each is read from.
+COLUMNS = {"users": "user_number", "items": "item_index", "ts_us": "ts_us"}
+DETAILS = {"types": "type_number", "weights": "weight"}
+KINDS = {"ts_us": np.int64, "read": np.int64, "weights": np.float32}  # the others: int32
+
+
+def _columns(detailed: bool) -> dict[str, str]:
+    return COLUMNS | DETAILS if detailed else COLUMNS
+
+
+def _filled(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
+    """Return an array of numpy; a weight that is null is NaN."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if pa.types.is_floating(column.type):
+        column = column.fill_null(float("nan"))
+    values: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    return values
+
+
 def _events_in_time(
-    con: duckdb.DuckDBPyConnection, relation: str
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Read user, item and time of each event, in the order of a history."""
+    con: duckdb.DuckDBPyConnection, relation: str, *, detailed: bool
+) -> dict[str, npt.NDArray[Any]]:
+    """Read the columns of Events, in the order of a history."""
     con.table(relation).create_view("read_events")
     con.execute(duck.sql("event_sources"))
     events = _count(con, relation)
-    user, item = np.empty(events, np.int32), np.empty(events, np.int32)
-    ts_us, read = np.empty(events, np.int64), np.empty(events, np.int64)
-    columns: dict[str, npt.NDArray[Any]]
-    columns = {"user_number": user, "item_index": item, "ts_us": ts_us, "read": read}
+    of = _columns(detailed) | {"read": "read"}
+    columns = {name: np.empty(events, KINDS.get(name, np.int32)) for name in of}
+    coded = con.sql(duck.sql("coded_events")).select(*of.values())
     end = 0
-    for batch in con.sql(duck.sql("coded_events")).to_arrow_reader(ROWS_A_BATCH):
+    for batch in coded.to_arrow_reader(ROWS_A_BATCH):
         start, end = end, end + batch.num_rows
         for name, column in columns.items():
-            column[start:end] = batch.column(name).to_numpy()
+            column[start:end] = _filled(batch.column(of[name]))
     if end != events:
         raise NotReadyError(
             f"{events - end} of {events} events are of items that came to the events of nights "
             "before while they were read: begin once more"
         )
+    ts_us, read = columns["ts_us"], columns.pop("read")
     if not in_order(ts_us, read):
         order = stable_order(ts_us)
         # As a rule rows of the same time come as they were read.
         if not in_order(ts_us[order], read[order]):
             order = stable_order(read)
             order = order[stable_order(ts_us[order])]
-        user, item, ts_us = user[order], item[order], ts_us[order]
-    return user, item, ts_us
+        columns = {name: values[order] for name, values in columns.items()}
+    return columns
 
 
 def _history_rows(
-    events: Events, user_ids: pa.ChunkedArray, settings: SequenceSettings, night: dt.date
+    events: Events,
+    user_ids: pa.ChunkedArray,
+    type_names: pa.Array,
+    settings: SequenceSettings,
+    night: dt.date,
 ) -> pa.RecordBatchReader:
     """Stream the last events of each user as rows of `sequences`."""
     of_user = np.bincount(events.users)
     users = np.flatnonzero(of_user)
     n_events = of_user[users]
     last_us = events.ts_us[np.cumsum(n_events) - 1]
-    items = events.items[last_of_each(n_events, settings.last_events)]
+    kept = last_of_each(n_events, settings.last_events)
+    items = events.items[kept]
+    details = events.types is not None and events.take(kept)
     lengths = np.minimum(n_events, settings.last_events)
     ends = np.cumsum(lengths)
 
     def columns(batch: slice) -> dict[str, Any]:
         offsets = np.concatenate([[0], np.cumsum(lengths[batch])])
         end = ends[batch][-1]
-        of_batch = pa.array(items[end - offsets[-1] : end])
-        return {
+        rows = slice(end - offsets[-1], end)
+
+        def lists(values: pa.Array) -> pa.ListArray:
+            return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
+
+        found = {
             "user_id": user_ids.take(pa.array(users[batch])).combine_chunks(),
-            "items": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), of_batch),
+            "items": lists(pa.array(items[rows])),
             "n_events": pa.array(n_events[batch], pa.int32()),
             "last_ts": pa.array(last_us[batch]).cast(tables.TIME),
         }
+        if details:
+            types, weights = _details(details, rows, type_names)
+            times = pa.array(details.ts_us[rows]).cast(tables.TIME)
+            found |= {"types": lists(types), "weights": lists(weights), "times": lists(times)}
+        return found
 
     return _stream(tables.SEQUENCES, night, len(users), columns)
 
 
+def _details(events: Events, rows: slice, type_names: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Return the names of types and the weights of some events."""
+    assert events.types is not None and events.weights is not None
+    weights = events.weights[rows]
+    names = type_names.take(pa.array(events.types[rows] - 1))
+    return names, pa.array(weights, mask=np.isnan(weights))
+
+
 def _left_out_rows(
-    events: Events, user_ids: pa.ChunkedArray, night: dt.date
+    events: Events, user_ids: pa.ChunkedArray, type_names: pa.Array, night: dt.date
 ) -> pa.RecordBatchReader:
     """Stream events as rows of `left_out_events`."""
 
     def columns(batch: slice) -> dict[str, Any]:
-        return {
+        found = {
             "user_id": user_ids.take(pa.array(events.users[batch])).combine_chunks(),
             "item_index": pa.array(events.items[batch]),
             "ts": pa.array(events.ts_us[batch]).cast(tables.TIME),
             "position": pa.array(np.arange(batch.start, batch.stop)),
         }
+        if events.types is not None:
+            types, weights = _details(events, batch, type_names)
+            found |= {"event_type": types, "weight": weights}
+        return found
 
     return _stream(tables.LEFT_OUT_EVENTS, night, len(events.users), columns)
 
@@ -451,8 +551,11 @@ def _stream(
     def batches() -> Iterator[pa.RecordBatch]:
         for first in range(0, rows, ROWS_A_BATCH):
             batch = slice(first, min(first + ROWS_A_BATCH, rows))
-            nights = pa.repeat(pa.scalar(night, pa.date32()), batch.stop - first)
-            yield pa.RecordBatch.from_pydict({"dt": nights, **columns(batch)}, schema=table.schema)
+            count = batch.stop - first
+            nothing = {field.name: pa.nulls(count, field.type) for field in table.schema}
+            nights = pa.repeat(pa.scalar(night, pa.date32()), count)
+            found = nothing | {"dt": nights} | columns(batch)
+            yield pa.RecordBatch.from_pydict(found, schema=table.schema)
 
     return pa.RecordBatchReader.from_batches(table.schema, batches())
 

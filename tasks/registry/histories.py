@@ -3,11 +3,12 @@
 import datetime as dt
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
 from elcrec import Histories
 from tasks.errors import LakeError, ModelError
@@ -54,20 +55,39 @@ class Trainable:
         return held_out(self.user_hashes, one_in) if one_in > 1 else None
 
 
+def read_histories(rows: pa.Table | pa.RecordBatch, night: dt.date | None = None) -> Histories:
+    """Make histories of rows of `sequences`, by item_index, with what they say of each event.
+
+    night: at whose end nothing else has happened; None where later events are left out.
+    """
+    details = (rows.column(name) for name in ("types", "weights", "times"))
+    histories = Histories.from_arrow(rows.column("items"), *details)
+    if night is None:
+        return histories
+    end = dt.datetime.combine(night + dt.timedelta(days=1), dt.time(), dt.UTC)
+    return replace(histories, until_us=int(end.timestamp()) * 1_000_000)
+
+
 def trainable_users(settings: Settings, night: dt.date) -> Trainable:
     """Read the histories of a night that a model can learn from.
 
-    Raises ModelError when no user has MIN_EVENTS events.
+    Raises ModelError when no user has MIN_EVENTS events, LakeError when the histories were built
+    without what the model is to look at.
     """
     with connect(settings) as con:
         Lake.of(settings).view(con, tables.SEQUENCES, first=night, last=night)
         found = con.sql(sql("trainable_histories"), params={"min_events": MIN_EVENTS})
         rows = found.to_arrow_table()
-    histories = Histories.from_arrow(rows.column("items"))
+    histories = read_histories(rows, night)
     if len(histories) == 0:
         raise ModelError(
             f"no user of night {night} has {MIN_EVENTS} events or more, so there is nothing to "
             "train on: wait for more events, or loosen sequences.last_events and the k-core"
+        )
+    if settings.model.reads_details and histories.ts_us is None:
+        raise LakeError(
+            f"the histories of night {night} were built without types, weights and times, which "
+            "the model is to look at: run build-sequences for it again"
         )
     hashes = rows.column("user_hash").to_numpy()
     return Trainable(histories, rows.column("last_ts").to_numpy(), hashes)
@@ -121,12 +141,16 @@ def data_fingerprint(settings: Settings, night: dt.date, item_ids: pl.Series) ->
     numbers = model_numbers(lake, item_ids)
     # One hash a column, so that where a batch ends makes no difference.
     users, ends, lengths, items = (hashlib.sha256() for _ in range(4))
+    details = None  # histories without have the fingerprint that they had before there were any
     found = n_trainable = 0
     with connect(settings) as con:
         lake.view(con, tables.SEQUENCES, first=night, last=night)
         ordered = con.sql(sql("fingerprinted_histories"))
         for batch in ordered.to_arrow_reader(USERS_A_BATCH):
-            histories = renumbered(Histories.from_arrow(batch.column("items")), numbers)
+            histories = renumbered(read_histories(batch), numbers)
+            if histories.ts_us is not None:
+                details = details or hashlib.sha256()
+                _add_details(details, histories)
             users.update(batch.column("user_hash").to_numpy().data)
             ends.update(batch.column("last_us").to_numpy().data)
             lengths.update(histories.lengths.data)
@@ -138,5 +162,24 @@ def data_fingerprint(settings: Settings, night: dt.date, item_ids: pl.Series) ->
             f"table sequences has no rows for night {night}: run build-sequences for it first"
         )
     names = hashlib.sha256(json.dumps(item_ids.to_list()).encode()).hexdigest()
-    columns = "".join(column.hexdigest() for column in (users, ends, lengths, items))
+    every = (
+        (users, ends, lengths, items) if details is None else (users, ends, lengths, items, details)
+    )
+    columns = "".join(column.hexdigest() for column in every)
     return hashlib.sha256((names + columns).encode()).hexdigest(), n_trainable
+
+
+def _add_details(digest: "hashlib._Hash", histories: Histories) -> None:
+    """Add what histories say of each event beside its item."""
+    assert histories.ts_us is not None
+    digest.update(histories.ts_us.data)
+    if histories.weights is not None:
+        digest.update(histories.weights.data)
+    if histories.types is not None:
+        # Numbers of types are those of a batch; names are the same wherever a batch ends.
+        names = np.array([b"", *(_short(name) for name in histories.type_names)])
+        digest.update(names[histories.types].data)
+
+
+def _short(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()[:8]

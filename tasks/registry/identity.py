@@ -31,7 +31,7 @@ NIGHTLY = {"default": {"max_epochs": 10, "patience": 5}}
 # then goes on with its models.
 CAME_LATER = {
     "intent_loss_moves": "both",
-    "type_vectors": 0,
+    "types": [],
     "gap_vectors": False,
     "idle_vectors": False,
     "half_life_days": 0.0,
@@ -142,6 +142,7 @@ def configure(settings: Settings, n_intents: int | None = None) -> Config:
         "max_epochs": chosen.max_epochs,
         "patience": chosen.patience,
         "n_intents": n_intents,
+        "target_types": chosen.target_types,
     }
     values |= {name: value for name, value in asked.items() if value}
     values |= chosen.overrides

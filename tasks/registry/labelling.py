@@ -9,11 +9,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from elcrec import Histories, Labels
+from elcrec import Labels
 from elcrec.errors import ELCRecError
 from tasks.errors import ModelError
 from tasks.lake import Lake, tables
 from tasks.lake.duck import sql
+from tasks.registry.histories import read_histories
 from tasks.registry.vocabulary import renumbered
 from tasks.registry.weights import Loaded
 from tasks.settings import LabelSettings, RecommendSettings
@@ -68,7 +69,7 @@ def label_batch(
     Raises ModelError when the model cannot be applied or gives confidences that are no numbers.
     """
     try:
-        items = Histories.from_arrow(histories.column("items"))
+        items = read_histories(histories, night)
         previous = histories.column("previous_id").fill_null(-1).to_numpy()
         idle = histories.column("idle").to_numpy(zero_copy_only=False)
         born = [intent.born for intent in model.intents.of_centers]
@@ -169,7 +170,7 @@ def recommendation_rows(
     """
     rows, n_items = histories.num_rows, model.model.n_items
     try:
-        items = renumbered(Histories.from_arrow(histories.column("items")), numbers)
+        items = renumbered(read_histories(histories, night), numbers)
         best, scores = model.model.recommend(items, min(asked.top_k, n_items), asked.leave_out_had)
     except ELCRecError as error:
         raise ModelError(f"model {version} cannot recommend on night {night}: {error}") from error

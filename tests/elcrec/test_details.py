@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,13 +20,13 @@ from elcrec.training import Trainer
 CPU = torch.device("cpu")
 SECOND_US, HOUR_US = 1_000_000, 3_600_000_000
 SWITCHES = [
-    {"type_vectors": 3},
+    {"types": ("view", "purchase")},
     {"gap_vectors": True},
     {"idle_vectors": True},
     {"half_life_days": 2.0},
     {"weigh_events": True},
     {"weigh_targets": True},
-    {"target_types": (2,)},
+    {"target_types": ("purchase",)},
 ]
 
 
@@ -38,6 +39,7 @@ def histories(users: int = 60, items: int = 30) -> Histories:
         (np.repeat(rng.integers(0, items, users), lengths) + within) % items + 1,
         np.concatenate([[0], lengths.cumsum()]),
         types=rng.integers(1, 3, lengths.sum()),
+        type_names=("view", "purchase"),
         weights=rng.uniform(0.5, 3.0, lengths.sum()).astype(np.float32),
         ts_us=within * HOUR_US,
     )
@@ -57,13 +59,38 @@ def test_nothing_is_read_where_nothing_is_asked_for_or_there_is_nothing():
     known = histories()
     assert details_of(known) is None
     items_alone = Histories(known.items, known.offsets)
-    every = {"type_vectors": 3, "gap_vectors": True, "idle_vectors": True, "half_life_days": 1.0}
+    every = {"types": ("view",), "gap_vectors": True, "idle_vectors": True, "half_life_days": 1.0}
     assert details_of(items_alone, **every, weigh_events=True) is None
 
 
-def test_a_type_beyond_the_vectors_is_one_that_is_not_known():
-    known = Histories(np.ones(4, np.int32), np.array([0, 4]), types=np.array([0, 1, 2, 3]))
-    assert details_of(known, type_vectors=2).types.tolist() == [0, 1, 2, 0]
+def test_types_go_by_their_names_and_one_without_a_vector_is_not_known():
+    known = Histories(
+        np.ones(4, np.int32),
+        np.array([0, 4]),
+        types=np.array([0, 1, 2, 3]),
+        type_names=("purchase", "view", "share"),
+    )
+    assert details_of(known, types=("view", "purchase")).types.tolist() == [0, 2, 1, 0]
+
+
+def test_details_come_from_arrow_beside_their_items():
+    items = pa.array([[1, 2], [3]], pa.list_(pa.int32()))
+    types = pa.array([["view", None], ["cart"]])
+    weights = pa.array([[1.5, None], [2.0]], pa.list_(pa.float32()))
+    times = pa.array([[1, 2], [3]]).cast(pa.list_(pa.timestamp("us", "UTC")))
+    known = Histories.from_arrow(items, types, weights, times)
+    assert known.type_names == ("view", "cart")
+    assert known.types.tolist() == [1, 0, 2]
+    assert np.isnan(known.weights[1])
+    assert known.ts_us.tolist() == [1, 2, 3]
+    nothing = pa.nulls(2, times.type)
+    assert Histories.from_arrow(items, times=nothing).ts_us is None
+    later = Histories.from_arrow(items[1:], types[1:])
+    assert (later.type_names, later.types.tolist()) == (("cart",), [1])
+    with pytest.raises(ELCRecError, match="not as many types as items"):
+        Histories.from_arrow(items, types=pa.array([["view"], ["cart", "view"]]))
+    with pytest.raises(ELCRecError, match="1 events have no time"):
+        Histories.from_arrow(items, times=pa.array([[1, None], [3]]).cast(times.type))
 
 
 def test_stretches_of_time_are_told_apart_by_powers_of_two():
@@ -143,7 +170,7 @@ def test_without_details_a_switch_changes_nothing(switch):
     known = histories()
     items_alone = Histories(known.items, known.offsets)
     with_it, without = (ELCRec(c).fit(items_alone, 30) for c in (tiny(**switch), tiny()))
-    if not switch.keys() & {"type_vectors", "gap_vectors", "idle_vectors"}:  # those draw vectors
+    if not switch.keys() & {"types", "gap_vectors", "idle_vectors"}:  # those draw vectors
         for one, other in zip(
             with_it.network.parameters(), without.network.parameters(), strict=True
         ):
@@ -176,7 +203,7 @@ def test_pooling_leaves_out_what_weighs_nothing():
 
 def test_views_keep_the_details_of_their_events():
     known = histories()
-    config = tiny(type_vectors=3, sequence_contrast_weight=0.1, pooling="outputs")
+    config = tiny(types=("view", "purchase"), sequence_contrast_weight=0.1, pooling="outputs")
     trainer = Trainer(Network(config, 30), known, config)
     seen = trainer.known
     items, lengths = seen.items[:4], np.array([4])
@@ -189,18 +216,19 @@ def test_views_keep_the_details_of_their_events():
 
 def test_loss_1_is_of_the_asked_types_alone_and_so_is_validation():
     known = histories()
-    config = tiny(target_types=(2,))
+    config = tiny(types=("view",), target_types=("purchase",))
     trainer = Trainer(Network(config, 30), known, config)
     assert len(trainer.validation.targets) == (known.types[known.offsets[1:] - 2] == 2).sum()
-    none = tiny(target_types=(9,))
+    none = tiny(types=("a", "b"), target_types=("c",))
     with pytest.raises(ELCRecError, match="target_types"):
         Trainer(Network(none, 30), known, none)
 
 
 def test_a_batch_without_the_asked_types_teaches_nothing():
-    known = replace(histories(), types=np.ones(histories().items.size, np.int32))
+    known = histories()
+    known.types[:] = 1
     known.types[known.offsets[1:] - 2] = 2  # held out
-    config = tiny(target_types=(2,), intent_loss="none")
+    config = tiny(types=("view",), target_types=("purchase",), intent_loss="none")
     trainer = Trainer(Network(config, 30), known, config)
     assert trainer.step(np.arange(8), np.random.default_rng(0))["next_item"] == 0.0
 
@@ -228,7 +256,7 @@ def test_weights_that_are_all_nothing_give_nothing():
     ("given", "sentence"),
     [
         ({"types": np.ones(2, np.int32)}, "types has 2 values for 3 items"),
-        ({"types": np.array([1, -1, 1])}, "types are numbered from 1"),
+        ({"types": np.array([1, -1, 1])}, "types are numbers of 0 type_names"),
     ],
 )
 def test_details_that_fit_no_items_are_refused(given, sentence):
@@ -236,9 +264,9 @@ def test_details_that_fit_no_items_are_refused(given, sentence):
         Histories(np.ones(3, np.int32), np.array([0, 3]), **given)
 
 
-@pytest.mark.parametrize("types", [(0,), (1.5,), (True,), "12"])
-def test_target_types_are_numbers(types):
-    with pytest.raises(ELCRecError, match="target_types must be numbers of types"):
+@pytest.mark.parametrize("types", [(0,), "view"])
+def test_target_types_are_names(types):
+    with pytest.raises(ELCRecError, match="target_types must be names of types"):
         tiny(target_types=types)
 
 

@@ -11,6 +11,7 @@ from tasks.night.core import (
     last_of_each,
     once_a_session,
     stable_order,
+    strongest_a_session,
 )
 
 
@@ -105,3 +106,13 @@ def test_an_item_counts_once_a_session_where_it_came_last(
             for session in sessions for item in set(items[session])}  # fmt: skip
     marks = once_a_session(users, items, ts_us, minutes=minutes)
     assert set(np.flatnonzero(marks)) == kept
+    weights = chance.choice(np.array([np.nan, 0.5, 1, 5], np.float32), rows)
+    heavy = np.where(np.isnan(weights), 1, weights)
+    strongest = {
+        max(same): max(same, key=lambda row: (heavy[row], row))
+        for session in sessions
+        for item in set(items[session])
+        for same in [[row for row in session if items[row] == item]]
+    }
+    found = strongest_a_session(users, items, ts_us, weights, minutes=minutes)
+    assert found.tolist() == [strongest[row] for row in sorted(kept)]

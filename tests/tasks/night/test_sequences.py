@@ -24,8 +24,11 @@ NIGHT = dt.date(2026, 11, 10)
 Event = tuple[str, str, dt.date, int]
 
 
-def settings_for(root: Place, **sequences: Any) -> Settings:
-    return load_settings(lake={"root": root}, sequences=sequences, duckdb={"threads": 2})
+def settings_for(root: Place, *, detailed: bool = False, **sequences: Any) -> Settings:
+    """Make settings; detailed: of a model that looks at types, weights and times."""
+    model = {"overrides": {"weigh_events": True}} if detailed else {}
+    settings = {"lake": {"root": root}, "sequences": sequences, "model": model}
+    return load_settings(**settings, duckdb={"threads": 2})
 
 
 def day(number: int) -> dt.date:
@@ -40,9 +43,9 @@ def write_events(root: Place, events: list[Event], *, source: str = "events.csv"
                 "dt": night,
                 "user_id": user,
                 "item_id": item,
-                "event_type": "event",
+                "event_type": ("view", "cart", "purchase")[number % 3],
                 "ts": dt.datetime.combine(night, dt.time(hour), dt.UTC),
-                "weight": None,
+                "weight": (None, 1.5, 5.0)[number % 3],
                 "source": source,
                 "row_number": number,
                 "ingested": night,
@@ -62,6 +65,12 @@ def histories(root: Place, night: dt.date = NIGHT) -> dict[str, list[str]]:
     names = dict(lake.scan(tables.ITEMS).select("item_index", "item_id").collect().iter_rows())
     rows = lake.scan(tables.SEQUENCES, night, night).select("user_id", "items").collect()
     return {user: [names[item] for item in items] for user, items in rows.iter_rows()}
+
+
+def details(root: Place, user: str) -> dict[str, list[Any] | None]:
+    """Read what a user's history of NIGHT says of its events."""
+    rows = Lake(root).scan(tables.SEQUENCES, NIGHT, NIGHT).filter(user_id=user).collect()
+    return {name: rows[name].to_list()[0] for name in ("types", "weights", "times")}
 
 
 def vocabulary(root: Place) -> list[tuple[str, int, dt.date]]:
@@ -115,6 +124,27 @@ def test_an_item_counts_once_a_session(tmp_path: Path) -> None:
     # What counts once is one event of the smallest number, too.
     build_sequences(settings_for(tmp_path, session_minutes=240, min_item_events=3), NIGHT)
     assert histories(tmp_path) == {"ann": ["b", "b", "b"]}
+
+
+def test_a_history_says_what_its_events_do_where_the_model_looks_at_it(tmp_path: Path) -> None:
+    seen = [("ann", "a", day(-1), 9), ("bob", "a", day(-1), 9), ("ann", "b", day(0), 8)]
+    write_events(tmp_path, seen)
+    build_sequences(settings_for(tmp_path), NIGHT)
+    assert details(tmp_path, "ann") == {"types": None, "weights": None, "times": None}
+    assert build_sequences(settings_for(tmp_path, detailed=True), NIGHT)["users"] == 2
+    times = [dt.datetime.combine(day(n), dt.time(h), dt.UTC) for n, h in ((-1, 9), (0, 8))]
+    expected = {"types": ["cart", "view"], "weights": [1.5, None], "times": times}
+    assert details(tmp_path, "ann") == expected
+    build_sequences(settings_for(tmp_path, detailed=True, last_events=1), NIGHT)
+    assert details(tmp_path, "ann") == {name: values[1:] for name, values in expected.items()}
+
+
+def test_of_a_session_the_strongest_type_stays(tmp_path: Path) -> None:
+    # In turn a cart of 1.5, a purchase of 5, a view without a weight.
+    write_events(tmp_path, [("ann", "a", NIGHT, hour) for hour in (9, 10, 11)])
+    build_sequences(settings_for(tmp_path, detailed=True, session_minutes=60), NIGHT)
+    last = dt.datetime.combine(NIGHT, dt.time(11), dt.UTC)
+    assert details(tmp_path, "ann") == {"types": ["purchase"], "weights": [5.0], "times": [last]}
 
 
 def test_settings_without_sessions_are_those_from_before_there_were_any() -> None:

@@ -120,7 +120,9 @@ def test_a_past_day_whose_events_are_gone_is_not_in_the_histories(root: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("other", [{"last_events": 5}, {"last_events": 7}, {"session_minutes": 60}])
+@pytest.mark.parametrize(
+    "other", [{"last_events": 5}, {"last_events": 7}, {"session_minutes": 60}, {"detailed": True}]
+)
 def test_histories_by_other_rules_are_built_anew(root: Path, other: dict[str, int]) -> None:
     assert build(root, 4, **{"last_events": 6, **other}) is None
     # And do not become the base of the others.
@@ -284,6 +286,9 @@ def test_a_base_without_the_events_it_left_out_is_not_added_to(root: Path) -> No
         (5, {"min_item_events": 3}),
         (6, {"min_user_events": 3, "min_item_events": 4}),
         (7, {"min_user_events": 3, "min_item_events": 3, "session_minutes": 60}),
+        (8, {"detailed": True}),
+        (9, {"detailed": True, "session_minutes": 60}),
+        (10, {"detailed": True, "min_user_events": 3, "min_item_events": 4}),
     ],
 )
 def test_nights_in_any_order_with_late_events_between_are_those_of_all_events(
