@@ -312,6 +312,9 @@ SEQUENCES = Table(
         "items": "item_index of the last events (sequences.last_events), oldest first.",
         "n_events": "Events of the whole history.",
         "last_ts": "Time of the newest event.",
+        "types": "event_type of each of items; null where the model does not look at it.",
+        "weights": "weight of each of items; null where the model does not look at it.",
+        "times": "ts of each of items; null where the model does not look at it.",
     },
 )
 
