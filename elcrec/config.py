@@ -33,6 +33,8 @@ class Config:
     # Of the products with all items, as torch.set_float32_matmul_precision has it: "medium" rounds
     # factors to bfloat16 where the CPU has instructions for it, to TF32 on a GPU.
     softmax_precision: Literal["medium", "high", "highest"] = "medium"
+    # Of the encoder's products on a GPU, in training; a CPU has float32.
+    encoder_precision: Literal["float32", "bfloat16"] = "float32"
     # With more items than this the softmax is sampled and a step touches only the rows it needs …
     full_softmax_items: int = 50_000
     negatives: int = 4_096  # … from this many, drawn anew for every batch and shared by it
@@ -82,6 +84,7 @@ class Config:
     center_learning_rate: float = 5e-3  # centres follow behaviours that move while they learn
     weight_decay: float = 0.0
     batch_users: int = 32  # windows of histories a step
+    gpu_batch_users: int = 0  # the same on a GPU, which so few leave idle; 0: as batch_users
     epoch_windows: int = 50_000  # an epoch draws at most this many windows, anew each time
     validation_users: int = 25_000  # validation ranks for at most this many users, always the same
     long_histories: Literal["windows", "newest"] = (
@@ -94,7 +97,8 @@ class Config:
     patience: int = 5  # epochs without a better validation NDCG@20 before training stops
     seed: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = 0  # CPU threads; 0: as torch finds them
+    threads: int = 0  # CPU threads; 0: as torch finds them, shared among processes
+    processes: int = 1  # that train together, each on a part of the users and of every batch
 
     @classmethod
     def preset(cls, name: str, dataset: str | None = None, **changes: Any) -> Config:
@@ -187,8 +191,9 @@ LEAST: dict[str, float] = {
     **dict.fromkeys(("dim", "layers", "heads", "filters", "max_length"), 1),
     **dict.fromkeys(("n_intents", "negatives"), 1),
     **dict.fromkeys(("batch_users", "epoch_windows", "validation_users"), 1),
-    **dict.fromkeys(("max_epochs", "patience"), 1),
+    **dict.fromkeys(("max_epochs", "patience", "processes"), 1),
     **dict.fromkeys(("full_softmax_items", "warmup_epochs", "seed", "threads"), 0),
+    "gpu_batch_users": 0,
     **dict.fromkeys(("intent_loss_weight", "intent_balance", "recency", "weight_decay"), 0.0),
     "half_life_days": 0.0,
     **dict.fromkeys(("sequence_contrast_weight", "intent_contrast_weight"), 0.0),

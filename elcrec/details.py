@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from elcrec.config import Config
+from elcrec.devices import to_device
 from elcrec.histories import Histories
 
 TIMES = 32  # vectors of stretches of time, by powers of two of seconds; the last: 34 years and more
@@ -38,7 +39,7 @@ class Details:
 
     def to(self, device: torch.device) -> Details:
         """The same as tensors on a device."""
-        return self._each(lambda values: torch.from_numpy(values).to(device))
+        return self._each(lambda values: to_device(values, device))
 
     def _each(self, change: Any) -> Details:
         values = (getattr(self, field.name) for field in fields(self))
@@ -115,3 +116,12 @@ def time_numbers(stretches_us: NDArray[np.int64]) -> NDArray[np.int64]:
 def event_weights(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """What events weigh, `[N]`: 1 without a weight of their own, nothing if it is below 0."""
     return np.maximum(np.where(np.isnan(weights), np.float32(1), weights), np.float32(0))
+
+
+def is_of(
+    histories: Histories, names: tuple[str, ...], rows: NDArray[np.integer]
+) -> NDArray[np.bool_]:
+    """Whether the events `rows` of histories that have types are of one of these, bool `[N]`."""
+    assert histories.types is not None
+    numbers = [number for number, name in enumerate(histories.type_names, 1) if name in names]
+    return np.isin(histories.types[rows], numbers)

@@ -18,6 +18,8 @@ from torch import Tensor
 from elcrec import checkpoint
 from elcrec.calibration import Calibration, Foreseen
 from elcrec.config import Config
+from elcrec.devices import device_of
+from elcrec.distributed import ALONE, Ranks, leading, threads_of_each
 from elcrec.errors import ELCRecError
 from elcrec.evaluation import (
     BLOCK_USERS,
@@ -32,7 +34,7 @@ from elcrec.evidence import MOST, strongest_items
 from elcrec.histories import Histories, Split, leave_one_out
 from elcrec.intents import Labels, group_centers, spherical_kmeans, unfitted_groups
 from elcrec.model import Network
-from elcrec.training import EpochReport, Trainer, out_of_memory
+from elcrec.training import EpochReport, Trainer, batch_size, out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class ELCRec:
         held_out: NDArray[np.bool_] | None = None,
         checkpoint_dir: Path | None = None,
         on_epoch: Callable[[EpochReport], None] | None = None,
+        rendezvous: str | None = None,
     ) -> ELCRec:
         """Learn encoder and intents together; the newest two events of histories are held out.
 
@@ -84,13 +87,23 @@ class ELCRec:
         checkpoint_dir: where every epoch's state goes; a fit that finds one there goes on from it
             and, on a CPU, ends with the same weights as one that was never stopped.
         on_epoch: called after every epoch.
+        rendezvous: `host:port`, where to wait for the other processes of a config that asks for
+            several, which are started on other machines (`python -m elcrec.worker`). None starts
+            them on this machine.
         With too little memory for a batch, training goes on from the checkpoint, or starts again,
         with batches that are cut into twice as many parts.
         Raises ELCRecError for items beyond n_items, too few users for the intents, a loss that is
-        not finite, too little memory for one history at a time, or a checkpoint of another config,
-        other histories, another start (`initial`, `groups`), or other users held out.
+        not finite, too little memory for one history at a time, a checkpoint of another config,
+        other histories, another start (`initial`, `groups`), or other users held out, or a process
+        that has ended before the training did.
         """
         config = self.config
+        contrasts = config.sequence_contrast_weight or config.intent_contrast_weight
+        if config.processes > 1 and contrasts:
+            raise ELCRecError(
+                "the contrasts compare all users of a batch, so they need one process: set "
+                "processes to 1, or the weights of both contrasts to 0"
+            )
         n_items = n_items or int(histories.items.max(initial=0))
         self._check_items(histories, n_items)
         long_enough = np.flatnonzero(histories.lengths >= 3)
@@ -108,17 +121,34 @@ class ELCRec:
         passes = 1
         while True:
             try:
-                self._train(
-                    usable, n_items, passes, initial, groups, held_out, checkpoint_dir, on_epoch
-                )
+                self._use_threads(None if rendezvous else config.processes)
+                on_gpu = self._device().type == "cuda"
+                with leading(config.processes, rendezvous, config.threads, on_gpu) as ranks:
+                    self._train(
+                        usable,
+                        n_items,
+                        passes,
+                        initial,
+                        groups,
+                        held_out,
+                        checkpoint_dir,
+                        on_epoch,
+                        ranks,
+                    )
                 return self
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
+                if rendezvous:
+                    raise ELCRecError(
+                        "there is too little memory to train: lower batch_users, or train where "
+                        "there is more"
+                    ) from None
             # Out here nothing refers any more to what was in memory when it was full.
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            if passes >= config.batch_users:
+            size = batch_size(config, self._device())
+            if passes >= size:
                 raise ELCRecError(
                     f"there is too little memory to train with {len(usable)} users and {n_items} "
                     "items even on one history at a time: lower dim or max_length, or train where "
@@ -128,8 +158,8 @@ class ELCRec:
             log.warning(
                 "there is too little memory for a batch of %d histories: training goes on with %d "
                 "at a time",
-                config.batch_users,
-                -(-config.batch_users // passes),
+                size,
+                -(-size // passes),
             )
 
     def _train(
@@ -142,16 +172,23 @@ class ELCRec:
         held_out: NDArray[np.bool_] | None,
         checkpoint_dir: Path | None,
         on_epoch: Callable[[EpochReport], None] | None,
+        ranks: Ranks = ALONE,
     ) -> None:
         config = self.config
-        self._use_threads()
         torch.manual_seed(config.seed)
         network = Network(config, n_items).to(self._device())
         if initial is not None:
             _copy_overlap(initial._fitted(), network)
         # A model to start from has its intents already.
         warmup = 0 if initial is not None else min(config.warmup_epochs, config.max_epochs)
-        trainer = Trainer(network, usable, config, warmup, passes, held_out)
+        task = {
+            "config": config.to_dict() | {"device": self._device().type},
+            "n_items": n_items,
+            "warmup_epochs": warmup,
+            "passes": passes,
+        }
+        ranks.announce("train", **task)
+        trainer = Trainer(network, usable, config, warmup, passes, held_out, ranks)
         best = _Best()
         first_epoch = 1
         facts: dict[str, Any] = {
@@ -184,6 +221,7 @@ class ELCRec:
             log.info("training goes on after epoch %d, from its checkpoint", found["epoch"])
         elif initial is None and warmup == 0:
             self._initialise_centers(network, trainer, groups)
+        trainer.share()
 
         for number in range(first_epoch, config.max_epochs + 1):
             if number - 1 - max(best.epoch, warmup) >= config.patience:
@@ -221,6 +259,7 @@ class ELCRec:
                 )
             if on_epoch is not None:
                 on_epoch(report)
+        ranks.announce("trained")
         network.load_state_dict(best.state)
         self.network, self.n_items = network.eval(), n_items
 
@@ -472,16 +511,14 @@ class ELCRec:
         return self.network
 
     def _device(self) -> torch.device:
-        name = self.config.device
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name == "cuda" and not torch.cuda.is_available():
-            raise ELCRecError("device is 'cuda', but torch finds no GPU: set it to 'cpu' or 'auto'")
-        return torch.device(name)
+        return device_of(self.config.device)
 
-    def _use_threads(self) -> None:
+    def _use_threads(self, processes: int | None) -> None:
+        """processes: how many share the cores of this machine, None where that is not known."""
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
+        elif processes is not None and processes > 1:
+            torch.set_num_threads(threads_of_each(processes))
 
     def _check_items(self, histories: Histories, n_items: int) -> None:
         largest = int(histories.items.max(initial=0))
@@ -501,7 +538,7 @@ class ELCRec:
         if self.config.intent_loss == "none":
             return
         network.eval()
-        chosen, h = self._sampled_behaviours(network, trainer.known)
+        chosen, h = self._sampled_behaviours(network, trainer.all_known)
         k, seed = self.config.n_intents, self.config.seed
         if groups is None:
             centers, _ = spherical_kmeans(h, k, seed=seed, starts=KMEANS_STARTS)

@@ -37,10 +37,13 @@ class UnseenItems:
 
 
 class FrequentItems:
-    """Items by the root of their frequency, shared by a batch: rare ones are drawn too."""
+    """Items by the root of their frequency, shared by a batch: rare ones are drawn too.
 
-    def __init__(self, histories: Histories, n_items: int) -> None:
-        weights = np.sqrt(np.bincount(histories.items, minlength=n_items + 1) + 1.0)
+    frequencies: int64 `[V + 1]`, how often each item is in the histories.
+    """
+
+    def __init__(self, frequencies: NDArray[np.integer]) -> None:
+        weights = np.sqrt(frequencies + 1.0)
         weights[0] = 0.0  # padding
         self._chances = weights / weights.sum()
         self._cumulative = self._chances.cumsum()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elcrec.details import Details
+from elcrec.devices import to_device
 from elcrec.histories import ragged_arange
 
 # Below this many sequences the calls for one more group cost more than the emptiness it saves.
@@ -103,29 +104,26 @@ def pack(
         rectangle[cells] = np.arange(end - begin)
         hidden = None
         if hides_padding:
-            hidden = torch.from_numpy(
-                (packed_items[begin:end][rectangle] == 0).reshape(count, width)
-            ).to(device)
+            empty = (packed_items[begin:end][rectangle] == 0).reshape(count, width)
+            hidden = to_device(empty, device)
         groups.append(
             Group(
                 slice(begin, end),
                 slice(first, last),
                 count,
                 width,
-                torch.from_numpy(rectangle).to(device),
-                torch.from_numpy(cells).to(device),
+                to_device(rectangle, device),
+                to_device(cells, device),
                 hidden,
-                torch.from_numpy(sorted_lengths[first:last]).to(device),
+                to_device(sorted_lengths[first:last], device),
             )
         )
         first = last
     return Packed(
-        items=torch.from_numpy(packed_items.astype(np.int64)).to(device),
-        positions=torch.from_numpy(packed_positions.astype(np.int64)).to(device),
-        owners=torch.from_numpy(np.repeat(np.arange(sorted_lengths.size), sorted_lengths)).to(
-            device
-        ),
-        lengths=torch.from_numpy(sorted_lengths).to(device),
+        items=to_device(packed_items.astype(np.int64), device),
+        positions=to_device(packed_positions.astype(np.int64), device),
+        owners=to_device(np.repeat(np.arange(sorted_lengths.size), sorted_lengths), device),
+        lengths=to_device(sorted_lengths, device),
         groups=tuple(groups),
         order=order,
         details=details and details.take(rows).to(device),

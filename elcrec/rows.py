@@ -79,4 +79,5 @@ class RowAdam:
         kept = missed.exp().to(weights.dtype)[:, None]
         averages = weights + (self.state["average"].index_select(0, rows) - weights) * kept
         self.state["average"].index_copy_(0, rows, averages)
-        self.state["drift_seen"].index_fill_(0, rows, float(self.state["drift"]))
+        # Not by its number, for which a GPU would have to be waited for.
+        self.state["drift_seen"].index_copy_(0, rows, self.state["drift"].expand(rows.numel()))

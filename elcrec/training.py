@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +13,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elcrec import losses
+from elcrec.batches import Batches, Inputs
 from elcrec.config import Config
-from elcrec.details import Details, event_weights, read_details
+from elcrec.details import Details, event_weights, is_of
+from elcrec.devices import to_device
+from elcrec.distributed import ALONE, Ranks
 from elcrec.errors import ELCRecError
-from elcrec.evaluation import hit_rate_and_ndcg, padded, target_ranks
+from elcrec.evaluation import hit_rate_and_ndcg, target_ranks
 from elcrec.histories import Histories, leave_one_out, ragged_arange
 from elcrec.model import Network
 from elcrec.negatives import FrequentItems, UnseenItems
 from elcrec.packing import Packed, pack
+from elcrec.parts import Part, cut
 from elcrec.rows import RowAdam
 from elcrec.views import View, random_view
+from elcrec.windows import drawn_together, drawn_windows
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,95 +45,82 @@ class EpochReport:
     seconds_left: float  # at most, if training runs to max_epochs
 
 
+LOSSES = ("next_item", "sequence_contrast", "clustering", "intent_contrast")
+
+
+# Losses by name: numbers, or float64 tensors on a GPU that is not waited for.
+Values = dict[str, "float | Tensor"]
+LOOK_EVERY = 50  # steps, on a GPU
+
+
+def batch_size(config: Config, device: torch.device) -> int:
+    """Windows a step, of all processes together."""
+    on_gpu = device.type == "cuda" and config.gpu_batch_users
+    return config.gpu_batch_users if on_gpu else config.batch_users
+
+
 @dataclass(frozen=True)
-class Windows:
-    """Stretches of histories to train on: window w predicts the events after its first.
+class Batch:
+    """How large a step's batch is, of all ranks together."""
 
-    A history longer than L + 1 is cut into windows that overlap by half, and only the newer half of
-    a later window is predicted, so that every event but the first is predicted once, from at least
-    L/2 events before it.
-    """
-
-    starts: NDArray[np.int64]  # [W], into Histories.items
-    lengths: NDArray[np.int64]  # [W], inputs and the last target: 2 … L + 1
-    skipped: NDArray[np.int64]  # [W], leading positions that are not predicted here
-
-    def __len__(self) -> int:
-        return self.starts.size
-
-
-def training_windows(histories: Histories, config: Config) -> Windows:
-    """The windows of every history with at least two events."""
-    L, lengths = config.max_length, histories.lengths
-    users = np.flatnonzero(lengths >= 2)
-    ends, lengths = histories.offsets[1:][users], lengths[users]
-    if config.long_histories == "newest":
-        kept = np.minimum(lengths, L + 1)
-        return Windows(ends - kept, kept, np.zeros_like(kept))
-    step = max(L // 2, 1)
-    windows = 1 + np.maximum(-(-(lengths - (L + 1)) // step), 0)
-    owner = np.repeat(np.arange(users.size), windows)
-    place = ragged_arange(np.zeros_like(windows), windows)  # 0 is a history's oldest window
-    end = np.minimum(L + 1 + place * step, lengths[owner])
-    begin = np.maximum(end - (L + 1), 0)
-    predicted_before = np.where(place > 0, L + 1 + (place - 1) * step, 1)
-    return Windows(
-        histories.offsets[users][owner] + begin, end - begin, predicted_before - begin - 1
-    )
+    windows: int
+    weight: float  # of the positions that are predicted: how many, unless they are weighed
+    everywhere: bool  # whether every rank has some of it
 
 
 class Trainer:
     """Trains a network in place on all but the last two events of the histories held out.
 
     histories: users with at least three events. Of those held out `s_1 … s_{T−2}` is trained on and
-        `s_{T−1}` validates; of the others the whole history is trained on.
+        `s_{T−1}` validates; of the others the whole history is trained on. None on a rank that does
+        not lead: it gets its part from the one that does.
     held_out: bool `[n]`, None for everybody.
     passes: into how many parts a batch is cut, of which one at a time is in memory.
+    ranks: the processes that train together. Where there are several, each makes the gradients of
+        its windows of a batch, all take the step of the whole batch, and so all have the same
+        weights.
     """
 
     def __init__(
         self,
         network: Network,
-        histories: Histories,
+        histories: Histories | None,
         config: Config,
         warmup_epochs: int = 0,
         passes: int = 1,
         held_out: NDArray[np.bool_] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.warmup_epochs = warmup_epochs
         self.passes = passes
         self.warming_up = False
         self.network = network
         self.config = config
         self.device = network.centers.device
-        self.known = histories.drop_last(2, held_out)
-        names = enumerate(histories.type_names, 1)
-        self._target_types = [number for number, name in names if name in config.target_types]
-        checked = np.arange(len(histories)) if held_out is None else np.flatnonzero(held_out)
-        if config.target_types and histories.types is not None:
-            asked = np.isin(histories.types[histories.offsets[1:] - 2], self._target_types)
-            checked = checked[asked[checked]]
-            if not checked.size:
-                raise ELCRecError(
-                    "no user who is held out has an event of target_types next to the newest, so "
-                    "nothing can validate what is learned"
-                )
-        if not checked.size:
-            raise ELCRecError("no user is held out, so nothing can validate what is learned")
-        if checked.size > config.validation_users:
-            rng = np.random.default_rng(config.seed)
-            checked = np.sort(rng.choice(checked, config.validation_users, replace=False))
-        self.validation = leave_one_out(histories.take(checked), "validation")
-        self.windows = training_windows(self.known, config)
-        if not len(self.windows):
+        if histories is None:
+            part = Part.of_arrays(ranks.receive())
+        else:
+            whole = self._learnable(histories, held_out)
+            self.all_known = whole.known
+            part = whole
+            if ranks.size > 1:
+                part, *others = cut(whole, config, ranks.size)
+                for rank, other in enumerate(others, start=1):
+                    ranks.send(other.arrays(), rank)
+        self.known, self.validation = part.known, part.validation
+        self.batches = Batches(self.known, config, self.device)
+        self.windows = self.batches.windows
+        # How many windows each rank has, int64 [ranks].
+        self._all_windows = ranks.gather(torch.tensor([len(self.windows)])).numpy()
+        if not self._all_windows.sum():
             raise ELCRecError(
                 "no history has the four events it takes to train on: two, and two held out"
             )
-        if config.next_item == "bce":
-            had = self.known if config.held_out_negatives else histories
-            self._unseen = UnseenItems(self.known, network.n_items, had)
-        elif network.n_items > config.full_softmax_items:
-            self._frequent = FrequentItems(self.known, network.n_items)
+        if part.had is not None:
+            self._unseen = UnseenItems(self.known, network.n_items, part.had)
+        elif part.frequencies is not None:
+            self._frequent = FrequentItems(part.frequencies)
         self.rows: RowAdam | None = None
         if config.next_item == "softmax" and network.n_items > config.full_softmax_items:
             # A step needs few rows of such a table, so it reads and writes no others.
@@ -150,39 +145,192 @@ class Trainer:
             {name: p.detach().clone() for name, p in dense.items()} if config.average_decay else {}
         )
         self.steps = 0
+        # Whose gradients are sparse, and what share of a batch's users each intent has just had.
+        self._table = None if self.rows is None else self.rows.weight
+        self._assigned = torch.zeros_like(network.shares)
+        # A GPU goes on while this process makes the next step ready: it is asked for few numbers.
+        self.ahead = self.device.type == "cuda"
+        self.look_every = LOOK_EVERY if self.ahead else 1
+        self.in_bfloat16 = self.ahead and config.encoder_precision == "bfloat16"
+
+    def _learnable(self, histories: Histories, held_out: NDArray[np.bool_] | None) -> Part:
+        """What there is to learn from all histories."""
+        config, n_items = self.config, self.network.n_items
+        known = histories.drop_last(2, held_out)
+        checked = np.arange(len(histories)) if held_out is None else np.flatnonzero(held_out)
+        if config.target_types and histories.types is not None:
+            asked = is_of(histories, config.target_types, histories.offsets[1:] - 2)
+            checked = checked[asked[checked]]
+            if not checked.size:
+                raise ELCRecError(
+                    "no user who is held out has an event of target_types next to the newest, so "
+                    "nothing can validate what is learned"
+                )
+        if not checked.size:
+            raise ELCRecError("no user is held out, so nothing can validate what is learned")
+        if checked.size > config.validation_users:
+            rng = np.random.default_rng(config.seed)
+            checked = np.sort(rng.choice(checked, config.validation_users, replace=False))
+        validation = leave_one_out(histories.take(checked), "validation")
+        had = frequencies = None
+        if config.next_item == "bce":
+            had = known if config.held_out_negatives else histories
+        elif n_items > config.full_softmax_items:
+            frequencies = np.bincount(known.items, minlength=n_items + 1)
+        return Part(known, validation, had, frequencies)
 
     def epoch(self, number: int) -> dict[str, float]:
         """One pass over the windows, at most `epoch_windows` of them; mean losses by name."""
+        self.ranks.announce("epoch", number=number)
+        if self.ranks.size > 1:
+            return self._epoch_of_all(number)
         # Seeded by epoch: training that goes on from a checkpoint draws what it would have drawn.
         rng = np.random.default_rng([self.config.seed, number])
         torch.manual_seed(int(rng.integers(2**62)))
         self.network.train()
         self.warming_up = number <= self.warmup_epochs
         order = rng.permutation(len(self.windows))[: self.config.epoch_windows]
-        totals: dict[str, float] = {}
-        batches = 0
-        for first in range(0, order.size, self.config.batch_users):
-            parts = self.step(order[first : first + self.config.batch_users], rng)
-            batches += 1
-            for name, value in parts.items():
+        size = batch_size(self.config, self.device)
+        batches = [order[first : first + size] for first in range(0, order.size, size)]
+        totals: Values = {}
+        for place, chosen in enumerate(batches):
+            self._read_ahead(batches, place)
+            for name, value in self.step(chosen, rng).items():
                 totals[name] = totals.get(name, 0.0) + value
-        return {name: total / batches for name, total in totals.items()}
+        return self._means(totals, len(batches))
 
-    def step(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> dict[str, float]:
+    def _read_ahead(self, batches: list[NDArray[np.int64]], place: int) -> None:
+        """Begin to read the next batch, where a GPU has this one's step to do meanwhile."""
+        if self.ahead and self.passes == 1:
+            for chosen in batches[place + 1 : place + 2]:
+                self.batches.read_ahead(chosen, self.padding)
+
+    def _means(self, totals: Values, steps: int) -> dict[str, float]:
+        means = {name: float(total) / steps for name, total in totals.items()}
+        if not np.isfinite(sum(means.values())):
+            raise self._not_finite(means)
+        return means
+
+    def _epoch_of_all(self, number: int) -> dict[str, float]:
+        """`epoch`, of which this rank does its part."""
+        ranks = self.ranks
+        size = batch_size(self.config, self.device)
+        batches, rng = drawn_windows(self.config, size, number, self._all_windows, ranks.rank)
+        torch.manual_seed(int(rng.integers(2**62)))
+        self.network.train()
+        self.warming_up = number <= self.warmup_epochs
+        totals: Values = {}
+        wholes = self._whole_batches(batches)
+        together = drawn_together(self.config, number, ranks.size, len(batches))
+        for place, (chosen, whole, shared) in enumerate(
+            zip(batches, wholes, together, strict=True)
+        ):
+            self._read_ahead(batches, place)
+            for name, value in self._step_of_all(chosen, rng, shared, whole).items():
+                totals[name] = totals.get(name, 0.0) + value
+        self._agree()
+        return self._means(totals, len(batches))
+
+    def _agree(self) -> None:
+        """Give all ranks the state of the one that leads, where theirs is another.
+
+        It is not, to the bit, on processors of one kind. Others round differently, and what is
+        added up for long drifts apart.
+        """
+        state = self.state()
+        own = sum(_checksum(state[name]) * place for place, name in enumerate(sorted(state), 1))
+        sums = self.ranks.gather(torch.tensor([own % 2**62]))
+        if (sums != sums[0]).any():
+            log.warning("training processes round differently: all go on with rank 0's weights")
+            self._take_over(state)
+
+    def _whole_batches(self, batches: list[NDArray[np.int64]]) -> list[Batch]:
+        """What all ranks together have of the batches of which this one has the windows given."""
+        own = [[chosen.size, self.batches.weight(chosen), chosen.size > 0] for chosen in batches]
+        sums = self.ranks.sum(torch.tensor(own, dtype=torch.float64)).tolist()
+        return [Batch(int(w), weight, ranks == self.ranks.size) for w, weight, ranks in sums]
+
+    def _step_of_all(
+        self,
+        chosen: NDArray[np.int64],
+        rng: np.random.Generator,
+        shared: np.random.Generator,
+        whole: Batch,
+    ) -> Values:
+        """One optimiser step on a batch of which this rank has the windows `chosen`, maybe none.
+
+        rng: of this rank; shared: alike on all ranks.
+
+        Each loss is a mean, of the predicted positions or of the windows. So a part's gradient
+        counts by its share of those of the whole batch, and the sum over ranks is the batch's.
+        """
+        values = torch.zeros(len(LOSSES), device=self.device)
+        assigned = torch.zeros_like(self.network.shares)
+        self.optimizer.zero_grad(set_to_none=True)
+        if not chosen.size and not self.warming_up:
+            self._publish_centers()  # as `losses` does where there is some of the batch
+        for part in np.array_split(chosen, min(self.passes, max(chosen.size, 1))):
+            if not part.size:
+                break
+            of_windows = part.size / whole.windows
+            of_positions = self.batches.weight(part) / whole.weight if whole.weight else 0.0
+            parts = self.losses(part, rng, shared)
+            shares = dict.fromkeys(parts, of_windows) | {"next_item": of_positions}
+            total = torch.stack([shares[name] * value for name, value in parts.items()])
+            total.sum().backward()  # type: ignore[no-untyped-call]
+            places = [LOSSES.index(name) for name in parts]
+            values[places] += total.detach()
+            assigned += of_windows * self._assigned
+        parameters = [p for p in self.network.parameters() if p is not self._table]
+        sums = self.ranks.sum_gradients(
+            parameters, self._table, torch.cat([values, assigned]), whole.everywhere
+        )
+        found, assigned = sums[: len(LOSSES)], sums[len(LOSSES) :]
+        active = self.active
+        named = {
+            name: self._read(value)
+            for name, value in zip(LOSSES, found, strict=True)
+            if name in active
+        }
+        self._check(named)
+        if "clustering" in named and self.config.intent_loss == "attraction":
+            self._move_shares(assigned, whole.windows)
+        self._update()
+        return named
+
+    def step(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> Values:
         """One optimiser step on the windows `chosen`; the losses by name."""
-        values: dict[str, float] = {}
+        values: Values = {}
         self.optimizer.zero_grad(set_to_none=True)
         for part in np.array_split(chosen, min(self.passes, chosen.size)):
             share = part.size / chosen.size
             parts = self.losses(part, rng)
             for name, value in parts.items():
-                values[name] = values.get(name, 0.0) + share * value.item()
-            if not np.isfinite(sum(values.values())):
-                raise ELCRecError(
-                    f"a loss is not finite at step {self.steps}: {values}; lower learning_rate"
-                )
+                values[name] = values.get(name, 0.0) + share * self._read(value)
+            self._check(values)
             total = share * torch.stack(list(parts.values())).sum()
             total.backward()  # type: ignore[no-untyped-call]
+        self._update()
+        return values
+
+    def _read(self, value: Tensor) -> float | Tensor:
+        """A loss as a number, which waits until a GPU has it, or to be read later."""
+        return value.item() if self.look_every == 1 else value.detach().double()
+
+    def _check(self, values: Values) -> None:
+        """Raise ELCRecError for a loss that is not finite, in one of `look_every` steps."""
+        if self.steps % self.look_every == 0:
+            found = {name: float(value) for name, value in values.items()}
+            if not np.isfinite(sum(found.values())):
+                raise self._not_finite(found)
+
+    def _not_finite(self, values: dict[str, float]) -> ELCRecError:
+        return ELCRecError(
+            f"a loss is not finite at step {self.steps}: {values}; lower learning_rate"
+        )
+
+    def _update(self) -> None:
+        """Let the optimiser use the gradients, and the average follow the weights."""
         self.optimizer.step()
         self.steps += 1
         # Early averages follow the weights closely, so that the untrained start is forgotten.
@@ -192,51 +340,41 @@ class Trainer:
         if self.average:
             weights = [self.network.get_parameter(name).detach() for name in self.average]
             torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
-        return values
 
-    def losses(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> dict[str, Tensor]:
+    def losses(
+        self,
+        chosen: NDArray[np.int64],
+        rng: np.random.Generator,
+        shared: np.random.Generator | None = None,
+    ) -> dict[str, Tensor]:
         """Every loss of the config on the windows `chosen`, weighted, by name.
 
         While warming up all but the clustering's, without padding.
+
+        shared: draws what all ranks share, by default as `rng`.
         """
         config, network = self.config, self.network
-        starts, inputs = self.windows.starts[chosen], self.windows.lengths[chosen] - 1
-        rows = ragged_arange(starts, inputs)
-        items = self.known.items[rows]
-        lengths = inputs
-        details = None
-        if self.padding:
-            batch_items, batch_lengths = padded(items, lengths, config.max_length)
-            batch = pack(batch_items, batch_lengths, config.max_length, self.device)
-        else:
-            details = read_details(config, self.known, rows, lengths, rng)
-            batch = pack(items, lengths, config.max_length, self.device, details=details)
+        inputs = self.batches.read(chosen, self.padding, rng)
+        batch = inputs.packed
         # Looked up once: the gradient of a look-up costs as much as the whole table is large.
         embedded = network.items(batch.items)  # [N, d]
-        outputs = network(batch, embedded)  # [N, d]
+        outputs = self._encode(batch, embedded)  # [N, d]
 
-        skipped = self.windows.skipped[chosen]
-        within = ragged_arange(np.zeros_like(inputs), inputs)
-        predicted = within >= np.repeat(skipped, inputs)
-        if config.target_types and self.known.types is not None:
-            predicted &= np.isin(self.known.types[rows + 1], self._target_types)
-        parts = {"next_item": self._next_item(batch, outputs, rows, lengths, predicted, rng)}
+        parts = {"next_item": self._next_item(inputs, outputs, rng, shared or rng)}
         contrasts = config.sequence_contrast_weight or config.intent_contrast_weight
         if self.warming_up and not contrasts:
             return parts
         behaviours = network.behaviours(batch, outputs, embedded)  # [B, d]
         views: Packed | None = None
         if contrasts:
-            views, of_views = self._views(items, lengths, details, rng)
+            views, of_views = self._views(inputs.items, inputs.lengths, inputs.details, rng)
         if config.sequence_contrast_weight:
             assert views is not None
             parts["sequence_contrast"] = config.sequence_contrast_weight * self._sequence_contrast(
                 views, of_views
             )
-        if config.intent_loss == "elcm_published":
-            # After the contrast of sequences, which the published code gives what a step left.
-            with torch.no_grad():
-                network.centers.copy_(F.normalize(network.centers, dim=-1))
+        # After the contrast of sequences, which the published code gives what a step left.
+        self._publish_centers()
         if config.intent_loss != "none" and not self.warming_up:
             parts["clustering"] = config.intent_loss_weight * self.clustering(behaviours)
         if config.intent_contrast_weight:
@@ -248,13 +386,44 @@ class Trainer:
         return parts
 
     @property
+    def active(self) -> set[str]:
+        """The names of the losses that `losses` gives."""
+        config = self.config
+        asked = {
+            "next_item": True,
+            "sequence_contrast": config.sequence_contrast_weight > 0,
+            "clustering": config.intent_loss != "none" and not self.warming_up,
+            "intent_contrast": config.intent_contrast_weight > 0,
+        }
+        return {name for name, yes in asked.items() if yes}
+
+    @torch.no_grad()
+    def _publish_centers(self) -> None:
+        """Make the centres of unit length, where the published clustering loss is asked for."""
+        if self.config.intent_loss == "elcm_published":
+            centers = self.network.centers
+            centers.copy_(F.normalize(centers, dim=-1))
+
+    def _encode(self, batch: Packed, embedded: Tensor | None = None) -> Tensor:
+        """The network's outputs in float32, `[N, d]`."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_bfloat16):
+            outputs: Tensor = self.network(batch, embedded)
+        return outputs.float()
+
+    @property
     def padding(self) -> bool:
         """Whether a batch has item 0 wherever a history has no event."""
         return self.config.pooling == "padded_outputs" and not self.warming_up
 
     @torch.no_grad()
-    def place_centers(self, centers: Tensor) -> None:
-        """Put the intent centres, `[k, d]`, where training goes on from; in the average too."""
+    def place_centers(self, centers: Tensor | None) -> None:
+        """Put the intent centres, `[k, d]`, where training goes on from; in the average too.
+
+        centers: None on a rank that does not lead, which gets them from the one that does.
+        """
+        self.ranks.announce("place_centers")
+        given = None if centers is None else {"centers": centers}
+        centers = self.ranks.broadcast(given)["centers"]
         self.network.centers.copy_(centers)
         if self.average:
             self.average["centers"].copy_(centers)
@@ -271,10 +440,16 @@ class Trainer:
         temperature = config.intent_temperature
         log_shares = config.intent_balance * network.shares.log()
         scores = losses.intent_scores(behaviours, network.centers, temperature) - log_shares
-        # The memory spans about eight users an intent, enough to tell large from small.
-        pace = min(1.0, behaviours.shape[0] / (8 * config.n_intents))
-        network.shares.lerp_(scores.detach().softmax(1).mean(0), pace).clamp_(min=1e-6)
+        self._assigned = scores.detach().softmax(1).mean(0)  # [k]
+        if self.ranks.size == 1:
+            self._move_shares(self._assigned, behaviours.shape[0])
         return losses.intent_attraction(scores, temperature)
+
+    def _move_shares(self, assigned: Tensor, users: int) -> None:
+        """Let the intents' running shares follow those of so many users, `[k]`."""
+        # The memory spans about eight users an intent, enough to tell large from small.
+        pace = min(1.0, users / (8 * self.config.n_intents))
+        self.network.shares.lerp_(assigned, pace).clamp_(min=1e-6)
 
     def _views(
         self,
@@ -299,7 +474,7 @@ class Trainer:
             np.concatenate([v.positions for v in both]),
             details and details.take(np.concatenate([v.rows for v in both])),
         )
-        return views, self.network(views)
+        return views, self._encode(views)
 
     def _sequence_contrast(self, views: Packed, outputs: Tensor) -> Tensor:
         """Loss 3a."""
@@ -333,27 +508,27 @@ class Trainer:
 
     def _next_item(
         self,
-        batch: Packed,
+        inputs: Inputs,
         outputs: Tensor,
-        rows: NDArray[np.int64],
-        lengths: NDArray[np.int64],
-        predicted: NDArray[np.bool_],
         rng: np.random.Generator,
+        shared: np.random.Generator,
     ) -> Tensor:
+        rows, lengths, predicted = inputs.rows, inputs.lengths, inputs.predicted
         # Packing sorts sequences by length: where did each row of the caller's go?
-        ends = np.cumsum(batch.lengths.cpu().numpy())[_inverse(batch.order)]
+        order = inputs.packed.order
+        ends = np.cumsum(inputs.packed_lengths[order])[_inverse(order)]
         where = ragged_arange(ends - lengths, lengths)[predicted]
         if not where.size:  # of the types that are asked for
             return outputs.sum() * 0.0
         targets = self.known.items[rows[predicted] + 1].astype(np.int64)
-        states = outputs.index_select(0, torch.from_numpy(where).to(self.device))  # [M, d]
-        target_items = torch.from_numpy(targets).to(self.device)
+        states = outputs.index_select(0, to_device(where, self.device))  # [M, d]
+        target_items = to_device(targets, self.device)
         weights: Tensor | None = None
         if self.config.weigh_targets and self.known.weights is not None:
             of_targets = event_weights(self.known.weights[rows[predicted] + 1])
-            weights = torch.from_numpy(of_targets).to(self.device)
+            weights = to_device(of_targets, self.device)
         if self.config.next_item == "bce":
-            negatives = torch.from_numpy(self._unseen.draw(rows[predicted], rng)).to(self.device)
+            negatives = to_device(self._unseen.draw(rows[predicted], rng), self.device)
             return losses.next_item_bce(
                 states, self.network.items(target_items), self.network.items(negatives), weights
             )
@@ -365,20 +540,24 @@ class Trainer:
                 self.config.softmax_precision,
                 weights,
             )
-        items, log_expected = self._frequent.draw(self.config.negatives, rng)
-        drawn = torch.from_numpy(items).to(self.device)
+        items, log_expected = self._frequent.draw(self.config.negatives, shared)
+        drawn = to_device(items, self.device)
         return losses.next_item_sampled_softmax(
             states,
             self.network.items(target_items),
             self.network.items(drawn),
             target_items[:, None] == drawn[None, :],
-            torch.from_numpy(log_expected).to(self.device),
+            to_device(log_expected, self.device),
             weights,
         )
 
     @torch.no_grad()
     def validate(self) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Metrics on the validation split and the weights they belong to: the average, if kept."""
+        """Metrics on the validation split and the weights they belong to: the average, if kept.
+
+        A rank that does not lead gets no weights: nobody asks it for them.
+        """
+        self.ranks.announce("validate")
         averages = dict(self.average)
         if self.rows is not None and averages:
             averages["items.weight"] = self.rows.average()
@@ -387,8 +566,11 @@ class Trainer:
         if averages:
             torch._foreach_copy_(parameters, list(averages.values()))
         self.network.eval()
-        metrics = hit_rate_and_ndcg(target_ranks(self.network, self.validation), (5, 10, 20))
-        state = {name: value.clone() for name, value in self.network.state_dict().items()}
+        of_targets = torch.from_numpy(target_ranks(self.network, self.validation))
+        metrics = hit_rate_and_ndcg(self.ranks.gather(of_targets).numpy(), (5, 10, 20))
+        state: dict[str, Tensor] = {}
+        if self.ranks.leads:
+            state = {name: value.clone() for name, value in self.network.state_dict().items()}
         if averages:
             torch._foreach_copy_(parameters, trained)
         return metrics, state
@@ -428,6 +610,31 @@ class Trainer:
         if self.rows is not None:
             for name, value in self.rows.state.items():
                 value.copy_(tensors[f"rows.{name}"])
+
+    def share(self, passes: int | None = None) -> None:
+        """Give all ranks the state of the one that leads.
+
+        passes: into how many parts to cut batches, on a rank that does not lead.
+        """
+        if self.ranks.size == 1:
+            return
+        self.ranks.announce("share", passes=self.passes)
+        if passes is not None:
+            self.passes = passes
+        self._take_over(self.state())
+
+    def _take_over(self, state: dict[str, Tensor]) -> None:
+        """On all ranks the `state` of the one that leads."""
+        given = self.ranks.broadcast(state if self.ranks.leads else None)
+        if not self.ranks.leads:
+            self.restore(given)
+
+
+def _checksum(values: Tensor) -> int:
+    """Of the bits of a float32 or integer tensor."""
+    bits = values.detach().reshape(-1)
+    whole = bits.view(torch.int32) if bits.element_size() == 4 else bits.view(torch.int64)
+    return int(whole.sum(dtype=torch.int64))
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -193,6 +193,11 @@ def _command_of(name: str) -> Callable[..., None]:
     ) -> None:
         _log(quiet)
         settings = settings_from(None, lake, changes)
+        if name == "train" and settings.model.rendezvous and int(os.environ.get("RANK", "0")):
+            # One of several that torchrun has started: the night's turn is of the one that leads.
+            from elcrec.worker import main as work
+
+            raise typer.Exit(work([]))
         _print_summary(name, settings, night_of_lake(night, settings))
 
     return command

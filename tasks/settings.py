@@ -313,6 +313,7 @@ class SequenceSettings(Section):
 DETAILS = (
     *("types", "gap_vectors", "idle_vectors", "half_life_days", "weigh_events", "weigh_targets"),
 )
+RENDEZVOUS = r"^([^\s:/]+:[0-9]{1,5})?$"  # host:port, or nothing
 FEWEST_HELD_OUT = 100  # by fewer users, no two models can be told apart
 
 
@@ -335,6 +336,8 @@ class ModelSettings(Section):
     seed: int = Field(42, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(0, ge=0)
+    processes: int = Field(1, ge=1)
+    rendezvous: str = Field("", pattern=RENDEZVOUS)
     max_length: int = Field(50, ge=3)
     target_types: tuple[str, ...] = ()
     overrides: dict[str, Any] = {}

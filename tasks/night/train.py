@@ -123,6 +123,7 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
                 held_out=held_out,
                 checkpoint_dir=work.path / "checkpoints",
                 on_epoch=on_epoch,
+                rendezvous=settings.model.rendezvous or None,
             )
             if parent is not None:
                 # Who has not come for long is no sign of a new intent, nor is what they did long

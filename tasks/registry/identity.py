@@ -38,6 +38,9 @@ CAME_LATER = {
     "weigh_events": False,
     "weigh_targets": False,
     "target_types": [],
+    "processes": 1,
+    "gpu_batch_users": 0,
+    "encoder_precision": "float32",
 }
 
 
@@ -135,6 +138,7 @@ def configure(settings: Settings, n_intents: int | None = None) -> Config:
         "seed": chosen.seed,
         "device": chosen.device,
         "threads": chosen.threads,
+        "processes": chosen.processes,
         "max_length": chosen.max_length,
     }
     values |= NIGHTLY.get(chosen.preset, {})

@@ -9,8 +9,9 @@ from elcrec import Config, ELCRec, ELCRecError, Histories
 from elcrec.config import PAPER_AS_PUBLISHED, PAPER_AS_WRITTEN
 from elcrec.model import Network
 from elcrec.packing import pack
-from elcrec.training import Trainer, training_windows
+from elcrec.training import Trainer
 from elcrec.views import View, random_view
+from elcrec.windows import training_windows
 
 
 def walks(users: int = 120, items: int = 40, seed: int = 0) -> Histories:

@@ -346,3 +346,16 @@ def test_another_model_of_the_night_has_ids_of_its_own_and_keeps_them(tiny: Sett
     train(other, NIGHT)
     assert ids_of(tiny, second) == {0, 1}
     assert train(tiny, NIGHT)["trained"] is False
+
+
+@pytest.mark.slow
+def test_a_model_of_several_processes_is_another_and_is_registered_and_loads(
+    tiny: Settings,
+) -> None:
+    alone = train(tiny, NIGHT)["model_version"]
+    together = small_settings(tiny.lake.root, model=TINY | {"processes": 2})
+    summary = train(together, NIGHT)
+    assert summary["trained"] and summary["users"] == 12 and summary["model_version"] != alone
+    assert load(together, summary["model_version"]).model.config.processes == 2
+    assert weights(together, summary["model_version"]) != weights(tiny, alone)
+    assert train(together, NIGHT)["trained"] is False
