@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -272,8 +273,31 @@ def leading(size: int, address: str | None, threads: int, on_gpu: bool) -> Itera
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="elcrec-ranks-")))
             local = stack.enter_context(_local_workers(size, folder, threads))
             ranks = stack.enter_context(joined(0, size, folder, on_gpu, local))
-        yield ranks
+        with _watched(ranks):
+            yield ranks
         ranks.announce("end")
+
+
+@contextlib.contextmanager
+def _watched(ranks: Ranks) -> Iterator[None]:
+    """Let go of a GPU that waits for a local process which has ended.
+
+    On a CPU this process finds the connection closed. A GPU waits until SILENCE is over.
+    """
+    over = threading.Event()
+
+    def watch(gradients: dist.ProcessGroup) -> None:
+        while not over.wait(0.5):
+            if any(process.poll() is not None for process in ranks.local.values()):
+                gradients.abort()
+                return
+
+    if ranks.gradients is not None:
+        threading.Thread(target=watch, args=(ranks.gradients,), daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 @contextlib.contextmanager

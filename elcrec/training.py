@@ -325,6 +325,8 @@ class Trainer:
                 raise self._not_finite(found)
 
     def _not_finite(self, values: dict[str, float]) -> ELCRecError:
+        # A GPU that no longer waits for a process which has ended gives no numbers, either.
+        self.ranks.sum(torch.zeros(1))
         return ELCRecError(
             f"a loss is not finite at step {self.steps}: {values}; lower learning_rate"
         )

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from elcrec import Config, ELCRec, ELCRecError, EpochReport, Histories
-from elcrec.distributed import RankLostError, Ranks, leading
+from elcrec.distributed import RankLostError, Ranks, _watched, leading
 from elcrec.histories import leave_one_out
 from elcrec.model import Network
 from elcrec.parts import Part, cut
@@ -205,6 +206,18 @@ def test_what_ended_another_process_is_said(tmp_path, told, error, message):
     ranks = Ranks(0, 2, folder=tmp_path, local={1: ended})
     with pytest.raises(error, match=message), ranks._talking():
         raise RuntimeError("Connection closed by peer")
+
+
+def test_a_gpu_does_not_wait_for_a_process_that_has_ended():
+    class Gradients:
+        let_go = threading.Event()
+
+        def abort(self) -> None:
+            self.let_go.set()
+
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    with _watched(Ranks(0, 2, Gradients(), local={1: ended})):
+        assert Gradients.let_go.wait(SOON)
 
 
 @pytest.mark.parametrize("next_item", ["softmax", "bce"])
