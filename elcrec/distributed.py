@@ -217,6 +217,8 @@ class Ranks:
         rank, kind, message = failed
         if kind == OUT_OF_MEMORY:
             return MemoryError(message)
+        if kind == ELCRecError.__name__:  # which trying again does not mend
+            return ELCRecError(f"training process {rank} of {self.size} has ended: {message}")
         return RankLostError(
             f"training process {rank} of {self.size} has ended: {message}; start the training "
             "again, it goes on after the last whole epoch"

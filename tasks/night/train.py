@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from elcrec import Config, ELCRec, EpochReport, Histories
+from elcrec.distributed import RankLostError
 from elcrec.errors import ELCRecError
 from elcrec.matching import deserted, first_ids, match_intents
-from tasks.errors import ModelError
+from tasks.errors import ModelError, NotReadyError
 from tasks.lake import TRAINING, Lake, model_folder
 from tasks.registry.histories import trainable_users
 from tasks.registry.identity import Identity, configure, identify, register
@@ -45,8 +46,9 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
     Only users with three events or more are trained on; the others are labelled all the same. The
     newest two events of some of them, or of all, are held out (`tasks.registry.held_out`).
 
-    Raises LakeError without histories, ModelError when they are too few or too short or the
-    training fails, SettingsError for a setting that the model does not know.
+    Raises NotReadyError when one of several training processes has ended: the next try goes on.
+    LakeError without histories, ModelError when they are too few or too short or the training
+    fails, SettingsError for a setting that the model does not know.
     """
     lake = Lake.of(settings)
     identity = identify(settings, night)
@@ -138,6 +140,8 @@ def train(settings: Settings, night: dt.date) -> dict[str, Any]:
             intents = name_intents(
                 settings, night, model, histories, identity, parent, before, carried
             )
+        except RankLostError as error:
+            raise NotReadyError(f"training on night {night} has stopped: {error}") from error
         except ELCRecError as error:
             raise ModelError(f"training on night {night} failed: {error}") from error
         finished = work.path / "model"

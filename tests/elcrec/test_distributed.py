@@ -195,7 +195,7 @@ def test_processes_that_are_started_elsewhere_train_the_same_model(undisturbed):
     ("told", "error", "message"),
     [
         ({"kind": "MemoryError", "message": "no more"}, MemoryError, "no more"),
-        ({"kind": "ELCRecError", "message": "of 3 events"}, ELCRecError, "of 3 events; start"),
+        ({"kind": "ELCRecError", "message": "of 3 events"}, ELCRecError, "of 3 events$"),
         (None, RankLostError, "ended with status 1"),
     ],
 )

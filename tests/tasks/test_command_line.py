@@ -267,3 +267,24 @@ def test_quiet_shows_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_report_at_a_time(called: Called, tmp_path: Path) -> None:
     code, _, said = called("report", "--lake", tmp_path, "--all", "--user", "ann")
     assert code == 2 and "give one" in said
+
+
+def test_a_process_of_torchrun_that_does_not_lead_is_a_worker(
+    called: Called, ran: list[tuple[str, dt.date]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worked: list[list[str]] = []
+
+    def work(arguments: list[str]) -> int:
+        worked.append(arguments)
+        return 3
+
+    monkeypatch.setattr("elcrec.worker.main", work)
+    monkeypatch.setenv("RANK", "1")
+    train = ("train", "--night", "2026-11-20")
+    together = ("--set", "model.processes=2", "--set", "model.rendezvous=10.0.0.5:29500")
+    assert called(*train, *together)[0] == 3
+    assert worked == [[]] and not ran
+    called(*train)
+    monkeypatch.setenv("RANK", "0")
+    called(*train, *together)
+    assert worked == [[]] and len(ran) == 2

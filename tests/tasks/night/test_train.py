@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from elcrec import ELCRec, EpochReport
-from tasks.errors import LakeError, ModelError, PipelineError, SettingsError
+from elcrec.distributed import RankLostError
+from tasks.errors import LakeError, ModelError, NotReadyError, PipelineError, SettingsError
 from tasks.lake import Lake, tables
 from tasks.night.train import epoch_line, epochs_left, number_of_intents, time_left, train
 from tasks.registry.identity import register
@@ -359,3 +360,24 @@ def test_a_model_of_several_processes_is_another_and_is_registered_and_loads(
     assert load(together, summary["model_version"]).model.config.processes == 2
     assert weights(together, summary["model_version"]) != weights(tiny, alone)
     assert train(together, NIGHT)["trained"] is False
+
+
+def test_a_training_that_has_lost_a_process_is_tried_again(
+    tiny: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(model: ELCRec, *histories: Any, **arguments: Any) -> ELCRec:
+        assert arguments["rendezvous"] == "10.0.0.5:29500"
+        raise RankLostError("training process 1 of 2 has ended")
+
+    monkeypatch.setattr(ELCRec, "fit", lost)
+    together = small_settings(
+        tiny.lake.root, model=TINY | {"processes": 2, "rendezvous": "10.0.0.5:29500"}
+    )
+    with pytest.raises(NotReadyError, match="has stopped: training process 1 of 2 has ended"):
+        train(together, NIGHT)
+
+
+@pytest.mark.parametrize("address", ["10.0.0.5", "10.0.0.5:", "http://host:1", ":29500", "a b:1"])
+def test_an_address_to_meet_at_is_a_host_and_a_port(tiny: Settings, address: str) -> None:
+    with pytest.raises(SettingsError, match=r"model\.rendezvous"):
+        small_settings(tiny.lake.root, model=TINY | {"rendezvous": address})
