@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
-from torch._C._distributed_c10d import FileStore
+from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from elcrec.errors import ELCRecError
 
@@ -380,8 +380,13 @@ def _local_workers(
             environment["LOCAL_RANK"] = str(rank)
             command = [sys.executable, "-m", "elcrec.worker", str(folder), str(rank), str(size)]
             # Its standard input ends when this process does, however that ends: so it ends, too.
+            # Ctrl-C is for this process alone.
             processes[rank] = subprocess.Popen(
-                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+                command,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
             )
         yield processes
     finally:

@@ -46,8 +46,6 @@ class EpochReport:
 
 
 LOSSES = ("next_item", "sequence_contrast", "clustering", "intent_contrast")
-
-
 # Losses by name: numbers, or float64 tensors on a GPU that is not waited for.
 Values = dict[str, "float | Tensor"]
 LOOK_EVERY = 50  # steps, on a GPU

@@ -39,6 +39,8 @@ def _train(ranks: Ranks, task: dict[str, Any]) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     device = device_of(config.device, place_on_machine(ranks.rank))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     network = Network(config, task["n_items"]).to(device)
     trainer = Trainer(network, None, config, task["warmup_epochs"], task["passes"], ranks=ranks)
     while (task := ranks.tell())["do"] != "trained":
