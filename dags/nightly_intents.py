@@ -46,6 +46,7 @@ FIELDS = {  # a name with a dot is a setting, changed for this run only when the
     "model.from_scratch": field("From scratch", "boolean", "Do not continue from a model."),
     "promote.force": field("Force promotion", "boolean", "Use this model even if refused."),
     "promote.version": field("Roll back to", "string", "A model_version from `models`."),
+    "recommend.top_k": field("Items for each user", "integer", "To recommend. 0: none.", minimum=0),
 }
 
 

@@ -34,6 +34,7 @@ from tasks.page import charts, cohort, flows, intent, intents, models, night, pe
 from tasks.page.access import Access, FormTokens, TokenAccess, Visitor
 from tasks.page.links import Links
 from tasks.page.reader import PageLake
+from tasks.page.zoom import Part
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -202,13 +203,17 @@ class _Page:
     async def night(self, request: Request) -> Response:
         """Show whether a night is good."""
         return await self._shown(
-            request, "night", lambda of, _: night.view(self.settings, self.lake, of)
+            request, "night", lambda of, links: night.view(self.settings, self.lake, of, links)
         )
 
     async def intents(self, request: Request) -> Response:
         """Show the table and the map of the intents."""
         asked = request.query_params
         up = {"up": True, "down": False}.get(asked.get("order", ""))
+        try:
+            part = Part.read(asked.get("zoom", ""))
+        except ValueError:
+            raise HTTPException(400, "zoom has to be a part of the map, as 1-0-2.") from None
         return await self._shown(
             request,
             "intents",
@@ -219,6 +224,7 @@ class _Page:
                 search=asked.get("q", "")[:200],
                 sort=asked.get("sort", "users"),
                 up=up,
+                part=part,
             ),
         )
 

@@ -15,8 +15,13 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from tasks.page.zoom import QUARTERS, Part
+
 Values = Sequence[float | None]
 Interval = tuple[str, float, float, float, float | None, bool]  # a row of `intervals`
+WHOLE = Part()
+LETTER = 6.2  # pixels: about the width of one, on average
+BROAD = 7.2  # the same in a broad type, for words that must not leave their frame
 NARROW = 358  # pixels: the width of a phone, less its margins
 
 
@@ -31,7 +36,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Dot:
-    """One intent on the map."""
+    """One intent on the map, its place from 0 to 1: to the right, and down."""
 
     x: float
     y: float
@@ -156,8 +161,10 @@ def _lines(
     low, high = min(low, ticks[0]), max(high, ticks[-1])
     left, right, top, bottom = 48.0, 120.0, 10.0, 24.0
     several = len(series) > 1
+    legend = _legend([line.name for line in series], width) if narrow and several else []
     if narrow:  # the names are above the lines, not beside them
-        left, right, top = 40.0, 8.0, 28.0 if several else 10.0
+        left, right = 40.0, 8.0
+        top += max((y + 8 for _, y in legend), default=0.0)
     wide, tall = width - left - right, height - top - bottom
 
     def across(at: int) -> float:
@@ -233,15 +240,13 @@ def _lines(
         if final := next((point for point in reversed(points) if point), None):
             ends.append((final[1], line))
     if narrow:
-        at_x = left
-        for line in series if several else ():
+        for line, (x, y) in zip(series if several else (), legend, strict=True):
             parts.append(
                 Markup(
-                    '<path class="line {style}" d="M{x} 10h16"/>'
-                    '<text class="name {style}" x="{t}" y="10" dy="4">{name}</text>'
-                ).format(style=line.style, x=_px(at_x), t=_px(at_x + 20), name=line.name)
+                    '<path class="line {style}" d="M{x} {y}h16"/>'
+                    '<text class="name {style}" x="{t}" y="{y}" dy="4">{name}</text>'
+                ).format(style=line.style, x=_px(x), y=_px(y), t=_px(x + 20), name=line.name)
             )
-            at_x += 34 + 6.2 * len(line.name)
         return _drawn(parts)
     for y, line in _apart(ends, least=14.0, top=top + 4, bottom=top + tall + 4):
         parts.append(
@@ -250,6 +255,19 @@ def _lines(
             )
         )
     return _drawn(parts)
+
+
+def _legend(names: Sequence[str], width: float) -> list[tuple[float, float]]:
+    """Return where the mark of each name begins: side by side, and below where there is no room."""
+    found: list[tuple[float, float]] = []
+    x, y = 8.0, 10.0
+    for name in names:
+        wide = 20 + LETTER * len(name)
+        if x > 8.0 and x + wide > width - 8:
+            x, y = 8.0, y + 18
+        found.append((x, y))
+        x += wide + 14
+    return found
 
 
 def intervals(
@@ -291,20 +309,17 @@ def _intervals(rows: Sequence[Interval], label: str, width: int, *, narrow: bool
         Markup(
             '<svg class="chart intervals {fits}" viewBox="0 0 {w} {h}" role="img" '
             'aria-label="{label}">'
-            '<title>{label}</title><line class="zero" x1="{x}" x2="{x}" y1="{t}" y2="{b}"/>'
-        ).format(
-            fits=_fits(narrow),
-            w=width,
-            h=_px(height),
-            label=label,
-            x=zero,
-            t=top,
-            b=_px(height - 22),
-        )
+            "<title>{label}</title>"
+        ).format(fits=_fits(narrow), w=width, h=_px(height), label=label)
     ]
+    at_zero = Markup('<line class="zero" x1="{x}" x2="{x}" y1="{a}" y2="{b}"/>')
+    if not narrow:
+        parts.append(at_zero.format(x=zero, a=top, b=_px(height - 22)))
     for at, (what, estimate, lowest, highest, limit, met) in enumerate(rows):
         y = top + row_height * (at + (0.7 if narrow else 0.5))
         style = "" if met else " bad"
+        if narrow:  # beside the intervals alone, for the line would go through the words above them
+            parts.append(at_zero.format(x=zero, a=_px(y - 14), b=_px(y + 14)))
         words = f"{what}: {estimate:+.1%}, from {lowest:+.1%} to {highest:+.1%}"
         if limit is not None:
             words += f"; rejected below {limit:+.1%}"
@@ -338,40 +353,51 @@ def _intervals(rows: Sequence[Interval], label: str, width: int, *, narrow: bool
     for tick in _ticks(low + pad, high - pad, per_cent=True, most=5):
         if not low <= tick <= high:
             continue
+        written, x = f"{100 * tick:+g} %" if tick else "0", across(tick)
+        half = LETTER * len(written) / 2  # at an edge it begins or ends there, so that none is cut
+        anchor = "start" if x < half else "end" if x > width - half else "middle"
         parts.append(
-            Markup('<text class="tick" x="{x}" y="{y}" text-anchor="middle">{t}</text>').format(
-                x=_px(across(tick)), y=_px(height - 6), t=f"{100 * tick:+g} %" if tick else "0"
+            Markup('<text class="tick" x="{x}" y="{y}" text-anchor="{anchor}">{t}</text>').format(
+                x=_px(x), y=_px(height - 6), anchor=anchor, t=written
             )
         )
     return _drawn(parts)
 
 
 def dots(
-    points: Iterable[Dot], label: str, *, named: int = 24, width: int = 420, height: int = 440
+    points: Iterable[Dot],
+    label: str,
+    *,
+    part: Part = WHOLE,
+    quarters: Mapping[str, str] | None = None,
+    named: int = 24,
+    width: int = 420,
+    height: int = 440,
 ) -> Markup:
     """Draw the map of intents: a circle each, its area the share of users, a link to the intent.
 
-    The corners of the map are those of all points, so that a place is the same spot as long as no
-    intent is born outside. The largest `named` intents have their names beside them, where a name
-    covers no circle and no other name. It is drawn for a place of about its width: its text is as
-    large as that of the page.
+    A place is the same spot as long as no intent is born outside. The largest `named` intents have
+    their names beside them, where a name covers no circle and no other name. It is drawn for a
+    place of about its width: its text is as large as that of the page.
+
+    part: of the map, which is drawn as large as the whole. quarters: the addresses of its quarters,
+    by their names; a click beside the circles leads there.
     """
-    drawn = sorted(points, key=lambda one: -one.size)
+    everywhere = sorted(points, key=lambda one: -one.size)
+    drawn = [one for one in everywhere if part.has((one.x, one.y))]
     if not drawn:
         return Markup("")
-    largest = drawn[0].size or 1
+    largest = everywhere[0].size or 1
     most = min(34.0, max(14.0, 140 / math.sqrt(len(drawn))))  # radius of the largest
+    least = 6.0 if part.level else 3.0
     edge_x, edge_y = most + 22, most + 18
-    from_x, to_x = min(one.x for one in drawn), max(one.x for one in drawn)
-    from_y, to_y = min(one.y for one in drawn), max(one.y for one in drawn)
 
     def spot(one: Dot) -> tuple[float, float, float]:
-        x = (one.x - from_x) / (to_x - from_x) if to_x > from_x else 0.5
-        y = (to_y - one.y) / (to_y - from_y) if to_y > from_y else 0.5
+        x, y = part.within((one.x, one.y))
         return (
             edge_x + (width - 2 * edge_x) * x,
             edge_y + (height - 2 * edge_y) * y,
-            max(3.0, most * math.sqrt(one.size / largest)),
+            max(least, most * math.sqrt(one.size / largest)),
         )
 
     spots = [spot(one) for one in drawn]
@@ -380,6 +406,26 @@ def dots(
         Markup(
             '<svg class="chart map" viewBox="0 0 {w} {h}" role="group" aria-label="{label}">'
         ).format(w=width, h=height, label=label)
+    ]
+    parts += [
+        # The same links stand below the map as text: these are for the pointer alone.
+        Markup(
+            '<a href="{href}" class="quarter" tabindex="-1" aria-hidden="true">'
+            "<title>Zoom in: {name}</title>"
+            '<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="12"/>'
+            '<text x="{tx}" y="{ty}" dy="4" text-anchor="middle">+</text></a>'
+        ).format(
+            href=(quarters or {})[name],
+            name=name,
+            x=right * width / 2,
+            y=low * height / 2,
+            w=width / 2,
+            h=height / 2,
+            tx=12 + right * (width - 24),
+            ty=12 + low * (height - 24),
+        )
+        for name, (right, low) in QUARTERS.items()
+        if name in (quarters or {})
     ]
     labels: list[tuple[float, float, float, float]] = []
     names = []
@@ -396,7 +442,7 @@ def dots(
         if at >= named:
             continue
         words = _cut(one.name, 24)
-        wide = 6.2 * len(words)
+        wide = BROAD * len(words)
         others = circles[:at] + circles[at + 1 :]
         for start, dy in (
             (x - wide / 2, radius + 13),
@@ -418,6 +464,28 @@ def dots(
             )
             break
     return Markup("").join([*parts, *names, Markup("</svg>")])
+
+
+def overview(places: Iterable[tuple[float, float]], part: Part, *, size: int = 84) -> Markup:
+    """Draw the whole map as small as a stamp, and where on it a part is."""
+    edge = 4
+    inner = size - 2 * edge
+    dots_of = Markup("").join(
+        Markup('<circle cx="{}" cy="{}" r="1.3"/>').format(
+            _px(edge + inner * x), _px(edge + inner * y)
+        )
+        for x, y in places
+    )
+    return Markup(
+        '<svg class="overview" viewBox="0 0 {s} {s}" width="{s}" height="{s}" aria-hidden="true">'
+        '{dots}<rect x="{x}" y="{y}" width="{w}" height="{w}" rx="2"/></svg>'
+    ).format(
+        s=size,
+        dots=dots_of,
+        x=_px(edge + inner * part.left),
+        y=_px(edge + inner * part.top),
+        w=_px(inner * part.span),
+    )
 
 
 def ribbons(

@@ -4,17 +4,25 @@ The suites say what they expect. The page says what was observed, so that no lin
 of what happened.
 """
 
+import json
+import math
 import re
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import tasks.night
 from tasks.page import words
 from tasks.page.words import BLANK
+
+SUITES = Path(tasks.night.__file__).parent / "suites"
 
 SHARE, TIMES, HOURS = "share", "times", "hours"
 ROWS = re.compile(r"(\d+) of (\d+) rows(?:, such as (.*))?", re.DOTALL)
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 MOSTLY = re.compile(r"in (\d+(?:\.\d+)?) of the rows")
+BOUND = re.compile(r"at (least|most) (-?\d+(?:\.\d+)?)")
 
 # Figures of a night, by column: their unit, and a sentence with the figure in it. A unit that is
 # not among those above is a noun, in the singular.
@@ -36,10 +44,17 @@ FIGURES = {
     "repeated": ("event", "{} that are there twice"),
     "quarantined_share": (SHARE, "{} of the night's rows are unusable"),
     "duplicate_share": (SHARE, "{} of the night's rows are exact duplicates"),
-    "volume": (TIMES, "The night has {} the events that such a night usually has"),
+    "volume": (
+        TIMES,
+        "The night has {} the events of the median of the same weekday (of all of the 28 nights "
+        "before it until three of the weekday are known)",
+    ),
     "volume_28": (TIMES, "The night has {} the events of the median of the 28 nights before it"),
     "volume_7": (TIMES, "The night has {} the events of the median of the 7 nights before it"),
-    "volume_weekday": (TIMES, "The night has {} the events that its weekday usually has"),
+    "volume_weekday": (
+        TIMES,
+        "The night has {} the events of the median of the same weekday in the 28 nights before it",
+    ),
     "silent_hours": (HOURS, "No event in the last {} of the night"),
     "new_user_share": (SHARE, "{} of the night's users have no history yet"),
     "new_item_share": (SHARE, "{} of the night's items are new"),
@@ -166,6 +181,53 @@ def said(row: Mapping[str, Any]) -> tuple[str, str]:
         return f"Not asked on this night: whether {expectation}", _limit(limit, _unit(column))
     seen = words.shown(observed, 200) if value is None else f"{value:,.4g}"
     return f"{'Met' if row['met'] else 'Not met'}: {expectation} (observed: {seen})", limit
+
+
+def nearness(row: Mapping[str, Any]) -> float:
+    """Return how much of its limit a check has used up: 1 at the limit, more beyond it.
+
+    0 where there is no limit to come near to: of what must not be there at all, nothing is there,
+    or the check had nothing to look at.
+
+    row: of `check_results`.
+    """
+    value, limit = row["value"], row["expected"] or ""
+    if rows := ROWS.fullmatch(row["observed"] or "") if value is None else None:
+        few, every = int(rows[1]), int(rows[2])
+        mostly = MOSTLY.search(limit)
+        allowed = 1 - float(mostly[1]) if mostly else 0.0
+        return _used(few / every if every else 0.0, allowed)
+    if value is None:
+        return 0.0
+    used = [0.0]
+    for side, bound in BOUND.findall(limit):
+        at, observed = float(bound), float(value)
+        used.append(_used(observed, at) if side == "most" else _used(at, observed))
+    return max(used)
+
+
+def _used(part: float, whole: float) -> float:
+    if part <= 0:
+        return 0.0
+    return part / whole if whole > 0 else math.inf
+
+
+def mend(row: Mapping[str, Any]) -> str | None:
+    """Return what to do when a check is not met, a sentence; None: the suites do not know it.
+
+    row: of `check_results`. A row of an earlier version may be of a check that is no more.
+    """
+    known = _mends().get((row["suite"], row["column_name"], row["expectation"]))
+    return known and f"{known[:1].upper()}{known[1:]}."
+
+
+@cache
+def _mends() -> dict[tuple[str, str | None, str], str]:
+    return {
+        (file.stem, one["kwargs"].get("column"), one["description"]): one["meta"]["mend"]
+        for file in sorted(SUITES.glob("*.json"))
+        for one in json.loads(file.read_text("utf-8"))["expectations"]
+    }
 
 
 def sentence(text: str, limit: str) -> str:

@@ -22,6 +22,7 @@ RIBBONS = 24  # largest moves that are drawn
 LISTED = 400  # largest moves in the table
 LISTED = 12  # of those that grew, and of those that shrank
 PART = 0.2  # of an intent's users at least that went to, or came from, one other: a split or merger
+SHORTCUTS = {1: "the night before", 7: "a week before", 28: "four weeks before"}  # nights back
 OTHERS = "other intents"
 NOBODY, GONE = "new, or no intent", "gone, or no intent"
 
@@ -32,8 +33,14 @@ def view(lake: PageLake, since: dt.date | None, night: dt.date, links: Links) ->
     if since is None:
         week = night - dt.timedelta(days=7)
         since = min(nights, key=lambda one: abs((one - week).days), default=None)
+    shortcuts = _shortcuts(nights, night, links)
     if since is None or since not in nights:
-        return {"since": since, "since_nights": nights[::-1], "known": False}
+        return {
+            "since": since,
+            "since_nights": nights[::-1],
+            "known": False,
+            "shortcuts": shortcuts,
+        }
     before, after = _sizes(lake, since), _sizes(lake, night)
     called = names.shown(lake, night)
     moved, missing = _moves(lake, since, night)
@@ -49,12 +56,17 @@ def view(lake: PageLake, since: dt.date | None, night: dt.date, links: Links) ->
     return {
         "since": since,
         "since_nights": nights[::-1],
+        "shortcuts": shortcuts,
         "known": True,
         "between": len([one for one in nights if since < one]) + 1,
         "grew": sorted(grew, key=lambda row: -row["change"])[:LISTED],
         "shrank": sorted(shrank, key=lambda row: row["change"])[:LISTED],
         "born": born,
         "retired": retired,
+        "passed": [
+            name_of(called, intent)
+            for intent in sorted(_retired(lake, since, night) - {*before, *after})
+        ],
         "absent": _and([word for word, found in events.items() if not found]),
         "steady": sum(row["kind"] == "steady" for row in rows),
         "splits": splits,
@@ -71,6 +83,24 @@ def view(lake: PageLake, since: dt.date | None, night: dt.date, links: Links) ->
         "users_before": sum(before.values()),
         "users_after": sum(after.values()),
     }
+
+
+def _shortcuts(nights: list[dt.date], night: dt.date, links: Links) -> list[dict[str, Any]]:
+    """Return the usual nights to begin with, of those that there are: nights before one."""
+    found = []
+    for back, called in SHORTCUTS.items():
+        then = night - dt.timedelta(days=back)
+        if back == 1:
+            then = max(nights, default=then)
+        if then in nights:
+            found.append({"name": called, "night": then, "href": links.flows(then)})
+    return found
+
+
+def _retired(lake: PageLake, since: dt.date, night: dt.date) -> set[int]:
+    """Return the intents that were retired after one night, up to another."""
+    rows = lake.kept(tables.INTENT_PROFILES, SIZES, since + dt.timedelta(days=1), night)
+    return set(rows.filter(status="retired")["intent_id"])
 
 
 def _users(moved: pl.DataFrame, which: pl.Expr) -> int:

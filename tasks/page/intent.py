@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from tasks.lake import tables
 from tasks.page import charts, people, pictures, words
+from tasks.page.features import MOST
 from tasks.page.links import Links
 from tasks.page.reader import SIZES, PageLake
 from tasks.registry import names, places
@@ -21,7 +22,6 @@ KINDS = {
     "word": "Words of titles",
     "event_type": "Kinds of events",
 }
-MOST = {"category": 6, "word": 6, "item": 8, "event_type": 4}  # features shown of a kind
 SELDOM = 5
 HISTORY = 10  # newest items shown of an example user
 LARGEST_FLOWS = 8  # of each side; the others are together

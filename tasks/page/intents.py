@@ -2,22 +2,26 @@
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import polars as pl
-from markupsafe import Markup
+import numpy as np
 
+from tasks.chores.naming import LONGEST_DESCRIPTION
 from tasks.lake import tables
-from tasks.page import charts, words
-from tasks.page.intent import MOST
+from tasks.page import charts, words, zoom
+from tasks.page.features import features
 from tasks.page.links import Links
 from tasks.page.night import window
 from tasks.page.reader import SIZES, PageLake
+from tasks.page.zoom import Part
 from tasks.registry import names, places
 from tasks.registry.profiles import BEFORE
 
 CATEGORIES, TITLES = 3, 2  # shown of each intent
+PAIRS = 3  # of the most alike intents that are named
 SHORTEST = 3  # letters of a word that has another number
+LONGEST_PART = 160  # characters of that
+AROUND = 4  # words of a description that are shown before and after one that was searched
 KINDS = {"category": "category", "item": "item", "word": "word of titles"}
 
 # What the table can be sorted by, and whether the largest comes first when it is chosen.
@@ -38,14 +42,22 @@ def view(
     search: str = "",
     sort: str = "users",
     up: bool | None = None,
+    part: Part = charts.WHOLE,
 ) -> dict[str, Any]:
     """Return the rows and the map of the intents of a night.
 
-    search: words that have to be in the number, the name, or what the view of the intent shows as
-    more often than others. sort: a key of `SORTS`; up: the smallest first.
+    search: words that have to be in the number, the name, the description that a person gave, or
+    what the view of the intent shows as more often than others. sort: a key of `SORTS`; up: the
+    smallest first. part: of the map; of another than the whole, only its intents are in the table.
     """
     rows = listed(lake, night, links)
-    shown = [row | {"why": why(row, search)} for row in rows if _matches(row, search)]
+    where = units_of(rows)
+    shown = [
+        row | {"why": why(row, search)}
+        for row in rows
+        if _matches(row, search)
+        and (not part.level or (row["intent"] in where and part.has(where[row["intent"]])))
+    ]
     key = sort if sort in SORTS else "users"
     ascending = not SORTS[key] if up is None else up
     known = [row for row in shown if row["sort"][key] is not None]
@@ -59,8 +71,15 @@ def view(
         "all": len(rows),
         "in_use": sum(row["users"] > 0 for row in rows),
         "users": sum(row["users"] for row in rows),
-        "map": map_of(rows, links, in_view if search else None),
-        "placed": sum(row["place"] is not None for row in rows),
+        **_map(
+            rows,
+            where,
+            links,
+            part,
+            in_view if search else None,
+            asked={"q": search, "sort": sort, "order": {True: "up", False: "down"}.get(up, "")},
+        ),
+        "alike": alike(rows),
         "sort": key,
         "up": ascending,
         "search": search,
@@ -97,12 +116,14 @@ def listed(lake: PageLake, night: dt.date, links: Links) -> list[dict[str, Any]]
         confidence = deciles[4] if len(deciles) == 9 else None
         title = name.name if name else f"Intent {intent}"
         of_kind = more_often.get(intent, {})
+        description = (name.description if name and name.by else None) or ""
         found.append(
             {
                 "intent": intent,
                 "href": links.intent(intent),
                 "name": words.shown(title, 60),
                 "named_by": words.shown(name.by, 60) if name and name.by else None,
+                "description": description,
                 "users": row["users"],
                 "share": row["share"],
                 "status": row["status"],
@@ -123,7 +144,11 @@ def listed(lake: PageLake, night: dt.date, links: Links) -> list[dict[str, Any]]
                 "titles": [one.text for one in of_kind.get("item", [])[:TITLES]],
                 "more_often": of_kind,
                 "text": searched(
-                    [str(intent), title, *(one.text for kind in of_kind.values() for one in kind)]
+                    [
+                        *(str(intent), title),
+                        *(one.text for kind in of_kind.values() for one in kind),
+                    ],
+                    description,
                 ),
                 "place": where.get(intent),
                 "sort": {
@@ -135,46 +160,6 @@ def listed(lake: PageLake, night: dt.date, links: Links) -> list[dict[str, Any]]
                 },
             }
         )
-    return found
-
-
-class Feature(NamedTuple):
-    """What an intent has more often than others, and how much more, as they are shown."""
-
-    text: str
-    strength: str
-
-
-def features(lake: PageLake, night: dt.date) -> dict[int, dict[str, list[Feature]]]:
-    """Return what each intent has more often than others, as its view shows it, by kind.
-
-    Titles stand for items, ids where there is no title.
-    """
-    rows = (
-        lake.kept(
-            tables.INTENT_FEATURES,
-            (
-                *("dt", "intent_id", "kind", "value", "title", "is_over", "rank", "score"),
-                *("share", "expected_share"),
-            ),
-            night,
-            night,
-        )
-        .filter(pl.col("is_over"), pl.col("kind").is_in(list(KINDS)))
-        # What may be chance stands only where nothing is surely so.
-        .filter((pl.col("score") != 0) | ((pl.col("score") == 0).all().over("intent_id", "kind")))
-        .sort("intent_id", "kind", "rank")
-    )
-    found: dict[int, dict[str, list[Feature]]] = {}
-    for intent, kind, value, title, share, of_all in rows.select(
-        "intent_id", "kind", "value", "title", "share", "expected_share"
-    ).iter_rows():
-        listed = found.setdefault(intent, {}).setdefault(kind, [])
-        if len(listed) < MOST[kind]:
-            strength = words.percent(share, 0 if share >= 0.1 else 1)
-            if of_all:
-                strength += f", {words.times(share / of_all)} as often as all users"
-            listed.append(Feature(words.shown(title or value, 48), strength))
     return found
 
 
@@ -196,14 +181,15 @@ def _change(
     return None, None
 
 
-def searched(texts: Iterable[str]) -> str:
+def searched(texts: Iterable[str], description: str = "") -> str:
     """Return the text in which a search looks: each word once, with its other number after it.
 
-    So a part of "comedy" and "comedies" is found where one of them is written.
+    So a part of "comedy" and "comedies" is found where one of them is written. Texts are looked
+    through as far as they are shown; a description is shown as a whole.
     """
     found: dict[str, None] = {}
-    for text in texts:
-        for word in words.shown(text).casefold().split():
+    for text in (*map(words.shown, texts), words.shown(description, LONGEST_DESCRIPTION)):
+        for word in text.casefold().split():
             found[word] = None
             found[_other_number(word)] = None
     return " ".join(found)
@@ -218,7 +204,24 @@ def why(row: Mapping[str, Any], search: str) -> list[dict[str, str]]:
         {"kind": kind, "text": text, "strength": strength}
         for kind, text, strength in places
         if any(word in searched([text]) for word in asked)
+    ] + [
+        {"kind": "description", "text": part, "strength": ""}
+        for part in [_around(row["description"], asked)]
+        if part
     ]
+
+
+def _around(description: str, asked: Sequence[str]) -> str:
+    """Return the part of a description around the first of some words; nothing where none is."""
+    found = words.shown(description, LONGEST_DESCRIPTION).split()
+    at = next(
+        (at for at, word in enumerate(found) if any(one in searched([word]) for one in asked)), None
+    )
+    if at is None:
+        return ""
+    first, last = max(0, at - AROUND), at + AROUND + 1
+    part = words.shown(" ".join(found[first:last]), LONGEST_PART)
+    return f"{'… ' if first else ''}{part}{' …' if found[last:] else ''}"
 
 
 def _other_number(word: str) -> str:
@@ -239,14 +242,53 @@ def _matches(row: Mapping[str, Any], search: str) -> bool:
     return all(word in row["text"] for word in search.casefold().split())
 
 
-def map_of(
-    rows: Sequence[Mapping[str, Any]], links: Links, in_view: set[int] | None = None
-) -> Markup:
-    """Draw the map; intents that are not in view (None: all are) stand aside."""
-    dots: Iterable[charts.Dot] = (
+def units_of(rows: Sequence[Mapping[str, Any]]) -> dict[int, zoom.Place]:
+    """Return where on the map each intent with a place and users is."""
+    return zoom.units(
+        {
+            row["intent"]: row["place"]
+            for row in rows
+            if row["place"] is not None and row["users"] > 0
+        }
+    )
+
+
+def alike(rows: Sequence[Mapping[str, Any]], most: int = PAIRS) -> list[tuple[Any, Any]]:
+    """Return the pairs of intents that are nearest on the map, the nearest first: two rows each."""
+    there = [row for row in rows if row["place"] is not None and row["users"] > 0]
+    points = np.array([row["place"] for row in there]).reshape(-1, 2)
+    one, two = np.triu_indices(len(there), 1)
+    apart = np.linalg.norm(points[one] - points[two], axis=1)
+    return [(there[one[at]], there[two[at]]) for at in apart.argsort(kind="stable")[:most]]
+
+
+def _map(
+    rows: Sequence[Mapping[str, Any]],
+    where: Mapping[int, zoom.Place],
+    links: Links,
+    part: Part,
+    in_view: set[int] | None,
+    asked: Mapping[str, str],
+) -> dict[str, Any]:
+    """Draw a part of the map, and say where one can go from there.
+
+    Intents that are not in view (None: all are) stand aside. asked: of the address, which stays.
+    """
+
+    def to(other: Part) -> str:
+        return links.intents(**asked, zoom=other.written)
+
+    def inside(other: Part) -> int:
+        return sum(map(other.has, where.values()))
+
+    closer = {}
+    if part.level < zoom.DEEPEST and inside(part) > zoom.FEW:
+        quarters = {name: part.quarter(*at) for name, at in zoom.QUARTERS.items()}
+        closer = {name: one for name, one in quarters.items() if inside(one)}
+    beside = {name: part.beside(*by) for name, by in zoom.SIDES.items()} if part.level else {}
+    points = (
         charts.Dot(
-            x=row["place"][0],
-            y=row["place"][1],
+            *where[row["intent"]],
             size=row["share"],
             name=row["name"],
             title=f"{row['name']} (intent {row['intent']}): "
@@ -255,9 +297,24 @@ def map_of(
             style=_style(row, in_view),
         )
         for row in rows
-        if row["place"] is not None and row["users"] > 0
+        if row["intent"] in where
     )
-    return charts.dots(dots, "Map of the intents: near ones are alike, larger ones have more users")
+    label = "Map of the intents: near ones are alike, larger ones have more users"
+    return {
+        "map": charts.dots(
+            points, label, part=part, quarters={name: to(one) for name, one in closer.items()}
+        ),
+        "zoom": part.written,
+        "larger": 2**part.level,
+        "inside": inside(part),
+        "overview": charts.overview(where.values(), part) if part.level else None,
+        "closer": [
+            {"name": name, "href": to(one), "intents": inside(one)} for name, one in closer.items()
+        ],
+        "beside": [{"name": name, "href": to(one)} for name, one in beside.items() if one],
+        "out": to(part.around()) if part.level > 1 else None,
+        "whole": to(charts.WHOLE) if part.level else None,
+    }
 
 
 def _style(row: Mapping[str, Any], in_view: set[int] | None) -> str:

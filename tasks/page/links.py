@@ -22,7 +22,7 @@ class Links:
         return self._to("/night")
 
     def intents(self, **filters: Any) -> str:
-        """Return where the table and the map of intents are; filters: search, sort, up."""
+        """Return where the table and the map of intents are; filters: q, sort, order, zoom."""
         return self._to("/intents", **filters)
 
     def intent(self, intent: int) -> str:
@@ -49,6 +49,10 @@ class Links:
         """Return where data and models are."""
         return self._to("/models")
 
+    def data(self) -> str:
+        """Return where it is said what became of the rows of each night."""
+        return f"{self.models()}#read"
+
     def flows(self, first: dt.date | None = None) -> str:
         """Return where the flows since a night are."""
         return self._to("/flows", since=first)
@@ -68,7 +72,19 @@ class Links:
 
 
 class Anchors(Links):
-    """Links within a saved page: to an intent's part of it; to nothing else."""
+    """Links within a saved page: to its parts; where it has none, to what is nearest."""
+
+    def intents(self, **filters: Any) -> str:
+        """Return the table of intents; the page has it in one order alone."""
+        return "#intents"
+
+    def models(self) -> str:
+        """Return the checks: the page has nothing else of the data."""
+        return "#checks"
+
+    def data(self) -> str:
+        """Return the same, for the same reason."""
+        return "#checks"
 
     def intent(self, intent: int) -> str:
         """Return the part of the page that one intent has."""

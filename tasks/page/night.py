@@ -13,6 +13,7 @@ from markupsafe import Markup
 from tasks.lake import tables
 from tasks.page import charts, words
 from tasks.page import checks as checked
+from tasks.page.links import Links
 from tasks.page.reader import RUNS, SIZES, PageLake
 from tasks.registry import names
 from tasks.registry.figures import (
@@ -40,6 +41,9 @@ FAR = 2  # times as far as all changes from earlier models: a change that would 
 WEEK = dt.timedelta(days=7)
 FALL = 0.05  # of the share of clear labels within a week: more asks for a look
 WORST = 3  # intents that are named beside such a fall
+NEAREST = 3  # checks that are shown where all are met
+OF_WEEKDAY = 3  # nights of a weekday at least, as the check of the number of events wants them
+OF_INTENTS = ("largest_share", "utilisation", "kept_meaning")  # columns of checks
 GOOD, LOOK, BAD = "good", "look", "bad"
 
 Metrics = Mapping[tuple[str, str, str, str], float]  # by model, split, slice, metric
@@ -54,6 +58,17 @@ class Tile:
     beside: list[str]
     course: Markup
     meaning: str | None = None  # shown on hover
+    more: tuple[str, str] | None = None  # what is told of it elsewhere, and where
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What asks for a look: what it is, what a person can do, and where the page explains it."""
+
+    said: str
+    mend: str
+    href: str
+    where: str  # what is there, in words
 
 
 @dataclass(frozen=True)
@@ -62,7 +77,7 @@ class Verdict:
 
     state: str
     sentence: str
-    reasons: list[str] = field(default_factory=list)
+    reasons: list[Reason] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -82,15 +97,15 @@ def window(lake: PageLake, night: dt.date, nights: int = COMPARED) -> list[dt.da
     return [one for one in lake.nights(tables.INTENT_PROFILES) if first <= one <= night]
 
 
-def view(settings: Settings, lake: PageLake, night: dt.date) -> dict[str, Any]:
+def view(settings: Settings, lake: PageLake, night: dt.date, links: Links) -> dict[str, Any]:
     """Return what the night view shows."""
     nights = window(lake, night)
     runs = lake.kept(tables.STEPS, RUNS, nights[0] if nights else night, night)
     summaries = _summaries(runs, night)
-    checks = _checks(lake, nights or [night], night)
+    checks = _checks(lake, nights or [night], night, links)
     decision = _decision(summaries)
-    tiles = _tiles(settings, lake, night, nights, runs)
-    fall = _fall_of_clear(settings, lake, nights, night)
+    tiles = _tiles(settings, lake, night, nights, runs, links)
+    fall = _fall_of_clear(settings, lake, nights, night, links)
     return {
         "verdict": _verdict(summaries, checks, decision, fall),
         "tiles": tiles,
@@ -100,6 +115,8 @@ def view(settings: Settings, lake: PageLake, night: dt.date) -> dict[str, Any]:
         "scores": _scores(lake, night, decision),
         "checks": checks,
         "not_met": [one for one in checks if not one["met"]],
+        "nearest": [one for one in checks if one["met"] and one["nearness"] > 0][:NEAREST],
+        "read": _read(lake, night),
         "steps": _steps(runs, nights, night),
         "total": _total(runs, nights, night),
         "compared": max(0, len(nights) - 1),
@@ -137,7 +154,7 @@ def _verdict(
     summaries: Mapping[str, Mapping[str, Any]],
     checks: Sequence[Mapping[str, Any]],
     decision: Mapping[str, Any],
-    fall: str | None,
+    fall: Reason | None,
 ) -> Verdict:
     missing = [name for name in STEPS if name not in summaries]
     if "recommend" in missing and "check-labels" in summaries:
@@ -147,14 +164,32 @@ def _verdict(
             BAD,
             f"This night is not finished: {words.plural(len(missing), 'step')} of "
             f"{len(STEPS)} did not end well.",
-            [f"{name} failed or did not run; its log says why" for name in missing],
+            [
+                Reason(
+                    f"{name} failed or did not run",
+                    "Whoever runs the nights mends what the last line of the step's log says, and "
+                    "runs the night again (in Airflow: clears the task).",
+                    "#steps",
+                    "The steps of this night",
+                )
+                for name in missing
+            ],
         )
-    reasons = [checked.sentence(one["observed"], one["limit"]) for one in checks if not one["met"]]
+    reasons = [one["reason"] for one in checks if not one["met"]]
     if fall:
         reasons.append(fall)
     stopped = any(one["severity"] == "critical" and not one["met"] for one in checks)
     if not decision["promoted"] and not decision["by_hand"]:
-        reasons.insert(0, "The new model was rejected; the model before it has labelled")
+        reasons.insert(
+            0,
+            Reason(
+                "The new model was rejected; the model before it has labelled",
+                "Nothing has to be done today: the labels are those of a model that was good. If "
+                "models are rejected night after night, see which limit they break.",
+                "#model",
+                "Why it was rejected",
+            ),
+        )
     if stopped:
         return Verdict(BAD, "A check of this night failed.", reasons)
     if reasons:
@@ -228,8 +263,8 @@ def _when(day: dt.date, night: dt.date) -> str:
 
 
 def _fall_of_clear(
-    settings: Settings, lake: PageLake, nights: Sequence[dt.date], night: dt.date
-) -> str | None:
+    settings: Settings, lake: PageLake, nights: Sequence[dt.date], night: dt.date, links: Links
+) -> Reason | None:
     """Say how far the share of clear labels has fallen within a week, and in which intents."""
     clear = _share_clear(lake, nights[0] if nights else night, night)
     before = _week_before(clear, night)
@@ -246,8 +281,18 @@ def _fall_of_clear(
         for intent, (users, share) in now.items()
     }
     worst = [one for one in sorted(rose, key=lambda one: (-rose[one], one)) if rose[one] > 0]
+
+    def reason(text: str) -> Reason:
+        return Reason(
+            text,
+            "See whether these intents still mean what their names say, and rename those that do "
+            "not; whoever uses the labels can leave out those that are not clear.",
+            links.intents(sort="confidence", order="up"),
+            "The intents, the least sure first",
+        )
+
     if not worst:
-        return said
+        return reason(said)
     called = names.shown(lake, night)
     told = []
     for intent in worst[:WORST]:
@@ -258,7 +303,7 @@ def _fall_of_clear(
             f"{words.shown(name.name if name else f'Intent {intent}', 60)} (about "
             f"{words.percent(share, 0)} of {words.plural(users, 'user')} not clear{earlier})"
         )
-    return f"{said}. Most in: {'; '.join(told)}"
+    return reason(f"{said}. Most in: {'; '.join(told)}")
 
 
 def _unclear(lake: PageLake, day: dt.date, least: float) -> dict[int, tuple[int, float]]:
@@ -291,6 +336,7 @@ def _tiles(
     night: dt.date,
     nights: Sequence[dt.date],
     runs: pl.DataFrame,
+    links: Links,
 ) -> list[Tile]:
     first = nights[0] if nights else night
     counts = {
@@ -355,6 +401,7 @@ def _tiles(
         *,
         usual: bool = True,
         share: bool = False,
+        more: tuple[str, str] | None = None,
     ) -> Tile:
         series = [values.get(one) for one in nights]
         said = [one for one in beside if one]
@@ -375,6 +422,7 @@ def _tiles(
             said,
             charts.spark(series, label, width=132, height=34),
             meaning,
+            more,
         )
 
     without = now["users"] - now["users_with_intent"] if now else 0
@@ -388,6 +436,9 @@ def _tiles(
     not_clear = now["users_with_intent"] - now["clear"] if now else 0
     compared = (now or {}).get("compared", 0)
     idle = (now or {}).get("idle", 0)
+    last_before = max(
+        (one for one in lake.nights(tables.INTENT_PROFILES) if one < night), default=None
+    )
     return [
         tile(
             "Users with a label",
@@ -395,7 +446,7 @@ def _tiles(
             words.count,
             [f"{words.count(without)} of them without an intent" if without else None],
         ),
-        tile("Events of the night", events, words.count, []),
+        tile("Events of the night", events, words.count, [_of_weekday(lake, night)]),
         tile(
             "Intents in use",
             in_use,
@@ -447,6 +498,9 @@ def _tiles(
             ],
             words.GLOSSARY["changed"],
             usual=False,
+            more=("Who changed, from which intent to which", links.flows(last_before))
+            if compared and last_before
+            else None,
         ),
         tile(
             "Clear labels",
@@ -467,6 +521,20 @@ def _tiles(
             share=True,
         ),
     ]
+
+
+def _of_weekday(lake: PageLake, night: dt.date) -> str | None:
+    """Say how the night's events stand to those of its weekday, as the check of them does."""
+    first = night - dt.timedelta(days=COMPARED)
+    rows = lake.scan(tables.NIGHT_STATS, first, night).select("dt", "events").collect()
+    events = dict(rows.iter_rows())
+    such = [
+        of_it for day, of_it in events.items() if day < night and day.weekday() == night.weekday()
+    ]
+    if len(such) < OF_WEEKDAY:
+        return None
+    told = words.against_usual(events.get(night), such, words.count)
+    return told and f"on a {night:%A} {told}; the check compares with this"
 
 
 def _intervals(
@@ -627,8 +695,14 @@ def _scores(lake: PageLake, night: dt.date, decision: Mapping[str, Any]) -> list
     return sorted(rows, key=lambda row: row["sort"])
 
 
-def _checks(lake: PageLake, nights: Sequence[dt.date], night: dt.date) -> list[dict[str, Any]]:
-    """Return the expectations of a night with what was observed, those not met first."""
+def _checks(
+    lake: PageLake, nights: Sequence[dt.date], night: dt.date, links: Links
+) -> list[dict[str, Any]]:
+    """Return the expectations of a night with what was observed.
+
+    Those not met come first, then those met, the nearest to its limit first; what had nothing to
+    check is last.
+    """
     columns = (
         "dt",
         "step",
@@ -653,6 +727,8 @@ def _checks(lake: PageLake, nights: Sequence[dt.date], night: dt.date) -> list[d
         key = (row["suite"], row["step"], row["column_name"], row["expectation"])
         series = [courses[key].get(one) for one in nights]
         observed, limit = checked.said(row)
+        is_asked, nearness = checked.is_asked(row), checked.nearness(row)
+        href, where = _explained(row, links)
         moves = len({value for value in series if value is not None}) > 1
         found.append(
             {
@@ -660,19 +736,42 @@ def _checks(lake: PageLake, nights: Sequence[dt.date], night: dt.date) -> list[d
                 "expects": row["expectation"],
                 "severity": row["severity"],
                 "met": row["met"],
-                "is_asked": checked.is_asked(row),
+                "is_asked": is_asked,
                 "observed": observed,
                 "limit": limit,
+                "nearness": nearness,
+                "reason": Reason(
+                    checked.sentence(observed, limit),
+                    checked.mend(row) or "The log of the check says what to do.",
+                    href,
+                    where,
+                ),
                 "course": charts.spark(series, f"{observed}; its course over the last nights")
                 if moves
                 else Markup('<span class="muted">unchanged</span>'),
                 "sort": (
-                    *(row["met"], not checked.is_asked(row)),
-                    *(row["severity"] != "critical", order.get(row["step"], 99)),
+                    *(row["met"], not is_asked, not row["met"] and row["severity"] != "critical"),
+                    *(-nearness, row["severity"] != "critical", order.get(row["step"], 99)),
                 ),
             }
         )
     return sorted(found, key=lambda one: one["sort"])
+
+
+def _explained(row: Mapping[str, Any], links: Links) -> tuple[str, str]:
+    """Return which part of the page explains what a check looks at, and what is there in words."""
+    if row["column_name"] in OF_INTENTS:
+        return links.intents(), "The intents of this night"
+    if row["step"] == "check-events":
+        return links.data(), "What was read on this night, and what was rejected"
+    return "#checks", "The checks of this night"
+
+
+def _read(lake: PageLake, night: dt.date) -> dict[str, int] | None:
+    """Return what became of the rows that a night has read; None: it is not recorded."""
+    counted = ("rows_read", "rows_events", "rows_quarantined", "rows_duplicate")
+    rows = lake.scan(tables.INGESTS, night, night).select(counted).collect()
+    return None if rows.is_empty() else rows.sum().row(0, named=True)
 
 
 def _steps(runs: pl.DataFrame, nights: Sequence[dt.date], night: dt.date) -> list[dict[str, Any]]:
@@ -704,7 +803,12 @@ def _total(runs: pl.DataFrame, nights: Sequence[dt.date], night: dt.date) -> dic
     totals = dict(runs.group_by("dt").agg(pl.col("seconds").sum()).iter_rows())
     peaks = dict(runs.group_by("dt").agg(pl.col("peak_mb").max()).iter_rows())
     series = [totals.get(one) for one in nights]
+    tonight = runs.filter(dt=night).sort("seconds", descending=True)
+    longest = tonight.row(0, named=True) if tonight.height else None
     return {
+        "longest": longest and longest["step"],
+        "longest_seconds": words.duration(longest and longest["seconds"]),
+        "longest_share": longest and longest["seconds"] / (totals.get(night) or 1),
         "seconds": words.duration(totals.get(night)),
         "usual": words.against_usual(totals.get(night), series[:-1], words.duration),
         "course": charts.spark(series, "Time of all steps, over the last nights"),

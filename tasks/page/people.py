@@ -7,14 +7,15 @@ rows that cannot have the user. Nothing here reads a night's labels as a whole.
 import datetime as dt
 import math
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from tasks.lake import tables
 from tasks.lake.tables import Table
 from tasks.page import pictures, words
+from tasks.page.features import LONGEST_NAME, features
 from tasks.page.links import Links
 from tasks.page.reader import SIZES, PageLake
 from tasks.registry import names
@@ -46,8 +47,11 @@ def view(
     history = histories(lake, night, [user], None if all_items else NEWEST).get(user, [])
     found_times = times_of(lake, night, user, history)
     share = {one["item_id"]: one["share"] for one in (evidence or {}).get("items") or []}
-    title = titles(lake, night, [*history, *share])
-    images = pictures.of(settings.page, lake, night, history)
+    expected = _recommended(lake, night, user)
+    about = catalogued(lake, night, [*history, *share, *expected])
+    title = {item: one.title for item, one in about.items() if one.title is not None}
+    ties = _ties(lake, night, label["intent_id"], share, history, about)
+    images = pictures.of(settings.page, lake, night, [*history, *expected])
     seen: dict[str, int] = {}
     items = []
     for item in history:  # the newest first
@@ -76,8 +80,19 @@ def view(
                 "title": words.shown(title.get(item) or item),
                 "share": of_it,
                 "is_older": item in older,
+                "categories": ties.of[item],
             }
             for item, of_it in share.items()
+        ],
+        "ties": ties,
+        "recommended": [
+            {
+                "item": words.shown(item),
+                "title": words.shown(title.get(item) or item),
+                "has_title": item in title,
+                "image": images.get(item),
+            }
+            for item in expected
         ],
         "other_items": max(0.0, 1 - sum(share.values())) if share else None,
         "top": top,
@@ -207,13 +222,86 @@ def histories(
     return {user: [ids[index] for index in items] for user, items in by_user.items()}
 
 
-def titles(lake: PageLake, night: dt.date, items: Iterable[str]) -> dict[str, str]:
-    """Return the titles that items have in the catalogue of a night."""
+class Catalogued(NamedTuple):
+    """What a catalogue says of an item."""
+
+    title: str | None
+    categories: tuple[str, ...]
+
+
+def catalogued(lake: PageLake, night: dt.date, items: Iterable[str]) -> dict[str, Catalogued]:
+    """Return what the catalogue of a night says of items; of those that it has."""
     its = catalogue_night(lake, night)
     if its is None:
         return {}
     rows = lake.scan(tables.CATALOGUE, its, its).filter(pl.col("item_id").is_in(sorted(set(items))))
-    return dict(rows.select("item_id", "title").drop_nulls().collect().iter_rows())
+    return {
+        item: Catalogued(title, tuple(categories or ()))
+        for item, title, categories in rows.select("item_id", "title", "categories")
+        .collect()
+        .iter_rows()
+    }
+
+
+def titles(lake: PageLake, night: dt.date, items: Iterable[str]) -> dict[str, str]:
+    """Return the titles that items have in the catalogue of a night."""
+    about = catalogued(lake, night, items)
+    return {item: one.title for item, one in about.items() if one.title is not None}
+
+
+class Ties(NamedTuple):
+    """How what speaks for a label ties to the categories that its intent has more often.
+
+    typical: these categories, as the intent's own view shows them. of: for each item that speaks
+    for the label its categories, each with whether it is one of them. share: of the evidence, of
+    items with one of them; listed: of the evidence, of all items that are listed. events: of the
+    history, of items with one of them.
+    """
+
+    typical: list[str]
+    of: dict[str, list[tuple[str, bool]]]
+    share: float
+    listed: float
+    events: int
+
+
+def _ties(
+    lake: PageLake,
+    night: dt.date,
+    intent: int | None,
+    share: Mapping[str, float],
+    history: Sequence[str],
+    about: Mapping[str, Catalogued],
+) -> Ties:
+    """Hold the categories of items that speak for a label against those of its intent."""
+    its_own = {} if intent is None else features(lake, night, intent).get(intent, {})
+    typical = [one.text for one in its_own.get("category", [])]
+    of = {
+        item: [
+            (text, text in typical)
+            for text in (words.shown(one, LONGEST_NAME) for one in one.categories)
+        ]
+        for item, one in about.items()
+    }
+    tied = {item for item, its in of.items() if any(shared for _, shared in its)}
+    return Ties(
+        typical,
+        {item: of.get(item, []) for item in share},
+        sum(of_it for item, of_it in share.items() if item in tied),
+        sum(share.values()),
+        sum(item in tied for item in history),
+    )
+
+
+def _recommended(lake: PageLake, night: dt.date, user: str) -> list[str]:
+    """Return the items recommended to a user on a night, the best first; none where there are none.
+
+    The step is optional, and a lake from before it has no such table.
+    """
+    if night not in lake.nights(tables.USER_RECOMMENDATIONS):
+        return []
+    row = _row(lake, tables.USER_RECOMMENDATIONS, night, user)
+    return [one["item_id"] for one in (row or {}).get("items") or []]
 
 
 def times_of(

@@ -34,7 +34,8 @@ GLOSSARY = {
     "confidence": "The probability that the intent will still be the most probable one after the "
     "user's next event. It is low where a label is held although another intent is more probable "
     "by now.",
-    "usual": "The median of the nights before, up to 28 of them.",
+    "usual": "The median of the nights before, up to 28 of them, whatever their weekday. Where a "
+    "figure is beside nights of the same weekday, it says so.",
     "calibrated": "The probability that this intent will still be the most probable one after the "
     "user's next event.",
     "clear": "A label is clear when its intent is likely enough to be the most probable one after "

@@ -299,15 +299,18 @@ def test_params_with_a_dot_change_the_settings_of_the_run(
         "night": "2026-03-01",
         "model.n_intents": 7,
         "promote.force": True,
+        "recommend.top_k": 0,
         "source.path": None,
         "lake.root": "",
     }
+    monkeypatch.setenv("ELCREC_RECOMMEND__TOP_K", "20")
     run("2026-03-01", params=given)
     name, settings, night = seen[0]
     assert (name, night) == ("train", dt.date(2026, 3, 1))
     assert settings.lake.root == load_settings().lake.root
     assert settings.model.n_intents == 7
     assert settings.promote.force is True
+    assert settings.recommend.top_k == 0  # a field with 0 is not empty
 
 
 def test_steps_find_the_connections_of_airflow(

@@ -1,6 +1,7 @@
 """A check is told by what it observed, with a unit and the limit, whether it was met or not."""
 
 import json
+import math
 
 import pytest
 
@@ -39,7 +40,13 @@ def test_every_check_of_the_suites_has_a_sentence() -> None:
             f"One user made 34.9{BLANK}% of the night's events",
             f"at most 20{BLANK}%",
         ),
-        ("volume", 1.504, "at least 0", f"The night has 1.5{BLANK}times the events that", "none"),
+        (
+            "volume",
+            1.504,
+            "at least 0",
+            f"The night has 1.5{BLANK}times the events of the median of the same weekday (of all",
+            "none",
+        ),
         (
             "volume_7",
             0.45,
@@ -83,3 +90,42 @@ def test_a_check_that_the_page_does_not_know_says_whether_it_was_met() -> None:
     assert not checks.is_asked({"value": None, "observed": "nothing to compare with"})
     assert checks.is_asked({"value": None, "observed": "0 of 9 rows"})
     assert checks.is_asked({"value": 0.0, "observed": None})
+
+
+@pytest.mark.parametrize(
+    ("value", "observed", "expected", "nearness"),
+    [
+        (0.15, None, "at most 0.2", 0.75),
+        (0.3, None, "at most 0.2", 1.5),
+        (4.0, None, "at least 1", 0.25),
+        (0.0, None, "at least 1", math.inf),
+        (0.8, None, "at least 0.5 and at most 2", 0.625),
+        (1.8, None, "at least 0.5 and at most 2", 0.9),
+        (0.0, None, "at most 0", 0.0),
+        (3.0, None, "at most 0", math.inf),
+        (1.5, None, "at least 0", 0.0),
+        (7.0, None, None, 0.0),
+        (None, "4 of 100 rows, such as u1", "in 0.95 of the rows", 0.8),
+        (None, "0 of 100 rows", "at least 0 and at most 1", 0.0),
+        (None, "1 of 100 rows", "at least 0 and at most 1", math.inf),
+        (None, "nothing to compare with", "at most 0.2", 0.0),
+    ],
+)
+def test_how_near_a_check_is_to_its_limit(
+    value: float | None, observed: str | None, expected: str | None, nearness: float
+) -> None:
+    row = {"value": value, "observed": observed, "expected": expected}
+    assert checks.nearness(row) == pytest.approx(nearness)
+
+
+def test_every_check_of_the_suites_says_what_to_do() -> None:
+    for file in sorted(SUITES.glob("*.json")):
+        for one in json.loads(file.read_text("utf-8"))["expectations"]:
+            row = {
+                "suite": file.stem,
+                "column_name": one["kwargs"].get("column"),
+                "expectation": one["description"],
+            }
+            told = checks.mend(row)
+            assert told and told[0].isupper() and told.endswith(".")
+    assert checks.mend({"suite": "x", "column_name": None, "expectation": "of old"}) is None

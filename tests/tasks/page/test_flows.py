@@ -2,14 +2,18 @@
 
 import datetime as dt
 import re
+from html import unescape
 
+import polars as pl
 import pytest
 
+from tasks.lake import tables
 from tasks.page import flows
 from tasks.page.links import Links
 from tasks.page.reader import PageLake
 from tasks.settings import Settings
 from tests.tasks.nights import NIGHT
+from tests.tasks.page.conftest import Ask
 from tests.tasks.profiles import Users, profile_by_hand
 
 DAY = dt.timedelta(days=1)
@@ -84,3 +88,33 @@ def test_what_did_not_happen_is_said_in_one_line(settings: Settings) -> None:
     profile_by_hand(settings, NIGHT + DAY, then(u00=1), previous=NIGHT)
     told = flows.view(PageLake.there(settings), NIGHT, NIGHT + DAY, Links())
     assert told["absent"] == "born, retired, split or merged"
+
+
+@pytest.mark.slow
+def test_usual_nights_to_begin_with_are_a_click_away(settings: Settings, ask: Ask) -> None:
+    for days in (0, 7, 25, 28):
+        profile_by_hand(settings, NIGHT + days * DAY, FIRST)
+    page = unescape(ask().get("/flows").text)
+    found = dict(re.findall(r'<a href="(/flows[^"]*)">([^<]*before)</a>', page))
+    assert {called: re.search(r"since=([\d-]*)", href)[1] for href, called in found.items()} == {  # type: ignore[index]
+        "the night before": str(NIGHT + 25 * DAY),
+        "four weeks before": str(NIGHT),
+    }
+    month = ask().get("/flows", params={"since": str(NIGHT)}).text
+    assert "<strong>four weeks before</strong>" in month
+
+
+@pytest.mark.slow
+def test_an_intent_that_lived_between_the_two_nights_is_named(settings: Settings) -> None:
+    for days in (0, 1, 2):
+        profile_by_hand(settings, NIGHT + days * DAY, FIRST)
+    lake = PageLake.there(settings)
+    rows = lake.scan(tables.INTENT_PROFILES, NIGHT + DAY, NIGHT + DAY).collect()
+    short = rows.head(1).with_columns(
+        intent_id=pl.lit(77, pl.Int32), status=pl.lit("retired"), users=pl.lit(0, pl.Int32)
+    )
+    short = short.cast(dict(rows.schema))
+    lake.replace(tables.INTENT_PROFILES, pl.concat([rows, short]), nights=[NIGHT + DAY])
+    lake = PageLake.there(settings)
+    assert flows.view(lake, NIGHT, NIGHT + 2 * DAY, Links())["passed"] == ["Intent 77"]
+    assert flows.view(lake, NIGHT + DAY, NIGHT + 2 * DAY, Links())["passed"] == []

@@ -2,13 +2,14 @@
 
 import pytest
 
+from tasks.chores import naming
 from tasks.lake import Lake
 from tasks.page import intent, intents
 from tasks.page.links import Links
 from tasks.page.reader import PageLake
 from tasks.settings import Settings
 from tests.tasks.nights import NIGHT
-from tests.tasks.page.conftest import Ask
+from tests.tasks.page.conftest import MARKUP, TURNED, Ask
 
 
 @pytest.mark.parametrize("asked", ["comedy", "comedies", "Comedie", "plain simple", "drama"])
@@ -52,3 +53,34 @@ def test_the_most_alike_intents_are_the_nearest_that_have_users(
     told = intent.view(settings, PageLake.there(settings), NIGHT, 0, Links())
     assert told
     assert [one["href"][:10] for one in told["alike"]] == ["/intents/2", "/intents/1", "/intents/3"]
+
+
+def test_what_a_person_wrote_of_an_intent_is_found(
+    lake: Lake, settings: Settings, ask: Ask
+) -> None:
+    described = f"{'Quiet words. ' * 40}For whoever repairs bicycles at home. {MARKUP} {TURNED}"
+    naming.name(settings, 1, "Handy people", description=described, by="ann")
+    read = PageLake.there(settings)
+    for asked in ("bicycles", "BICYCLE", "handy repairs"):
+        [row] = intents.view(read, NIGHT, Links(), search=asked)["rows"]
+        assert row["intent"] == 1
+        [found] = [one for one in row["why"] if one["kind"] == "description"]
+        assert "repairs bicycles" in found["text"] and len(found["text"]) < 200
+    page = ask().get("/intents?q=bicycle").text
+    assert "(description)" in page
+    for word in ("alert", "cba"):
+        page = ask().get(f"/intents?q={word}").text
+        assert "<script>alert" not in page and "\N{RIGHT-TO-LEFT OVERRIDE}" not in page
+    naming.name(settings, 1, "", by="ann")
+    assert not intents.view(PageLake.there(settings), NIGHT, Links(), search="bicycle")["rows"]
+
+
+def test_the_most_alike_pairs_are_the_nearest_on_the_map() -> None:
+    places = {1: (0.0, 0.0), 2: (0.0, 0.1), 3: (1.0, 1.0), 4: (1.0, 1.3), 5: (0.0, 0.01), 6: None}
+    rows = [
+        {"intent": intent, "place": place, "users": 0 if intent == 5 else 9}
+        for intent, place in places.items()
+    ]
+    pairs = [(one["intent"], two["intent"]) for one, two in intents.alike(rows, 2)]
+    assert pairs == [(1, 2), (3, 4)]
+    assert intents.alike(rows[:1]) == []

@@ -2,19 +2,24 @@
 
 import datetime as dt
 import json
+import re
+from html import unescape
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pytest
 
 from tasks.lake import Lake, tables
-from tasks.page import night
+from tasks.page import checks, night
+from tasks.page.links import Links
 from tasks.page.reader import PageLake
 from tasks.page.words import BLANK
 from tasks.registry.figures import LIFT, NDCG, NEW_ITEMS, SPLIT, against, change_of
 from tasks.settings import Settings
 from tasks.steps import STEPS
 from tests.tasks.nights import NIGHT
+from tests.tasks.page.conftest import Ask
 
 NEW, OLD = "20261120-new", "20261119-old"
 PROMOTED = {
@@ -67,11 +72,11 @@ def check(met: bool, severity: str) -> dict[str, Any]:
 
 
 def view(settings: Settings) -> dict[str, Any]:
-    return night.view(settings, PageLake.there(settings), NIGHT)
+    return night.view(settings, PageLake.there(settings), NIGHT, Links())
 
 
 @pytest.mark.parametrize(
-    ("promote", "checks", "state", "reasons"),
+    ("promote", "rows", "state", "reasons"),
     [
         (PROMOTED, [check(True, "critical")], night.GOOD, []),
         (
@@ -94,24 +99,26 @@ def test_a_night_is_good_or_asks_for_a_look_or_is_not_good(
     lake: Lake,
     settings: Settings,
     promote: dict[str, Any],
-    checks: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
     state: str,
     reasons: list[str],
 ) -> None:
     write_steps(lake, promote)
-    write(lake, tables.CHECK_RESULTS, checks)
+    write(lake, tables.CHECK_RESULTS, rows)
     verdict = view(settings)["verdict"]
     assert verdict.state == state
     assert len(verdict.reasons) == len(reasons)
     for told, expected in zip(verdict.reasons, reasons, strict=True):
-        assert told.startswith(expected)
+        assert told.said.startswith(expected)
 
 
 def test_a_step_that_did_not_end_is_named(lake: Lake, settings: Settings) -> None:
     write_steps(lake, PROMOTED, without="check-labels")
     told = view(settings)
     assert told["verdict"].state == night.BAD
-    assert told["verdict"].reasons == ["check-labels failed or did not run; its log says why"]
+    [reason] = told["verdict"].reasons
+    assert reason.said == "check-labels failed or did not run"
+    assert "log" in reason.mend and reason.href == "#steps"
     [row] = [row for row in told["steps"] if not row["ran"]]
     assert row["name"] == "check-labels"
 
@@ -157,6 +164,8 @@ def test_labels_that_changed_are_told_apart_by_new_events(lake: Lake, settings: 
     assert counts["compared"] == counts["users"] == 36
     assert counts["changed"] == 2
     assert tiles["Labels changed"].value.startswith("5.6")
+    said, href = tiles["Labels changed"].more or ("", "")
+    assert said.startswith("Who changed") and href == f"/flows?since={NIGHT - dt.timedelta(days=1)}"
     assert tiles["Users with a label"].beside[-1].startswith("usually 36")
 
 
@@ -189,7 +198,8 @@ def test_a_fall_of_clear_labels_within_a_week_asks_for_a_look(
     assert told["verdict"].state == (night.LOOK if warns else night.GOOD)
     if warns:
         [reason] = told["verdict"].reasons
-        assert reason.startswith(f"Clear labels fell from 90.0{BLANK}% on ")
+        assert reason.said.startswith(f"Clear labels fell from 90.0{BLANK}% on ")
+        assert reason.href == "/intents?sort=confidence&order=up"
     tile = next(one for one in told["tiles"] if one.name == "Clear labels")
     assert tile.beside[0] == f"{100 - clear[0]} of 100 are not clear"
     assert "points" in tile.beside[1]
@@ -202,3 +212,98 @@ def test_a_figure_of_a_night_is_compared_with_a_week_before() -> None:
     young = {day: one for day, one in days.items() if one < 3}
     assert young[night._week_before(young, NIGHT) or NIGHT] == 2
     assert night._week_before({NIGHT: 0}, NIGHT) is None
+
+
+def test_each_point_of_the_verdict_says_what_to_do_and_leads_to_what_explains_it(
+    lake: Lake, settings: Settings, ask: Ask
+) -> None:
+    suite = json.loads((checks.SUITES / "checked_night.json").read_text("utf-8"))
+    [user_share] = [
+        one for one in suite["expectations"] if one["kwargs"]["column"] == "largest_user_share"
+    ]
+    of_intents = check(False, "warning") | {
+        "step": "check-labels",
+        "suite": "checked_label_totals",
+        "expectation": "of old",
+        "column_name": "utilisation",
+        "expected": "at least 0.3",
+    }
+    write_steps(lake, KEPT_OUT)
+    of_events = check(False, "warning") | {"expectation": user_share["description"]}
+    write(lake, tables.CHECK_RESULTS, [of_events, of_intents])
+    reasons = view(settings)["verdict"].reasons
+    assert [one.href for one in reasons] == ["#model", "/models#read", "/intents"]
+    assert reasons[1].mend == f"See{user_share['meta']['mend'][3:]}."
+    assert reasons[2].mend == "The log of the check says what to do."  # it is none of the suites'
+    page = unescape(ask().get("/night").text)
+    for one in reasons:
+        assert one.said in page and one.mend in page
+    # Each leads to a part of the page that there is.
+    for href in re.findall(r'<small>[^<]*<a href="([^"]*)">', page.partition("</section>")[0]):
+        path, _, part = href.partition("#")
+        there = page if not path else ask().get(path).text
+        assert not part or f'id="{part}"' in there
+
+
+def test_checks_are_in_the_order_of_how_near_they_are_to_their_limit(
+    lake: Lake, settings: Settings, ask: Ask
+) -> None:
+    def one(name: str, **row: Any) -> dict[str, Any]:
+        return check(True, "critical") | {"expectation": name, "column_name": name} | row
+
+    write_steps(lake, PROMOTED)
+    rows = [
+        one("nothing to check", value=None, observed="nothing to compare with"),
+        one("far", value=0.01),
+        one("none", value=0.0, expected="at most 0", step="check-labels"),
+        one("near", value=0.19),
+        one("within two", value=0.8, expected="at least 0.5 and at most 2"),
+        one("rows", value=None, observed="4 of 100 rows", expected="in 0.95 of the rows"),
+        one("warns", value=0.21, met=False, severity="warning"),
+        one("stops", value=0.21, met=False),
+    ]
+    write(lake, tables.CHECK_RESULTS, rows)
+    told = view(settings)
+    assert [row["expects"] for row in told["checks"]] == [
+        *("stops", "warns", "near", "rows", "within two", "far", "none", "nothing to check")
+    ]
+    assert [row["expects"] for row in told["nearest"]] == ["near", "rows", "within two"]
+    assert f"95{BLANK}% of the way to it" in ask().get("/night").text
+
+
+def test_events_stand_beside_all_nights_and_beside_those_of_the_weekday(
+    lake: Lake, settings: Settings
+) -> None:
+    def beside(events: dict[int, int]) -> list[str]:
+        for back, number in events.items():
+            one = NIGHT - back * dt.timedelta(days=1)
+            row = dict.fromkeys(tables.NIGHT_STATS.schema.names, 1)
+            row |= {"dt": one, "events": number, "event_types": [], "last_ts": None}
+            rows = pa.Table.from_pylist([row], schema=tables.NIGHT_STATS.schema)
+            lake.replace(tables.NIGHT_STATS, rows, nights=[one])
+        tiles = {tile.name: tile for tile in view(settings)["tiles"]}
+        return tiles["Events of the night"].beside
+
+    # Two Fridays are too few, as they are for the check.
+    assert beside({0: 100, 1: 400, 7: 50, 14: 50}) == [f"usually 400, \N{MINUS SIGN}75{BLANK}%"]
+    assert beside({21: 50}) == [
+        f"on a Friday usually 50, +100{BLANK}%; the check compares with this",
+        f"usually 400, \N{MINUS SIGN}75{BLANK}%",
+    ]
+
+
+def test_the_longest_step_and_the_rows_read_are_said_in_words(
+    lake: Lake, settings: Settings, ask: Ask
+) -> None:
+    write_steps(lake, PROMOTED)
+    steps = lake.scan(tables.STEPS, NIGHT, NIGHT).collect()
+    longer = pl.when(step="train").then(270.0).otherwise(pl.col("seconds"))
+    lake.replace(tables.STEPS, steps.with_columns(seconds=longer), nights=[NIGHT])
+    write(lake, tables.CHECK_RESULTS, [check(True, "warning")])
+    counts = dict.fromkeys(
+        (name for name in tables.INGESTS.schema.names if name.startswith("rows_")), 0
+    )
+    write(lake, tables.INGESTS, [counts | {"rows_read": 9, "rows_events": 8, "rows_late": 1}])
+    page = unescape(ask().get("/night").text).replace(BLANK, " ")
+    assert "The longest step was train: 4 min 30 s, 23 % of the time" in page
+    assert "9 rows read: 8 events of this night, no duplicate, no unusable row." in page

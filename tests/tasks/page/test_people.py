@@ -3,15 +3,17 @@
 import datetime as dt
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from tasks.lake import Lake, tables
 from tasks.page import people
+from tasks.page.features import Feature
 from tasks.page.links import Links
 from tasks.page.reader import PageLake
 from tasks.settings import LabelSettings, Settings
 from tests.tasks.nights import NIGHT
-from tests.tasks.page.conftest import Ask
+from tests.tasks.page.conftest import MARKUP, Ask
 
 
 def change(lake: Lake, user: str, **columns: pl.Expr) -> None:
@@ -110,3 +112,69 @@ def test_when_a_label_changes_is_said_from_the_settings(
     ratios: dict[str, float], said: str
 ) -> None:
     assert said in people.changes_when(LabelSettings.model_validate(ratios))
+
+
+def test_a_label_is_tied_to_the_categories_of_its_intent(
+    lake: Lake, settings: Settings, monkeypatch: pytest.MonkeyPatch, ask: Ask
+) -> None:
+    monkeypatch.setattr(
+        people,
+        "features",
+        lambda *_: {0: {"category": [Feature("Comedy", ""), Feature("War", "")]}},
+    )
+    told = people.view(settings, PageLake.there(settings), NIGHT, "u02", Links())
+    assert told
+    assert told["ties"].typical == ["Comedy", "War"]
+    # Of i1, the one item that is told of, the label has three quarters of its evidence.
+    assert told["ties"].share == told["ties"].listed == pytest.approx(0.75)
+    assert (told["ties"].events, len(told["items"])) == (1, 2)  # i6 is not in the catalogue
+    [because] = told["because"]
+    assert because["categories"] == [("Comedy", True), (MARKUP[:47] + "…", False)]
+    page = ask().get("/users?id=u02").text
+    assert "<strong>Comedy</strong>, &lt;script&gt;" in page and "<script>alert" not in page
+    assert "75\N{NO-BREAK SPACE}% of the evidence" in page and "1 of the 2 events below" in page
+
+
+def test_where_no_item_is_of_the_intent_the_page_says_so(
+    lake: Lake, settings: Settings, monkeypatch: pytest.MonkeyPatch, ask: Ask
+) -> None:
+    monkeypatch.setattr(people, "features", lambda *_: {0: {"category": [Feature("War", "")]}})
+    page = ask().get("/users?id=u02").text
+    assert "none of the evidence in this list, and 0 of the 2 events below" in page
+    monkeypatch.setattr(people, "features", lambda *_: {})
+    assert "more often than others:" not in ask().get("/users?id=u02").text
+
+
+def recommend(lake: Lake, items: dict[str, list[str]], night: dt.date = NIGHT) -> None:
+    rows = [
+        {
+            "dt": night,
+            "user_id": user,
+            "items": [{"item_id": item, "score": -float(at)} for at, item in enumerate(its)],
+            "model_version": "made by hand",
+        }
+        for user, its in items.items()
+    ]
+    schema = tables.USER_RECOMMENDATIONS.schema
+    lake.replace(
+        tables.USER_RECOMMENDATIONS, pa.Table.from_pylist(rows, schema=schema), nights=[night]
+    )
+
+
+def test_what_to_recommend_is_shown_with_titles_the_best_first(lake: Lake, ask: Ask) -> None:
+    recommend(lake, {"u01": ["i4", MARKUP, "i2"], "u02": []})
+    page = ask().get("/users?id=u01").text
+    listed = page.partition("What to recommend next")[2].partition("</ol>")[0]
+    assert "<script>alert" not in listed
+    assert [listed.index(one) for one in ("Plain &amp; simple", "&lt;script&gt;", "\\u202e")] == (
+        sorted(listed.index(one) for one in ("Plain &amp; simple", "&lt;script&gt;", "\\u202e"))
+    )
+    for user in ("u02", "u03"):  # nothing is recommended, or the night has no row of the user
+        assert "What to recommend next" not in ask().get(f"/users?id={user}").text
+    before = NIGHT - dt.timedelta(days=1)
+    assert "What to recommend next" not in ask().get(f"/users?id=u01&night={before}").text
+
+
+def test_a_lake_without_recommendations_shows_none(lake: Lake, ask: Ask) -> None:
+    answer = ask().get("/users?id=u01")
+    assert answer.status_code == 200 and "What to recommend next" not in answer.text
