@@ -19,7 +19,7 @@ from tasks.page.reader import SIZES, PageLake
 from tasks.registry import names
 
 RIBBONS = 24  # largest moves that are drawn
-LISTED = 400  # largest moves in the table
+PAIRS = 400  # largest moves in the table
 LISTED = 12  # of those that grew, and of those that shrank
 PART = 0.2  # of an intent's users at least that went to, or came from, one other: a split or merger
 SHORTCUTS = {1: "the night before", 7: "a week before", 28: "four weeks before"}  # nights back
@@ -72,8 +72,8 @@ def view(lake: PageLake, since: dt.date | None, night: dt.date, links: Links) ->
         "splits": splits,
         "mergers": mergers,
         "chart": _chart(moved, largest, called, links),
-        "listed": _listed(moved.head(LISTED), called, links),
-        "unlisted": max(0, moved.height - LISTED),
+        "listed": _listed(moved.head(PAIRS), called, links),
+        "unlisted": max(0, moved.height - PAIRS),
         "moved": _users(moved, pl.col("one").is_not_null() & pl.col("two").is_not_null()),
         "came": _users(moved, pl.col("one").is_null()),
         "went": _users(moved, pl.col("two").is_null()),

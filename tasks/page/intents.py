@@ -276,7 +276,8 @@ def _map(
     """
 
     def to(other: Part) -> str:
-        return links.intents(**asked, zoom=other.written)
+        # To the map itself, which is far down on a phone.
+        return f"{links.intents(**asked, zoom=other.written)}#map"
 
     def inside(other: Part) -> int:
         return sum(map(other.has, where.values()))

@@ -75,7 +75,7 @@ def test_the_map_is_entered_and_left_by_links_and_the_table_follows(
     client = ask()
     asked = {"sort": "name", "q": "comedy"}
     page = unescape(client.get("/intents", params=asked).text)
-    [closer] = re.findall(r'<a href="([^"]*zoom=1-0-0)">upper left</a>', page) or [None]
+    [closer] = re.findall(r'<a href="([^"]*zoom=1-0-0#map)">upper left</a>', page) or [None]
     ways = set(re.findall(r'href="(/intents\?[^"]*zoom=[^"]*)"', page))
     assert ways and all("sort=name" in way and "q=comedy" in way for way in ways)
     rows = re.findall(r"<tr role=.row. data-text", page)
