@@ -389,7 +389,7 @@ def dots(
         return Markup("")
     largest = everywhere[0].size or 1
     most = min(34.0, max(14.0, 140 / math.sqrt(len(drawn))))  # radius of the largest
-    least = 6.0 if part.level else 3.0
+    least = min(6.0, max(3.0, 60 / math.sqrt(len(drawn))))
     edge_x, edge_y = most + 22, most + 18
 
     def spot(one: Dot) -> tuple[float, float, float]:

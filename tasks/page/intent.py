@@ -9,7 +9,7 @@ import polars as pl
 from markupsafe import Markup
 
 from tasks.lake import tables
-from tasks.page import charts, people, pictures, words
+from tasks.page import charts, people, pictures, words, zoom
 from tasks.page.features import MOST
 from tasks.page.links import Links
 from tasks.page.reader import SIZES, PageLake
@@ -44,7 +44,7 @@ def view(
         # Deciles tell it to a tenth.
         "clear": 1 - sum(one < least for one in deciles) / 10 if deciles else None,
         "images": pictures.of(settings.page, lake, night, expected),
-        "alike": _alike(lake, night, intent, called, links),
+        **_neighbours(lake, night, intent, called, links),
         "history": _history(lake, night, intent),
         "flows": _flows(lake, night, intent, called, links),
         "hidden": hidden,
@@ -168,23 +168,34 @@ def _next_items(lake: PageLake, night: dt.date, intent: int) -> list[dict[str, A
     ]
 
 
-def _alike(
+def _neighbours(
     lake: PageLake, night: dt.date, intent: int, called: names.Names, links: Links
-) -> list[dict[str, Any]]:
-    """Return the intents that are nearest on the map, of those that have users on the night."""
+) -> dict[str, Any]:
+    """Return the intents that are nearest on the map, of those that have users, and where that is.
+
+    alike: none where the intent has no place. on_map: the part of the map around the intent; None
+    where the map does not have it.
+    """
     where = places.of(lake)
+    sizes = lake.kept(tables.INTENT_PROFILES, SIZES, night, night).filter(pl.col("users") > 0)
+    there = {other: where[other] for other in sizes["intent_id"] if other in where}
     here = where.get(intent)
     if here is None:
-        return []
-    sizes = lake.kept(tables.INTENT_PROFILES, SIZES, night, night).filter(
-        pl.col("users") > 0, pl.col("intent_id") != intent
-    )
+        return {"alike": [], "on_map": None}
     near = sorted(
-        (math.dist(here, where[other]), other) for other in sizes["intent_id"] if other in where
+        (math.dist(here, place), other) for other, place in there.items() if other != intent
     )
-    return [
-        {"name": name_of(called, other), "href": links.intent(other)} for _, other in near[:ALIKE]
-    ]
+    on_map = None
+    if intent in there:
+        part = zoom.closest(intent, zoom.units(there))
+        on_map = f"{links.intents(zoom=part.written)}#map"
+    return {
+        "alike": [
+            {"name": name_of(called, other), "href": links.intent(other)}
+            for _, other in near[:ALIKE]
+        ],
+        "on_map": on_map,
+    }
 
 
 def _history(lake: PageLake, night: dt.date, intent: int) -> dict[str, Any]:

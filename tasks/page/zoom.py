@@ -99,6 +99,17 @@ def near(place: Place, level: int) -> Part:
     return part._at(*(round(2 * one / part.span - 1) for one in place))
 
 
+def closest(intent: int, places: Mapping[int, Place]) -> Part:
+    """Return the smallest part around an intent in which it has neighbours; else the whole map."""
+    found = Part()
+    for level in range(1, DEEPEST + 1):
+        part = near(places[intent], level)
+        if sum(map(part.has, places.values())) <= FEW:
+            break
+        found = part
+    return found
+
+
 def units(places: Mapping[int, Place]) -> dict[int, Place]:
     """Return places from 0 to 1, the first coordinate to the right and the second one down."""
     if not places:

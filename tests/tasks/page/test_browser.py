@@ -30,6 +30,7 @@ PICTURES = REPO / "build" / "pages"
 VIEWS = {
     "night": "/night",
     "intents": "/intents",
+    "part": "/intents?zoom=1-1-1",
     "intent": "/intents/0",
     "users": "/users",
     "user": "/users?id=17",
@@ -52,6 +53,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
             "model": {"max_epochs": 5, "warm_epochs": 1, "device": "cpu", "threads": 1},
             "duckdb.threads": 1,
             "quality.stop_volume_below": 0,
+            "recommend.top_k": 5,
         }
     )
     for night in NIGHTS:
@@ -154,6 +156,33 @@ def test_a_person_looks_a_user_up_and_sees_why(
         assert "1998" in rows.first.inner_text()
         assert page.locator("table.history mark").count() == len(evidence["items"])
         assert page.locator("#nights small").inner_text() == "the last 10 nights"
+        assert page.locator("section:has(#next) li").count() == 5
+        page.goto(page.url.replace(str(LAST), str(NIGHTS[-2])))
+        assert page.locator("#why").count() == 1
+
+
+def test_the_map_is_entered_by_keyboard_and_by_a_click_and_left_again(
+    chrome: Browser, address: str
+) -> None:
+    with tab(chrome) as page:
+        page.goto(address)
+        page.goto(address.partition("/?")[0] + "/intents")
+        rows = page.locator("table.intents tbody tr")
+        every = rows.count()
+        link = page.locator(".zoom a").first
+        link.focus()
+        page.keyboard.press("Enter")
+        page.wait_for_url(re.compile("zoom=1-.*#map"))
+        assert 0 < rows.count() < every
+        assert page.locator(".map .place").count() == rows.count()
+        # The next link by keyboard is one of the map, not the top of the page.
+        page.keyboard.press("Tab")
+        assert page.evaluate("!!document.activeElement.closest('.map-side')")
+        page.get_by_role("link", name="Whole map").click()
+        page.wait_for_url(re.compile(r"/intents\?(?!.*zoom)"))
+        assert rows.count() == every
+        page.locator(".map .quarter").first.click(position={"x": 10, "y": 10})
+        page.wait_for_url(re.compile("zoom=1-"))
 
 
 def test_a_night_and_the_start_of_flows_are_chosen_by_keyboard(

