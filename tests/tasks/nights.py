@@ -79,7 +79,9 @@ def write_histories(
             "last_ts": pl.Datetime("us", "UTC"),
         },
     )
-    lake.replace(tables.SEQUENCES, frame, nights=[night])
+    # Histories without what events say beside their items: those columns are null.
+    every = pl.concat([pl.Schema(tables.SEQUENCES.schema).to_frame(), frame], how="diagonal")
+    lake.replace(tables.SEQUENCES, every, nights=[night])
     here = set(lake.scan(tables.ITEMS).collect()["item_index"])
     new = sorted({item for items in histories.values() for item in items} - here)
     if new:
