@@ -132,7 +132,9 @@ def test_a_label_is_tied_to_the_categories_of_its_intent(
     assert because["categories"] == [("Comedy", True), (MARKUP[:47] + "…", False)]
     page = ask().get("/users?id=u02").text
     assert "<strong>Comedy</strong>, &lt;script&gt;" in page and "<script>alert" not in page
-    assert "75\N{NO-BREAK SPACE}% of the evidence" in page and "1 of the 2 events below" in page
+    assert (
+        "75\N{NO-BREAK SPACE}% of the evidence" in page and "has 1 such item among 2 events" in page
+    )
 
 
 def test_where_no_item_is_of_the_intent_the_page_says_so(
@@ -140,7 +142,8 @@ def test_where_no_item_is_of_the_intent_the_page_says_so(
 ) -> None:
     monkeypatch.setattr(people, "features", lambda *_: {0: {"category": [Feature("War", "")]}})
     page = ask().get("/users?id=u02").text
-    assert "none of the evidence in this list, and 0 of the 2 events below" in page
+    assert "No item in this list is of this category." in page
+    assert "has 0 such items among 2 events" in page
     monkeypatch.setattr(people, "features", lambda *_: {})
     assert "more often than others:" not in ask().get("/users?id=u02").text
 
