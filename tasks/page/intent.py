@@ -188,7 +188,7 @@ def _neighbours(
     on_map = None
     if intent in there:
         part = zoom.closest(intent, zoom.units(there))
-        on_map = f"{links.intents(zoom=part.written)}#map"
+        on_map = links.part(part.written)
     return {
         "alike": [
             {"name": name_of(called, other), "href": links.intent(other)}

@@ -275,9 +275,8 @@ def _map(
     Intents that are not in view (None: all are) stand aside. asked: of the address, which stays.
     """
 
-    def to(other: Part) -> str:
-        # To the map itself, which is far down on a phone.
-        return f"{links.intents(**asked, zoom=other.written)}#map"
+    def to(other: Part) -> str | None:
+        return links.part(other.written, **asked)
 
     def inside(other: Part) -> int:
         return sum(map(other.has, where.values()))
@@ -285,7 +284,7 @@ def _map(
     closer = {}
     if part.level < zoom.DEEPEST and inside(part) > zoom.FEW:
         quarters = {name: part.quarter(*at) for name, at in zoom.QUARTERS.items()}
-        closer = {name: one for name, one in quarters.items() if inside(one)}
+        closer = {name: one for name, one in quarters.items() if inside(one) and to(one)}
     beside = {name: part.beside(*by) for name, by in zoom.SIDES.items()} if part.level else {}
     points = (
         charts.Dot(
@@ -303,7 +302,10 @@ def _map(
     label = "Map of the intents: near ones are alike, larger ones have more users"
     return {
         "map": charts.dots(
-            points, label, part=part, quarters={name: to(one) for name, one in closer.items()}
+            points,
+            label,
+            part=part,
+            quarters={name: href for name, one in closer.items() if (href := to(one))},
         ),
         "zoom": part.written,
         "larger": 2**part.level,

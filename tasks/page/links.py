@@ -25,6 +25,11 @@ class Links:
         """Return where the table and the map of intents are; filters: q, sort, order, zoom."""
         return self._to("/intents", **filters)
 
+    def part(self, zoom: str | None, **filters: Any) -> str | None:
+        """Return where a part of the map is larger; None: nowhere. zoom: None for the whole map."""
+        # To the map itself, which is far down on a phone.
+        return f"{self.intents(**filters, zoom=zoom)}#map"
+
     def intent(self, intent: int) -> str:
         """Return where one intent is."""
         return self._to(f"/intents/{intent}")
@@ -77,6 +82,10 @@ class Anchors(Links):
     def intents(self, **filters: Any) -> str:
         """Return the table of intents; the page has it in one order alone."""
         return "#intents"
+
+    def part(self, zoom: str | None, **filters: Any) -> str | None:
+        """Return None: the page has its map once."""
+        return None
 
     def models(self) -> str:
         """Return the checks: the page has nothing else of the data."""
