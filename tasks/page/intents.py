@@ -77,7 +77,7 @@ def view(
             links,
             part,
             in_view if search else None,
-            asked={"q": search, "sort": sort, "order": {True: "up", False: "down"}.get(up, "")},
+            asked={"q": search, "sort": sort, "order": {None: "", True: "up", False: "down"}[up]},
         ),
         "alike": alike(rows),
         "sort": key,

@@ -807,7 +807,7 @@ def _total(runs: pl.DataFrame, nights: Sequence[dt.date], night: dt.date) -> dic
     longest = tonight.row(0, named=True) if tonight.height else None
     return {
         "longest": longest and longest["step"],
-        "longest_seconds": words.duration(longest and longest["seconds"]),
+        "longest_seconds": words.duration(longest["seconds"] if longest else None),
         "longest_share": longest and longest["seconds"] / (totals.get(night) or 1),
         "seconds": words.duration(totals.get(night)),
         "usual": words.against_usual(totals.get(night), series[:-1], words.duration),
