@@ -22,7 +22,7 @@ RIBBONS = 24  # largest moves that are drawn
 PAIRS = 400  # largest moves in the table
 LISTED = 12  # of those that grew, and of those that shrank
 PART = 0.2  # of an intent's users at least that went to, or came from, one other: a split or merger
-SHORTCUTS = {1: "the night before", 7: "a week before", 28: "four weeks before"}  # nights back
+SHORTCUTS = {7: "a week before", 28: "four weeks before"}  # nights back
 OTHERS = "other intents"
 NOBODY, GONE = "new, or no intent", "gone, or no intent"
 
@@ -87,14 +87,18 @@ def view(lake: PageLake, since: dt.date | None, night: dt.date, links: Links) ->
 
 def _shortcuts(nights: list[dt.date], night: dt.date, links: Links) -> list[dict[str, Any]]:
     """Return the usual nights to begin with, of those that there are: nights before one."""
-    found = []
+    if not nights:
+        return []
+    begin = {max(nights): "the night before"}
     for back, called in SHORTCUTS.items():
-        then = night - dt.timedelta(days=back)
-        if back == 1:
-            then = max(nights, default=then)
-        if then in nights:
-            found.append({"name": called, "night": then, "href": links.flows(then)})
-    return found
+        begin.setdefault(night - dt.timedelta(days=back), called)
+    if min(nights) > night - dt.timedelta(days=max(SHORTCUTS)):
+        begin.setdefault(min(nights), "the first night")
+    return [
+        {"name": called, "night": one, "href": links.flows(one)}
+        for one, called in begin.items()
+        if one in nights
+    ]
 
 
 def _retired(lake: PageLake, since: dt.date, night: dt.date) -> set[int]:

@@ -102,6 +102,10 @@ def test_usual_nights_to_begin_with_are_a_click_away(settings: Settings, ask: As
         "four weeks before": str(NIGHT),
     }
     assert "<strong>a week before</strong>" in page
+    young = unescape(ask().get("/flows", params={"night": str(NIGHT + 21 * DAY)}).text)
+    assert "<strong>the night before</strong>" in young and "first night" not in young
+    young = unescape(ask().get("/flows", params={"night": str(NIGHT + 27 * DAY)}).text)
+    assert re.search(rf'since={NIGHT}">the first night</a>', young)
     month = ask().get("/flows", params={"since": str(NIGHT)}).text
     assert "<strong>four weeks before</strong>" in month
 
