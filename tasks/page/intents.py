@@ -79,7 +79,7 @@ def view(
             in_view if search else None,
             asked={"q": search, "sort": sort, "order": {None: "", True: "up", False: "down"}[up]},
         ),
-        "alike": alike(rows),
+        "alike": [] if part.level else alike(rows),
         "sort": key,
         "up": ascending,
         "search": search,
@@ -258,8 +258,9 @@ def alike(rows: Sequence[Mapping[str, Any]], most: int = PAIRS) -> list[tuple[An
     there = [row for row in rows if row["place"] is not None and row["users"] > 0]
     points = np.array([row["place"] for row in there]).reshape(-1, 2)
     one, two = np.triu_indices(len(there), 1)
-    apart = np.linalg.norm(points[one] - points[two], axis=1)
-    return [(there[one[at]], there[two[at]]) for at in apart.argsort(kind="stable")[:most]]
+    apart = ((points[one] - points[two]) ** 2).sum(axis=1)
+    few = np.argpartition(apart, most)[:most] if len(apart) > most else np.arange(len(apart))
+    return [(there[one[at]], there[two[at]]) for at in sorted(few, key=lambda at: (apart[at], at))]
 
 
 def _map(
