@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from bench.quality import DATA, INTENTS, read_histories, say
+from bench.quality import say
 from bench.record import add_option, record
+from bench.splits import DATA, FILES, INTENTS, read_histories
 from elcrec import Config, ELCRec, Histories
 from elcrec.calibration import Reliability
 from elcrec.matching import match_intents
@@ -43,7 +44,7 @@ LIMITS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 def histories_of(data: str) -> tuple[Histories, int]:
     """Read or generate a data set; return its histories and a number of intents."""
-    if data in INTENTS:
+    if data in FILES:
         histories, _ = read_histories(data)
         return histories, INTENTS[data]
     if data == "ml-100k":

@@ -26,14 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.record import RESULTS, add_option, record
-from bench.splits import FILES, LOGS, REPO, Side, sides
+from bench.splits import FILES, INTENTS, LOGS, REPO, Side, sides
 from elcrec.evaluation import distinct_seen, is_repeat, popularity_ranks
 from elcrec.histories import Histories
 from elcrec.intents import largest_share, perplexity
 
 PYTHON = Path(os.environ.get("PEERS_PYTHON") or REPO / "build" / "peers" / "bin" / "python")
 PROGRAM = REPO / "bench" / "peer_models.py"
-INTENTS = {"beauty": 256, "sports": 512, "ml-100k": 11, "generated": 16}
 CHOSEN_BY = {"labels": "lift@20", "items": "NDCG@20"}  # on validation
 
 Settings = dict[str, Any]

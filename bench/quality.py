@@ -3,12 +3,17 @@
     python bench/quality.py --dataset beauty --seeds 1 2 3
     python bench/quality.py --dataset beauty --set intent_loss=none   # without clustering
     python bench/quality.py --preset paper --ablation B+ELCM --set max_epochs=20
+    python bench/quality.py --dataset ml-100k --split time            # see bench/splits.py
 
 Trains the preset, picks the epoch on validation, and prints a row a seed: the test figures, and
 what labels made from all but the newest two events are worth beside k-means (same k, 20 iterations,
 spherical) on the mean of each user's item embeddings of the same model. Then, for the last seed,
 how many labels outlive the loss of an event, by confidence, and how many change with new events,
 by the ratio of probabilities at which another intent wins.
+
+`--split time` is for logs with real times. What happened before a validation time is learned until
+the first items of users from then on are ranked no better. Then as many epochs are learned of all
+that happened before a test time, after which the targets come.
 """
 
 from __future__ import annotations
@@ -18,8 +23,7 @@ import ast
 import os
 import sys
 import time
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +31,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.record import add_option, record
+from bench.splits import FILES, INTENTS, LOGS, Side, read_histories, sides
 from elcrec import Config, ELCRec, EpochReport, Histories
 from elcrec.intents import (
     intent_lift,
@@ -36,19 +41,8 @@ from elcrec.intents import (
     utilisation,
 )
 
-REPO = Path(__file__).resolve().parent.parent
-DATA = Path(os.environ.get("ELCREC_DATA") or REPO.parent / "shared" / "data")
-FILES = {"beauty": "Beauty.txt", "sports": "Sports_and_Outdoors.txt"}
-INTENTS = {"beauty": 256, "sports": 512}  # as in the paper
 COLUMNS = ("HR@5", "NDCG@5", "HR@20", "NDCG@20")
 EVENTS_SINCE, RATIOS = (1, 3), (1.0, 5.0, 20.0, 100.0, float("inf"))
-
-
-def read_histories(dataset: str) -> tuple[Histories, int]:
-    """Read a benchmark file, a user and items a line; return histories and number of items."""
-    lines = (DATA / FILES[dataset]).read_text().splitlines()
-    histories = Histories.from_lists([np.array(line.split()[1:], int) for line in lines])
-    return histories, int(histories.items.max())
 
 
 def kmeans_labels(model: ELCRec, known: Histories, seed: int) -> NDArray[np.int64]:
@@ -88,6 +82,69 @@ def held_labels(model: ELCRec, histories: Histories, n_items: int) -> list[HeldR
     return rows
 
 
+def first_after(side: Side) -> tuple[Histories, NDArray[np.bool_]]:
+    """Histories that end with the first target of each user, as `ELCRec.fit` validates on it.
+
+    Of those who are held out, bool `[n]`, the newest two events are the target, twice: `fit` holds
+    out two, validates on the first, and never looks at the second.
+    """
+    users, first = np.unique(side.users, return_index=True)
+    known = side.learn.lengths[users] > 0
+    held_out = np.zeros(len(side.learn), bool)
+    held_out[users[known]] = True
+    targets = dict(zip(users[known], side.asked.targets[first[known]], strict=True))
+    rows = [
+        np.append(side.learn[user], [targets[user]] * 2) if held_out[user] else side.learn[user]
+        for user in range(len(side.learn))
+    ]
+    return Histories.from_lists(rows), held_out
+
+
+def fit_by_time(config: Config, validation: Side, test: Side) -> tuple[ELCRec, int]:
+    """Choose the number of epochs on validation, learn so many of what the test may know.
+
+    Returns the model and the number of epochs.
+    """
+    histories, held_out = first_after(validation)
+    chosen = ELCRec(config).fit(histories, validation.n_items, held_out=held_out, on_epoch=say)
+    epochs = chosen.history[-1].best_epoch
+    longest = np.arange(len(test.learn)) == test.learn.lengths.argmax()  # somebody has to be
+    known = replace(config, max_epochs=epochs)
+    model = ELCRec(known).fit(
+        test.learn, test.n_items, held_out=longest, keep_last=True, on_epoch=say
+    )
+    return model, epochs
+
+
+def by_time(given: argparse.Namespace, changes: dict[str, Any]) -> None:
+    """Train once a seed on a log with real times, and print and record the test figures."""
+    validation, test = sides(given.dataset)
+    intents = INTENTS[given.dataset]
+    users, targets = int(np.unique(test.users).size), int(test.users.size)
+    labelled = int(np.unique(test.users[test.learn.lengths[test.users] > 0]).size)
+    print(f"{targets} targets of {users} users, {labelled} of whom have labels\n")
+    columns = (*COLUMNS, "lift@20", "utilisation", "largest_share", "kmeans_lift@20")
+    columns += ("epochs", "seconds")
+    print("| seed | " + " | ".join(columns) + " |\n| " + "---: | " * (1 + len(columns)))
+    runs = []
+    for seed in given.seeds:
+        values = {"seed": seed, "n_intents": intents, "threads": given.threads} | changes
+        start = time.process_time()
+        model, epochs = fit_by_time(Config.preset(given.preset, **values), validation, test)
+        seconds = time.process_time() - start
+        labels = model.transform(test.learn).intent
+        of_kmeans = np.where(labels < 0, -1, kmeans_labels(model, test.learn, seed))
+        run: dict[str, Any] = {"seed": seed}
+        run |= test.figures(model.ranks(test.asked))
+        run |= {"lift@20": test.lift(labels), "utilisation": utilisation(labels, intents)}
+        run |= {"largest_share": largest_share(labels), "kmeans_lift@20": test.lift(of_kmeans)}
+        run |= {"epochs": epochs, "seconds": round(seconds, 1)}
+        print(f"| {seed} | " + " | ".join(f"{run[name]:.4g}" for name in columns) + " |")
+        runs.append(run)
+    of_data = {"users": users, "targets": targets, "labelled": labelled, "intents": intents}
+    record(given.record, of_data | {"runs": runs})
+
+
 def say(report: EpochReport) -> None:
     """One line an epoch, on stderr."""
     losses = " ".join(f"{name} {value:.3f}" for name, value in report.losses.items())
@@ -100,7 +157,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dataset", choices=FILES, default="beauty")
+    parser.add_argument("--dataset", choices=[*FILES, *LOGS], default="beauty")
+    parser.add_argument("--split", choices=["leave-one-out", "time"], default="leave-one-out")
     parser.add_argument("--preset", choices=["default", "paper"], default="default")
     parser.add_argument("--ablation", choices=["B", "B+ICL", "B+ELCM", "full"], default="full")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
@@ -116,6 +174,11 @@ def main() -> None:
         except (ValueError, SyntaxError):
             changes[name] = value
 
+    if (given.split == "time") != (given.dataset in LOGS):
+        parser.error(f"--split time is for {' and '.join(LOGS)}, leave-one-out for the others")
+    if given.split == "time":
+        by_time(given, changes)
+        return
     histories, n_items = read_histories(given.dataset)
     known = histories.drop_last(2)
     dataset = given.dataset if given.preset == "paper" else None

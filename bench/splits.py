@@ -28,6 +28,8 @@ REPO = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("ELCREC_DATA") or REPO.parent / "shared" / "data")
 FILES = {"beauty": "Beauty.txt", "sports": "Sports_and_Outdoors.txt"}
 LOGS = ("ml-100k", "generated")  # with real times
+# As in the paper; one for 80 users, as a night has it; as planted.
+INTENTS = {"beauty": 256, "sports": 512, "ml-100k": 11, "generated": 16}
 VALIDATION_AT, TEST_AT = 0.8, 0.9  # of all events, those before the time of a split
 GENERATED = {"users": 4_000, "items": 1_500, "intents": 16, "nights": 60, "seed": 1}
 CUTOFFS = (5, 20)
@@ -83,7 +85,7 @@ def read_histories(dataset: str) -> tuple[Histories, int]:
 
 
 def left_out(histories: Histories, n_items: int) -> tuple[Side, Side]:
-    """Return validation and test of leave-one-out; both learn the history but its newest two events."""
+    """Return validation and test of leave-one-out; both learn all but the newest two events."""
     known, everybody = histories.drop_last(2), np.arange(len(histories))
     validation, test = (
         Side(known, n_items, leave_one_out(histories, name), everybody)

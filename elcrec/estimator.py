@@ -69,6 +69,7 @@ class ELCRec:
         initial: ELCRec | None = None,
         groups: NDArray[np.integer] | None = None,
         held_out: NDArray[np.bool_] | None = None,
+        keep_last: bool = False,
         checkpoint_dir: Path | None = None,
         on_epoch: Callable[[EpochReport], None] | None = None,
         rendezvous: str | None = None,
@@ -84,6 +85,8 @@ class ELCRec:
             what the users of group j have in common, in place of k-means; not with `initial`.
         held_out: bool `[n]`, whose newest two events are held out; of the others every event is
             learned from. None: everybody's. Judge the model by those who are held out alone.
+        keep_last: keep the last epoch, not the best one, and let `patience` end nothing: for a
+            number of epochs that was chosen elsewhere.
         checkpoint_dir: where every epoch's state goes; a fit that finds one there goes on from it
             and, on a CPU, ends with the same weights as one that was never stopped.
         on_epoch: called after every epoch.
@@ -131,6 +134,7 @@ class ELCRec:
                         initial,
                         groups,
                         held_out,
+                        keep_last,
                         checkpoint_dir,
                         on_epoch,
                         ranks,
@@ -170,6 +174,7 @@ class ELCRec:
         initial: ELCRec | None,
         groups: NDArray[np.integer] | None,
         held_out: NDArray[np.bool_] | None,
+        keep_last: bool,
         checkpoint_dir: Path | None,
         on_epoch: Callable[[EpochReport], None] | None,
         ranks: Ranks = ALONE,
@@ -198,6 +203,7 @@ class ELCRec:
             "initial": _start_digest(initial),
             "groups": None if groups is None else _bytes_digest(groups.astype(np.int64)),
             "held_out": None if held_out is None else _bytes_digest(held_out),
+            "keep_last": keep_last or None,  # None, as in checkpoints from before it was known
         }
         self.history = []
         if checkpoint_dir is not None and (checkpoint_dir / f"{RESUMABLE}.json").exists():
@@ -232,7 +238,7 @@ class ELCRec:
                 self._initialise_centers(network, trainer, groups)
             metrics, state = trainer.validate()
             if number >= warmup:
-                best.offer(number, metrics["NDCG@20"], state)
+                best.offer(number, number if keep_last else metrics["NDCG@20"], state)
             seconds = time.perf_counter() - started
             epochs_left = min(config.max_epochs - number, config.patience - (number - best.epoch))
             report = EpochReport(

@@ -112,6 +112,13 @@ def test_intents_start_from_the_groups_that_users_are_known_to_have():
     assert (anew == group).mean() > 0.9 > 2 * (unlike == group).mean()
 
 
+def test_the_last_epoch_is_kept_where_the_number_of_epochs_is_known():
+    one_user = np.arange(len(walks())) == 0
+    config = tiny(max_epochs=3, patience=1)
+    model = ELCRec(config).fit(walks(), 40, held_out=one_user, keep_last=True)
+    assert [report.best_epoch for report in model.history] == [1, 2, 3]
+
+
 def test_who_had_no_intent_before_gets_the_surest(model):
     histories = Histories.from_lists([[7, 8], [], [9]])
     free = model.transform(histories)
