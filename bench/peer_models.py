@@ -313,7 +313,7 @@ def ppmi_kmeans(learn: Lists, settings: Settings) -> np.ndarray:
     information = np.log(counts.data * total.sum() / (total[counts.row] * total[counts.col]))
     positive = np.maximum(information, 0)
     matrix = sparse.csr_matrix((positive, (counts.row, counts.col)), counts.shape)
-    left, strength, _ = svds(matrix, k=DIM, random_state=settings["seed"])
+    left, strength, _ = svds(matrix, k=DIM, rng=np.random.default_rng(settings["seed"]))
     return kmeans(learn.means(left * np.sqrt(strength)), settings)
 
 
