@@ -17,6 +17,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,18 @@ def add_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def record(name: str | None, figures: Any, folder: Path = RESULTS) -> Path | None:
+def record(
+    name: str | None, figures: Any, folder: Path = RESULTS, called: Sequence[str] | None = None
+) -> Path | None:
     """Write figures that JSON can hold to <name>.json in the folder; nothing without a name.
 
+    called: the program and its arguments, by default those of this process.
     Returns the file. Raises ValueError for figures that are no numbers, such as NaN.
     """
     if name is None:
         return None
     result = {
-        "command": command(sys.argv),
+        "command": command(called or sys.argv),
         "commit": commit(),
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "machine": machine(),
@@ -64,7 +68,7 @@ def read(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
     }
 
 
-def command(arguments: list[str]) -> str:
+def command(arguments: Sequence[str]) -> str:
     """Write the call of a program of bench/ as a person types it, without `--record NAME`."""
     program, *rest = arguments
     if "--record" in rest:
