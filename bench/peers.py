@@ -48,14 +48,14 @@ class Peer:
 
 
 ALS = {"factors": 100, "regularization": 0.01}  # the defaults of implicit
-SASREC = {"factors": 64, "dropout": 0.5, "max_length": 20, "negatives": 64, "cpu_seconds": 600}
+SASREC = {"factors": 64, "dropout": 0.5, "max_length": 20, "negatives": 64, "cpu_seconds": 400}
 PEERS = {
     "als-kmeans": Peer(
         "ALS (implicit), k-means",
         "labels",
         tuple(ALS | {"alpha": 1.0, "normalise": normalise} for normalise in (False, True)),
     ),
-    "lda": Peer("LDA on histories (scikit-learn)", "labels", ({"passes": 5},)),
+    "lda": Peer("LDA on histories (scikit-learn)", "labels", ({"passes": 3},)),
     "item2vec-kmeans": Peer(
         "item2vec (gensim), k-means",
         "labels",
