@@ -48,12 +48,16 @@ class Peer:
 
 
 ALS = {"factors": 100, "regularization": 0.01}  # the defaults of implicit
+ALPHAS = (1.0, 10.0, 40.0)  # its default, and up to that of the paper of ALS
 SASREC = {"factors": 64, "dropout": 0.5, "max_length": 20, "negatives": 64, "cpu_seconds": 400}
 PEERS = {
     "als-kmeans": Peer(
         "ALS (implicit), k-means",
         "labels",
-        tuple(ALS | {"alpha": 1.0, "normalise": normalise} for normalise in (False, True)),
+        (
+            ALS | {"alpha": 1.0, "normalise": False},
+            *(ALS | {"alpha": alpha, "normalise": True} for alpha in ALPHAS),
+        ),
     ),
     "lda": Peer("LDA on histories (scikit-learn)", "labels", ({"passes": 3},)),
     "item2vec-kmeans": Peer(
@@ -74,7 +78,7 @@ PEERS = {
     "als": Peer(
         "ALS (implicit)",
         "items",
-        tuple(ALS | {"alpha": alpha} for alpha in (1.0, 10.0)),
+        tuple(ALS | {"alpha": alpha} for alpha in ALPHAS),
     ),
     "item-to-item": Peer(
         "item-to-item, cosine (implicit)",
