@@ -34,6 +34,9 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         methods=published["methods"],
         scores={data["name"]: data["scores"] for data in published["data"]},
         step=lambda name, events, label: step(results[name]["figures"]["rows"], events, label),
+        peer_rows=lambda names, own: peer_rows(results, names, own),
+        names=lambda data, peers: [f"peers-{data}-{peer}" for peer in peers],
+        verdict=verdict,
     )
     # What is not there leaves its blank lines.
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
@@ -72,6 +75,57 @@ def machine(facts: dict[str, Any]) -> str:
 def step(rows: list[dict[str, Any]], events: int, label: str) -> dict[str, Any]:
     """Find the row of a step at a size; {} where it was not measured."""
     return next((row for row in rows if (row["events"], row["step"]) == (events, label)), {})
+
+
+def peer_rows(
+    results: dict[str, dict[str, Any]], names: list[str], own: str
+) -> list[dict[str, Any]]:
+    """Return the rows of peers and of the project's own means over seeds, the best first.
+
+    Each has `title`, its figures, `seconds` (None where they were not measured) and `chosen`, the
+    settings in words. The best is of lift@20 or, among recommendations, of NDCG@20.
+    """
+    rows = [dict(results[name]["figures"], own=False) for name in names]
+    for row in rows:
+        row["chosen"] = _chosen(row.get("settings", {}))
+    runs = results[own]["figures"]["runs"]
+    mean = {name: sum(run[name] for run in runs) / len(runs) for name in runs[0] if name != "seed"}
+    if "seconds" not in mean:
+        mean["seconds"] = 60 * mean["minutes"] if "minutes" in mean else None
+    seeds = "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
+    rows.append(mean | {"title": "**this project**", "own": True, "chosen": f"`default`, {seeds}"})
+    return sorted(rows, key=lambda row: row[_decisive(rows)], reverse=True)
+
+
+def verdict(rows: list[dict[str, Any]], data: str) -> str:
+    """Say who wins among the rows of `peer_rows`, and where the project is."""
+    by = _decisive(rows)
+    digits = 2 if by == "lift@20" else 4
+    place = next(at for at, row in enumerate(rows) if row["own"])
+    best, own = next(row for row in rows if not row["own"]), rows[place]
+    figures = f"{by} {best[by]:.{digits}f}, this project {own[by]:.{digits}f}"
+    if place == 0:
+        return f"On {data} this project is ahead. The best peer is {best['title']}: {figures}."
+    ahead = " and ".join(row["title"] for row in rows[:place])
+    return f"On {data} this project is behind {ahead}. The best peer is {best['title']}: {figures}."
+
+
+def _decisive(rows: list[dict[str, Any]]) -> str:
+    return "lift@20" if any("intents" in row for row in rows) else "NDCG@20"
+
+
+def _chosen(settings: dict[str, Any]) -> str:
+    ended = "; its time was up" if settings.get("ended") == "time" else ""
+    told = {"seed", "k", "cpu_seconds", "ended"}
+    words = {True: "yes", False: "no"}
+    return (
+        ", ".join(
+            f"{name.replace('_', ' ')} {words[value] if isinstance(value, bool) else value}"
+            for name, value in settings.items()
+            if name not in told
+        )
+        + ended
+    )
 
 
 def main() -> None:

@@ -3,12 +3,13 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pytest
 
 from bench.record import command, read, record
-from bench.results_page import PAGE, machine, page
+from bench.results_page import PAGE, machine, page, peer_rows, verdict
 
 
 def test_the_page_of_results_is_the_one_that_the_results_give() -> None:
@@ -66,3 +67,37 @@ def test_a_figure_that_is_no_number_is_refused_and_the_old_ones_stay(tmp_path: P
 def test_a_command_is_written_as_a_person_types_it() -> None:
     called = ["bench/quality.py", "--record=beauty", "--set", "intent_loss=none", "a b"]
     assert command(called) == ".venv/bin/python bench/quality.py --set intent_loss=none 'a b'"
+
+
+def peers_and_ours() -> dict[str, dict[str, Any]]:
+    def peer(title: str, lift: float) -> dict[str, Any]:
+        chosen = {"alpha": 1.0, "normalise": True, "seed": 1, "k": 8}
+        return {"title": title, "lift@20": lift, "intents": 8, "seconds": 3.0, "settings": chosen}
+
+    runs = [{"seed": 1, "lift@20": 2.0, "minutes": 1}, {"seed": 2, "lift@20": 3.0, "minutes": 2}]
+    return {
+        "peers-one": {"figures": peer("one", 2.4)},
+        "peers-two": {"figures": peer("two", 2.6)},
+        "ours": {"figures": {"runs": runs}},
+    }
+
+
+def test_peers_and_the_means_of_our_seeds_stand_by_what_they_are_worth() -> None:
+    rows = peer_rows(peers_and_ours(), ["peers-one", "peers-two"], "ours")
+    assert [row["title"] for row in rows] == ["two", "**this project**", "one"]
+    assert [row["seconds"] for row in rows] == [3.0, 90.0, 3.0]
+    assert rows[0]["chosen"] == "alpha 1.0, normalise yes"
+    assert rows[1]["lift@20"] == 2.5
+
+
+def test_who_wins_is_said_in_either_case() -> None:
+    results = peers_and_ours()
+    behind = verdict(peer_rows(results, ["peers-one", "peers-two"], "ours"), "Beauty")
+    assert behind == (
+        "On Beauty this project is behind two. "
+        "The best peer is two: lift@20 2.60, this project 2.50."
+    )
+    ahead = verdict(peer_rows(results, ["peers-one"], "ours"), "Beauty")
+    assert ahead == (
+        "On Beauty this project is ahead. The best peer is one: lift@20 2.40, this project 2.50."
+    )
