@@ -35,6 +35,7 @@ WINDOW = 5  # events apart at most that count as together
 DIM = 64
 HDBSCAN_DIM = 16  # distances say little in more
 VALIDATED = 5_000  # histories by which SASRec's epoch is chosen
+LENGTHS, LONGEST = 0.9, 100  # SASRec reads so much of a history as this share of them has, at most
 PATIENCE = 3  # epochs of SASRec without a better validation NDCG@20
 
 Settings = dict[str, Any]
@@ -153,7 +154,8 @@ def sasrec(learn: Lists, settings: Settings, folder: Path) -> Recommender:
     """Recommend by RecTools' SASRec with sampled softmax.
 
     Learns until the validation is no better for some epochs, or for `cpu_seconds`; for `epochs`
-    where these are known. Writes the number of epochs into the settings.
+    where these are known. Writes the number of epochs, and how much of a history it reads, into the
+    settings.
     """
     import torch
     from pytorch_lightning import seed_everything
@@ -163,6 +165,8 @@ def sasrec(learn: Lists, settings: Settings, folder: Path) -> Recommender:
     seed_everything(settings["seed"], verbose=False)
     began = time.process_time()
     data = rectools_data(learn)
+    enough = int(np.quantile(learn.lengths[learn.lengths > 0], LENGTHS, method="higher"))
+    settings["max_length"] = min(enough, LONGEST)
     model = SASRecModel(
         n_factors=settings["factors"],
         n_heads=2,
