@@ -13,6 +13,7 @@ from typing import Any
 
 import jinja2
 
+from bench.peers import PEERS
 from bench.record import REPO, read
 from tasks.chores import published_scores
 
@@ -37,6 +38,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         peer_rows=lambda names, own: peer_rows(results, names, own),
         names=lambda data, peers: [f"peers-{data}-{peer}" for peer in peers],
         verdict=verdict,
+        not_measured=not_measured,
     )
     # What is not there leaves its blank lines.
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
@@ -108,6 +110,12 @@ def verdict(rows: list[dict[str, Any]], data: str) -> str:
         return f"On {data} this project is ahead. The best peer is {best['title']}: {figures}."
     ahead = " and ".join(row["title"] for row in rows[:place])
     return f"On {data} this project is behind {ahead}. The best peer is {best['title']}: {figures}."
+
+
+def not_measured(names: list[str]) -> str:
+    """Name the peers of bench/peers.py whose figures are not among the names; "" if all are."""
+    missing = [peer.title for name, peer in PEERS.items() if name not in names]
+    return ", ".join(missing)
 
 
 def _decisive(rows: list[dict[str, Any]]) -> str:
