@@ -35,8 +35,8 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import normalized_mutual_info_score
 
-from bench.quality import DATA
 from bench.record import REPO, add_option, record
+from bench.splits import DATA
 from elcrec import Config, ELCRec, Histories
 from elcrec.details import DAY_US
 from elcrec.evaluation import hit_rate_and_ndcg

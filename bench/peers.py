@@ -49,7 +49,7 @@ class Peer:
 
 ALS = {"factors": 100, "regularization": 0.01}  # the defaults of implicit
 ALPHAS = (1.0, 10.0, 40.0)  # its default, and up to that of the paper of ALS
-SASREC = {"factors": 64, "dropout": 0.5, "negatives": 32, "cpu_seconds": 240}
+SASREC = {"factors": 64, "dropout": 0.2, "negatives": 128, "cpu_seconds": 1200}
 PEERS = {
     "als-kmeans": Peer(
         "ALS (implicit), k-means",
