@@ -95,8 +95,11 @@ def peer_rows(
     if "seconds" not in mean:
         mean["seconds"] = 60 * mean["minutes"] if "minutes" in mean else None
     seeds = "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
-    rows.append(mean | {"title": "**this project**", "own": True, "chosen": f"`default`, {seeds}"})
-    return sorted(rows, key=lambda row: row[_decisive(rows)], reverse=True)
+    by = _decisive(rows)
+    spread = (min(run[by] for run in runs), max(run[by] for run in runs))
+    about = {"title": "**this project**", "own": True, "chosen": f"`default`, {seeds}"}
+    rows.append(mean | about | {"spread": spread})
+    return sorted(rows, key=lambda row: row[by], reverse=True)
 
 
 def verdict(rows: list[dict[str, Any]], data: str) -> str:
@@ -106,6 +109,9 @@ def verdict(rows: list[dict[str, Any]], data: str) -> str:
     place = next(at for at, row in enumerate(rows) if row["own"])
     best, own = next(row for row in rows if not row["own"]), rows[place]
     figures = f"{by} {best[by]:.{digits}f}, this project {own[by]:.{digits}f}"
+    low, high = own["spread"]
+    if low < high:
+        figures += f" ({low:.{digits}f} to {high:.{digits}f} by seed)"
     if place == 0:
         return f"On {data} this project is ahead. The best peer is {best['title']}: {figures}."
     ahead = " and ".join(row["title"] for row in rows[:place])

@@ -95,9 +95,10 @@ def test_who_wins_is_said_in_either_case() -> None:
     behind = verdict(peer_rows(results, ["peers-one", "peers-two"], "ours"), "Beauty")
     assert behind == (
         "On Beauty this project is behind two. "
-        "The best peer is two: lift@20 2.60, this project 2.50."
+        "The best peer is two: lift@20 2.60, this project 2.50 (2.00 to 3.00 by seed)."
     )
     ahead = verdict(peer_rows(results, ["peers-one"], "ours"), "Beauty")
     assert ahead == (
-        "On Beauty this project is ahead. The best peer is one: lift@20 2.40, this project 2.50."
+        "On Beauty this project is ahead. "
+        "The best peer is one: lift@20 2.40, this project 2.50 (2.00 to 3.00 by seed)."
     )
