@@ -103,19 +103,22 @@ def peer_rows(
 
 
 def verdict(rows: list[dict[str, Any]], data: str) -> str:
-    """Say who wins among the rows of `peer_rows`, and where the project is."""
+    """Say who wins among the rows of `peer_rows`, and where the project is.
+
+    A peer whose figure lies between those of the project's seeds is level with it.
+    """
     by = _decisive(rows)
     digits = 2 if by == "lift@20" else 4
-    place = next(at for at, row in enumerate(rows) if row["own"])
-    best, own = next(row for row in rows if not row["own"]), rows[place]
-    figures = f"{by} {best[by]:.{digits}f}, this project {own[by]:.{digits}f}"
+    best = next(row for row in rows if not row["own"])
+    own = next(row for row in rows if row["own"])
     low, high = own["spread"]
-    if low < high:
-        figures += f" ({low:.{digits}f} to {high:.{digits}f} by seed)"
-    if place == 0:
-        return f"On {data} this project is ahead. The best peer is {best['title']}: {figures}."
-    ahead = " and ".join(row["title"] for row in rows[:place])
-    return f"On {data} this project is behind {ahead}. The best peer is {best['title']}: {figures}."
+    if low < high and low <= best[by] <= high:
+        place = "level with the best peer"
+    else:
+        place = "ahead of the best peer" if own[by] > best[by] else "behind the best peer"
+    seeds = f" ({low:.{digits}f} to {high:.{digits}f} by seed)" if low < high else ""
+    figures = f"{by} {own[by]:.{digits}f}{seeds} to {best[by]:.{digits}f}"
+    return f"On {data} this project is {place}, {best['title']}: {figures}."
 
 
 def not_measured(names: list[str]) -> str:

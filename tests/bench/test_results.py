@@ -92,13 +92,14 @@ def test_peers_and_the_means_of_our_seeds_stand_by_what_they_are_worth() -> None
 
 def test_who_wins_is_said_in_either_case() -> None:
     results = peers_and_ours()
-    behind = verdict(peer_rows(results, ["peers-one", "peers-two"], "ours"), "Beauty")
-    assert behind == (
-        "On Beauty this project is behind two. "
-        "The best peer is two: lift@20 2.60, this project 2.50 (2.00 to 3.00 by seed)."
+    of_one = peer_rows(results, ["peers-one"], "ours")
+    assert verdict(of_one, "Beauty") == (
+        "On Beauty this project is level with the best peer, one: "
+        "lift@20 2.50 (2.00 to 3.00 by seed) to 2.40."
     )
+    results["peers-one"]["figures"]["lift@20"] = 1.9
     ahead = verdict(peer_rows(results, ["peers-one"], "ours"), "Beauty")
-    assert ahead == (
-        "On Beauty this project is ahead. "
-        "The best peer is one: lift@20 2.40, this project 2.50 (2.00 to 3.00 by seed)."
-    )
+    assert ahead.startswith("On Beauty this project is ahead of the best peer, one: ")
+    results["ours"]["figures"]["runs"] = [{"seed": 1, "lift@20": 1.5}]
+    behind = verdict(peer_rows(results, ["peers-one"], "ours"), "Beauty")
+    assert behind == "On Beauty this project is behind the best peer, one: lift@20 1.50 to 1.90."
