@@ -16,6 +16,7 @@ PYTHONS := python3.11 python3.12 python3.13
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 STAMP := $(VENV)/.installed
+SPARK := build/spark/.installed
 RUFF_ROOMS := dags plugins local tasks elcrec tests bench docker docs
 
 # Said by the person who calls make; exported so that a value with blanks or quotes reaches the program as it is.
@@ -84,10 +85,10 @@ lock: $(STAMP) ## Write constraints/ from pyproject.toml; versions stay where th
 	done
 
 # Debian's packages start their services: not of a test run.
-servers: ## PostgreSQL, Redis and Chromium for the tests: as root on Debian they are installed when missing
-	@there() { { command -v initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb'; } && command -v redis-server && { command -v chromium || command -v chromium-browser || command -v google-chrome; }; } >/dev/null
+servers: $(SPARK) ## PostgreSQL, Redis, Chromium, Java and Spark for the tests: as root on Debian they are installed when missing
+	@there() { { command -v initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb'; } && command -v redis-server && command -v java && { command -v chromium || command -v chromium-browser || command -v google-chrome; }; } >/dev/null
 	if ! there && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-	  echo "Installing PostgreSQL, Redis and Chromium for the tests, from Debian's packages"
+	  echo "Installing PostgreSQL, Redis, Chromium and Java for the tests, from Debian's packages"
 	  policy=/usr/sbin/policy-rc.d
 	  if ! [ -e "$$policy" ]; then
 	    trap 'rm "$$policy"' EXIT
@@ -95,12 +96,21 @@ servers: ## PostgreSQL, Redis and Chromium for the tests: as root on Debian they
 	    chmod +x "$$policy"
 	  fi
 	  apt-get update -qq -o Acquire::Retries=3
-	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -o Acquire::Retries=3 --yes --no-install-recommends postgresql redis-server chromium >/dev/null
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -o Acquire::Retries=3 --yes --no-install-recommends postgresql redis-server chromium default-jre-headless >/dev/null
 	fi
 	if ! there; then
-	  echo "error: initdb, redis-server or chromium is missing, and the tests run all three: install PostgreSQL, Redis and Chromium (Debian: apt install postgresql redis-server chromium)" >&2
+	  echo "error: initdb, redis-server, chromium or java is missing, and the tests run all four: install PostgreSQL, Redis, Chromium and Java 17 or 21 (Debian: apt install postgresql redis-server chromium default-jre-headless)" >&2
 	  exit 2
 	fi
+
+# Spark's server is the package pyspark, of which the client in .venv is a part: it lies beside. Its version is that of
+# the client, and it needs no other package.
+$(SPARK): $(STAMP)
+	@version=$$($(VENV)/bin/python -c 'from importlib.metadata import version; print(version("pyspark-client"))')
+	echo "Installing Spark $$version for the tests into build/spark (the download is of 450 MB)"
+	rm -rf build/spark
+	$(RUN) pip --quiet --disable-pip-version-check install --no-deps --no-compile --target build/spark "pyspark==$$version"
+	touch $(SPARK)
 
 run: $(STAMP) ## One night of the DAG through Airflow, then what came out   [EVENTS= ITEMS= NIGHT= LAKE=]
 	@$(RUN) local run

@@ -501,6 +501,41 @@ class DuckDBSettings(Section):
         return limit.strip()
 
 
+# A place where Spark Connect answers: host and port, and what its client is to be told.
+SPARK_URL = re.compile(r"sc://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/(;[a-z_-]+=[^;\s]+)*)?")
+
+
+class EngineSettings(Section):
+    """What the steps that read all users run on."""
+
+    kind: Literal["duckdb", "spark"] = "duckdb"
+    url: str = ""
+
+    @field_validator("url")
+    @classmethod
+    def _is_a_place_of_spark(cls, url: str) -> str:
+        if url and not SPARK_URL.fullmatch(url):
+            raise ValueError(
+                'write the address of a Spark Connect server, such as "sc://host:15002"'
+            )
+        # What is in a setting is shown to people.
+        if ";token=" in url:
+            raise ValueError(
+                "leave the token out, and put it into the environment as "
+                "SPARK_CONNECT_AUTHENTICATE_TOKEN"
+            )
+        return url
+
+    @model_validator(mode="after")
+    def _spark_has_a_place(self) -> "EngineSettings":
+        if self.kind == "spark" and not self.url:
+            raise ValueError(
+                'kind is "spark", so set engine.url, too: the address of a Spark Connect server, '
+                'such as "sc://host:15002"'
+            )
+        return self
+
+
 class AirflowSettings(Section):
     """When the DAG runs, how often a task is tried again, and where the training runs."""
 
@@ -574,6 +609,7 @@ class Settings(BaseSettings):
     publish: PublishSettings = PublishSettings()
     retention: RetentionSettings = RetentionSettings()
     duckdb: DuckDBSettings = DuckDBSettings()
+    engine: EngineSettings = EngineSettings()
     airflow: AirflowSettings = AirflowSettings()
     alerts: AlertSettings = AlertSettings()
     page: PageSettings = PageSettings()

@@ -8,8 +8,10 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -22,6 +24,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import psutil
 
 from tests.needs import needs
 
@@ -168,6 +171,91 @@ def redis(password: str) -> Iterator[str]:
     finally:
         server.kill()
         server.wait()
+
+
+class Spark:
+    """A Spark Connect server with two executors, each a process of its own, of one core."""
+
+    def __init__(self, url: str, server: subprocess.Popen[bytes]) -> None:
+        self.url, self._server = url, server
+
+    def executors(self) -> list[psutil.Process]:
+        """Return the processes of the executors that run now; of one that dies another begins."""
+        children = psutil.Process(self._server.pid).children(recursive=True)
+        found = [one for one in children if one.status() != psutil.STATUS_ZOMBIE]
+        return [one for one in found if "CoarseGrainedExecutorBackend" in " ".join(one.cmdline())]
+
+
+@needs("servers")
+@contextmanager
+def spark_connect() -> Iterator[Spark]:
+    """Run a Spark Connect server. Its executors' Python is that of the tests.
+
+    The distribution is that of SPARK_HOME, or the one that `make servers` has put into build/.
+    """
+    repo = Path(__file__).resolve().parents[1]
+    home = Path(os.environ.get("SPARK_HOME") or repo / "build" / "spark" / "pyspark")
+    port = free_port()
+    if not (home / "bin" / "spark-submit").exists():
+        raise RuntimeError(f"no Spark is in {home}: run 'make servers', or set SPARK_HOME")
+    folder = Path(tempfile.mkdtemp(prefix="spark-", dir="/tmp"))
+    # A home of links: the executors of a local cluster write below their home, whatever is set.
+    (folder / "home").mkdir()
+    for path in home.iterdir():
+        (folder / "home" / path.name).symlink_to(path)
+    options = {
+        "spark.connect.grpc.binding.address": "127.0.0.1",
+        "spark.connect.grpc.binding.port": port,
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.memory": "512m",
+        "spark.executor.memory": "512m",
+        "spark.sql.shuffle.partitions": 2,
+        "spark.sql.warehouse.dir": folder / "warehouse",
+        "spark.ui.enabled": "false",
+    }
+    command = [str(folder / "home" / "bin" / "spark-submit"), "--master", "local-cluster[2,1,512]"]
+    command += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer"]
+    for name, value in options.items():
+        command += ["--conf", f"{name}={value}"]
+    environment = os.environ | {
+        "SPARK_HOME": str(folder / "home"),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_LOCAL_HOSTNAME": "127.0.0.1",
+        "SPARK_LOCAL_DIRS": str(folder / "local"),
+        "PYSPARK_PYTHON": sys.executable,
+        "PYTHONPATH": "",  # what the executors need of this checkout they are sent
+    }
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [*command, "spark-internal"],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        until = time.monotonic() + 240
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                if server.poll() is not None or time.monotonic() > until:
+                    text = (folder / "log").read_text("utf-8", "replace")
+                    raise RuntimeError(f"Spark does not start: {text[-2000:]}") from None
+                time.sleep(0.2)
+        yield Spark(f"sc://127.0.0.1:{port}", server)
+    finally:
+        server.terminate()
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)  # with its executors
+            server.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _program(name: str) -> str:

@@ -12,8 +12,10 @@ the column to the table, and leaves its files as they are.
 import contextlib
 import datetime as dt
 import glob
+import json
 import logging
 import re
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -35,8 +37,9 @@ from deltalake import (
     write_deltalake,
 )
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction
 
-from tasks.errors import LakeError
+from tasks.errors import LakeError, NotReadyError
 from tasks.lake.duck import identifier, literal
 from tasks.lake.leases import PREFIX as LEASES
 from tasks.lake.storage import (
@@ -63,6 +66,7 @@ PAGES = "quality"  # of the checks, a folder a night
 # A file of a table that is sorted by user keeps statistics for each so many rows. Whoever looks up
 # one user reads so many. By default it would be a million.
 ROWS_BY_USER = 1 << 15
+STAGED = "staged-"  # begins the name of a folder in a table's, of files that are not its own yet
 LOG = "_delta_log"  # in a table's folder: one file a version, and checkpoints
 
 Nights = list[dt.date] | tuple[dt.date, dt.date]
@@ -229,6 +233,142 @@ class Lake:
             if self.version(table) == after:
                 raise
             raise ConcurrentWriteError(table.name) from None
+
+    @contextlib.contextmanager
+    def staged(
+        self, table: Table, night: dt.date | None, *, of: str, after: int | None = None
+    ) -> Iterator[Path | str]:
+        """Have a folder for Parquet files that other processes write; they are the table's then.
+
+        When the block ends, its files become the whole content of the night's partition, in one
+        transaction. Until then no reader sees them; of a run that is killed they stay where they
+        are, and `vacuum` takes them.
+
+        Parameters
+        ----------
+        night
+            None: the files are added to a table without partitions.
+        of
+            What is written, the same whenever it is written again. Of two runs that write it at the
+            same time, one commits.
+        after
+            As for `append`.
+
+        Yields the folder. A file of a partitioned table goes into its subfolder `dt=YYYY-MM-DD`.
+
+        Raises
+        ------
+        NotReadyError
+            Another run has written the same meanwhile; nothing was written.
+        ConcurrentWriteError
+            The table is at a later version than `after`; nothing was written.
+        """
+        delta = self._widened(table) or self._create(table)
+        app_id = f"elcrec: {of}"
+        written = delta.transaction_version(app_id) or 0
+        with self._scratch(table) as folder:
+            yield self.storage.at(folder)
+            added = [self._taken_over(table, file) for file in self.storage.files(folder)]
+            self._commit_files(
+                table,
+                [action for action in added if action],
+                night,
+                Transaction(app_id, written + 1),
+                after,
+            )
+
+    @contextlib.contextmanager
+    def scratch(self, table: Table) -> Iterator[Path | str]:
+        """Have a folder within a table's for files that other processes write and read.
+
+        It goes with the block; of a run that is killed `vacuum` takes them.
+        """
+        if self._open(table) is None:
+            self._create(table)  # else there would be nothing to vacuum
+        with self._scratch(table) as folder:
+            yield self.storage.at(folder)
+
+    @contextlib.contextmanager
+    def _scratch(self, table: Table) -> Iterator[str]:
+        folder = f"{table.name}/{STAGED}{uuid.uuid4().hex}"
+        try:
+            yield folder
+        finally:
+            self.storage.remove(folder)
+
+    def _taken_over(self, table: Table, file: File) -> AddAction | None:
+        """Move a staged file to its place in the table; None for what holds no rows."""
+        name = "/".join(file.path.split("/")[2:])  # below the table's folder and the staged one
+        if not name.endswith(".parquet") or name.startswith(("_", ".")):
+            return None
+        rows = parquet(self.storage, [file.path])
+        expected = pl.Schema(table.schema)
+        kinds = {
+            column: expected[column] for column in expected if column not in table.partition_by
+        }
+        if dict(rows.collect_schema()) != kinds:
+            raise ValueError(f"columns are {rows.collect_schema()}, table {table.name} has {kinds}")
+        count = rows.select(pl.len()).collect().item()
+        if not count:
+            return None
+        self.storage.rename(file.path, f"{table.name}/{name}")
+        partition = dict(part.split("=", 1) for part in name.split("/")[:-1])
+        return AddAction(
+            path=name,
+            size=file.size,
+            partition_values=partition,
+            modification_time=int(file.modified.timestamp() * 1000),
+            data_change=True,
+            stats=json.dumps({"numRecords": count}),
+        )
+
+    def _commit_files(
+        self,
+        table: Table,
+        added: list[AddAction],
+        night: dt.date | None,
+        transaction: Transaction,
+        after: int | None,
+    ) -> None:
+        delta = self._open(table)
+        assert delta is not None
+        if after is not None and delta.version() != after:
+            raise ConcurrentWriteError(table.name)
+        refusal = NotReadyError(
+            f"another run has written table {table.name} of night {night} meanwhile: "
+            "begin once more"
+        )
+        if (delta.transaction_version(transaction.app_id) or 0) >= transaction.version:
+            raise refusal
+        others = [one for one in added if night and one.partition_values["dt"] != str(night)]
+        if others:
+            raise ValueError(f"{others[0].path} is not of night {night}")
+        properties = self._commit_properties(delta, retries=None if after is None else 0)
+        transactions = [*((properties and properties.app_transactions) or []), transaction]
+        try:
+            with self.storage.explaining():
+                delta.create_write_transaction(
+                    [*added],
+                    "append" if night is None else "overwrite",
+                    delta.schema(),
+                    list(table.partition_by),
+                    partition_filters=None if night is None else [("dt", "=", str(night))],
+                    commit_properties=CommitProperties(
+                        max_commit_retries=None if after is None else 0,
+                        app_transactions=transactions,
+                    ),
+                )
+        except DeltaError as error:
+            self._kept().pop(table.name, None)  # what it knows of the table now is not said
+            now = self._open(table)
+            assert now is not None
+            self._commit_properties(now)  # by a fence, perhaps: then this run has lost its turn
+            if isinstance(error, CommitFailedError) and now.version() != delta.version():
+                if after is not None:
+                    raise ConcurrentWriteError(table.name) from None
+                if (now.transaction_version(transaction.app_id) or 0) >= transaction.version:
+                    raise refusal from None
+            raise
 
     def version(self, table: Table) -> int:
         """Return the table's current version, for a write after it; it is made if needed."""

@@ -157,6 +157,10 @@ class Storage(Protocol):
         """Copy a file of this machine to a place of the lake, whole or not at all."""
         ...
 
+    def rename(self, path: str, new: str) -> None:
+        """Give a file another place of the lake, whole or not at all."""
+        ...
+
     def put(self, made: Path, folder: str) -> None:
         """Put a folder of this machine in the place of one of the lake; it may be moved."""
         ...
@@ -262,6 +266,12 @@ class Folder:
         new = place.with_name(f"{place.name}.new")
         shutil.copyfile(file, new)
         new.replace(place)
+
+    def rename(self, path: str, new: str) -> None:
+        """Move a file."""
+        place = self.root / new
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).replace(place)
 
     def put(self, made: Path, folder: str) -> None:
         """Move a folder into the place of one of the lake."""
@@ -395,6 +405,12 @@ class Bucket:
             copy = here / "copy"
             self._copy(path, copy)
             yield copy
+
+    def rename(self, path: str, new: str) -> None:
+        """Copy an object within the store and delete the old one."""
+        with self.explaining():
+            self.check()
+            obstore.rename(self.store, path, new)
 
     def put(self, made: Path, folder: str) -> None:
         """Delete what is there and copy a folder of this machine there."""

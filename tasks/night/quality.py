@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import great_expectations as gx
 import polars as pl
 import pyarrow as pa
-from great_expectations.data_context.types.base import ProgressBarsConfig
 
 from tasks.errors import LakeError, QualityError
 from tasks.lake import PAGES, Lake, column_types, duck, tables
 from tasks.lake.tables import Table
 from tasks.night import gx_duckdb
+from tasks.night.gx import ProgressBarsConfig, gx
 from tasks.settings import Settings
 from tasks.sources.units import SYNTHETIC_EPOCH
 

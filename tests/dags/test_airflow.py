@@ -42,7 +42,7 @@ WITHIN = 500  # seconds that a busy machine may take for what takes less than 40
 PRELOAD = """
 import sys
 if "scheduler" in sys.argv:
-    import great_expectations, polars, deltalake, duckdb, torch
+    import polars, deltalake, duckdb, torch
     import tasks.night.evaluate, tasks.night.ingest, tasks.night.label, tasks.night.promote
     import tasks.night.quality, tasks.night.sequences, tasks.night.train
 """

@@ -384,3 +384,17 @@ def test_a_model_has_nothing_of_single_users(night_done: Settings) -> None:
             assert not users & set(pl.read_parquet(file)["item_id"])
         else:
             assert not Names(users).within(file.read_text())
+
+
+@pytest.mark.slow
+def test_what_a_killed_job_of_spark_has_left_names_nobody(settings: Settings) -> None:
+    run_step("ingest", settings, DAYS[0])
+    with Lake(settings.lake.root).scratch(tables.SEQUENCES) as folder:
+        assert not Path(folder).exists()
+    left = Path(f"{folder}-of-a-killed-job") / "core_users-3"
+    left.mkdir(parents=True)
+    pl.DataFrame({"user_id": [ANN, "bob"]}).write_parquet(left / "part-0.parquet")
+    # Of another table's columns, as what waits between two statements is.
+    pl.DataFrame({"item_index": [1]}).write_parquet(left / "part-1.parquet")
+    forget(settings, [ANN])
+    assert list(left.glob("*")) == []

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from tasks.errors import LakeError
+from tasks.errors import LakeError, NotReadyError
 from tasks.lake import ConcurrentWriteError, Lake, column_types, tables
 from tasks.lake.duck import connect
 from tasks.lake.tables import ITEMS, METRICS, STEPS, TABLES
@@ -322,3 +323,111 @@ def test_a_table_of_another_version_is_one_sentence(
         lake.replace(METRICS, metrics((DAYS[0], 1.0)), nights=[DAYS[0]])
     assert "\n" not in str(error.value)
     assert version(lake, METRICS) == 0
+
+
+def stage(lake: Lake, folder: Path | str, rows: pa.Table, tmp_path: Path, name: str = "") -> None:
+    """Write a file of one night as another process would, with what Spark leaves beside it."""
+    day = rows["dt"][0].as_py()
+    file = tmp_path / "part.parquet"
+    pq.write_table(rows.drop_columns("dt"), file)
+    below = str(folder).removeprefix(f"{lake.root}/")
+    lake.storage.send(file, f"{below}/dt={day}/{name or f'part-{uuid.uuid4().hex}'}.parquet")
+    lake.storage.write(f"{below}/_SUCCESS", b"")
+    lake.storage.write(f"{below}/dt={day}/.part.parquet.crc", b"crc")
+
+
+def test_staged_files_become_the_night_when_the_block_ends(lake: Lake, tmp_path: Path) -> None:
+    lake.replace(METRICS, metrics((DAYS[0], 1), (DAYS[1], 2)), nights=DAYS[:2])
+    with lake.staged(METRICS, DAYS[1], of="evaluate of DAYS[1]") as folder:
+        stage(lake, folder, metrics((DAYS[1], 5), (DAYS[1], 6)), tmp_path)
+        stage(lake, folder, metrics((DAYS[1], 7)), tmp_path)
+        assert content(lake) == [(DAYS[0], 1), (DAYS[1], 2)]
+    assert content(lake) == [(DAYS[0], 1), (DAYS[1], 5), (DAYS[1], 6), (DAYS[1], 7)]
+    assert version(lake, METRICS) == 2  # one transaction
+    assert [name for name in lake.storage.folders(METRICS.name) if "staged" in name] == []
+    with lake.staged(METRICS, DAYS[1], of="evaluate of DAYS[1]"):
+        pass
+    assert content(lake) == [(DAYS[0], 1)]
+
+
+def test_what_a_killed_run_has_staged_is_not_visible_and_goes_with_vacuum(
+    lake: Lake, tmp_path: Path
+) -> None:
+    lake.replace(METRICS, metrics((DAYS[0], 1)), nights=DAYS[:1])
+    left = f"{lake.path(METRICS)}/staged-0123"
+    stage(lake, left, metrics((DAYS[0], 5)), tmp_path)
+    lake.storage.write(f"metrics/staged-0123/_temporary/0/dt={DAYS[0]}/part.parquet", b"half")
+    assert content(lake) == [(DAYS[0], 1)]
+    lake.vacuum(METRICS, 0)
+    assert [file.path for file in lake.storage.files("metrics") if "staged" in file.path] == []
+    assert content(lake) == [(DAYS[0], 1)]
+
+
+def test_of_two_runs_that_stage_the_same_night_one_commits(lake: Lake, tmp_path: Path) -> None:
+    lake.replace(METRICS, metrics((DAYS[0], 1)), nights=DAYS[:1])
+    with (
+        pytest.raises(NotReadyError, match="metrics of night 2026-11-01 meanwhile"),
+        lake.staged(METRICS, DAYS[0], of="evaluate") as slow,
+    ):
+        stage(lake, slow, metrics((DAYS[0], 8)), tmp_path)
+        with lake.staged(METRICS, DAYS[0], of="evaluate") as fast:
+            stage(lake, fast, metrics((DAYS[0], 9)), tmp_path)
+    assert content(lake) == [(DAYS[0], 9)]
+
+
+def test_a_commit_between_the_look_and_the_own_one_is_refused(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.replace(METRICS, metrics((DAYS[0], 1)), nights=DAYS[:1])
+    plain = Lake._commit_properties
+
+    def late(self: Lake, *given: Any, **named: Any) -> Any:
+        monkeypatch.setattr(Lake, "_commit_properties", plain)
+        with Lake(lake.root, lake.storage).staged(METRICS, DAYS[0], of="evaluate") as fast:
+            stage(lake, fast, metrics((DAYS[0], 9)), tmp_path)
+        return plain(self, *given, **named)
+
+    with (
+        pytest.raises(NotReadyError, match="metrics of night 2026-11-01 meanwhile"),
+        lake.staged(METRICS, DAYS[0], of="evaluate") as slow,
+    ):
+        stage(lake, slow, metrics((DAYS[0], 8)), tmp_path)
+        monkeypatch.setattr(Lake, "_commit_properties", late)
+    assert content(lake) == [(DAYS[0], 9)]
+
+
+def test_staged_files_of_other_columns_or_another_night_are_refused(
+    lake: Lake, tmp_path: Path
+) -> None:
+    lake.replace(METRICS, metrics((DAYS[0], 1)), nights=DAYS[:1])
+    with (
+        pytest.raises(ValueError, match="columns are"),
+        lake.staged(METRICS, DAYS[0], of="evaluate") as folder,
+    ):
+        stage(lake, folder, metrics((DAYS[0], 5)).drop_columns("value"), tmp_path)
+    with (
+        pytest.raises(ValueError, match="is not of night 2026-11-01"),
+        lake.staged(METRICS, DAYS[0], of="evaluate") as folder,
+    ):
+        stage(lake, folder, metrics((DAYS[1], 5)), tmp_path)
+    assert content(lake) == [(DAYS[0], 1)]
+
+
+def test_staged_rows_are_added_after_the_version_that_they_follow_from(
+    lake: Lake, tmp_path: Path
+) -> None:
+    def stage_item(folder: Path | str, index: int) -> None:
+        row = {"item_id": f"i{index}", "item_index": index, "first_seen": DAYS[0]}
+        pq.write_table(pa.Table.from_pylist([row], schema=ITEMS.schema), tmp_path / "item")
+        below = str(folder).removeprefix(f"{lake.root}/")
+        lake.storage.send(tmp_path / "item", f"{below}/part-{index}.parquet")
+
+    before = lake.version(ITEMS)
+    with lake.staged(ITEMS, None, of="new items", after=before) as folder:
+        stage_item(folder, 1)
+    with (
+        pytest.raises(ConcurrentWriteError),
+        lake.staged(ITEMS, None, of="new items", after=before) as folder,
+    ):
+        stage_item(folder, 2)
+    assert lake.scan(ITEMS).collect()["item_index"].to_list() == [1]

@@ -421,3 +421,11 @@ def test_rows_of_data_files_are_read_whatever_version_has_them(root: Place) -> N
     assert isinstance(rows, pl.LazyFrame) and rows.collect()["value"].to_list() == [1.0]
     lake.vacuum(METRICS, 0)
     assert lake.rows_of(METRICS, [name]) is None
+
+
+def test_a_file_gets_another_place(root: Place) -> None:
+    storage = storage_at(root)
+    storage.write("a/one", b"1")
+    storage.rename("a/one", "b/deep/two")
+    assert [file.path for file in storage.files()] == ["b/deep/two"]
+    assert storage.read("b/deep/two") == b"1"
