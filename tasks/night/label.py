@@ -30,7 +30,7 @@ from tasks.registry.labelling import (
 from tasks.registry.profiles import profile
 from tasks.registry.versions import promoted
 from tasks.registry.vocabulary import model_numbers
-from tasks.registry.weights import load
+from tasks.registry.weights import Loaded, load
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -84,27 +84,12 @@ def label_with(
     """
     lake = Lake.of(settings)
     model = load(settings, version)
-    numbers = model_numbers(lake, model.item_ids)
-    rules = settings.label
-    with connect(settings) as con, spill_file(settings) as spilled:
-        histories = labelled_histories(con, lake, night, previous)
+    if settings.engine.kind == "spark":
+        from tasks.spark.label import write_labels
 
-        def labels(evidence: pa.ipc.RecordBatchStreamWriter) -> Iterator[pa.RecordBatch]:
-            """Yield rows of labels; why they are so goes to a file meanwhile, in the same pass."""
-            for batch in histories.to_arrow_reader(USERS_A_BATCH):
-                found = label_batch(
-                    batch, model, numbers, night, version, rules, previous, evidence=True
-                )
-                evidence.write(evidence_rows(batch, found, model, night, version, rules))
-                yield label_rows(batch, found, model, night, version)
-
-        with pa.ipc.new_stream(spilled, tables.LABEL_EVIDENCE.schema, options=SPILLED) as evidence:
-            stream = pa.RecordBatchReader.from_batches(
-                tables.INTENT_LABELS.schema, labels(evidence)
-            )
-            lake.replace(tables.INTENT_LABELS, stream, nights=[night])
-        spilled.seek(0)
-        lake.replace(tables.LABEL_EVIDENCE, pa.ipc.open_stream(spilled), nights=[night])
+        write_labels(settings, night, version, previous)
+    else:
+        _write_labels(settings, night, version, model, previous)
     # The labels are read back from the lake, so that the profiles are of them as they stand.
     profiles = profile(
         settings,
@@ -134,3 +119,31 @@ def label_with(
         "intents": len(model.intents.of_centers),
         "intents_in_use": in_use,
     }
+
+
+def _write_labels(
+    settings: Settings, night: dt.date, version: str, model: Loaded, previous: dt.date | None
+) -> None:
+    """Write labels and evidence, with DuckDB and the model here."""
+    lake = Lake.of(settings)
+    numbers = model_numbers(lake, model.item_ids)
+    rules = settings.label
+    with connect(settings) as con, spill_file(settings) as spilled:
+        histories = labelled_histories(con, lake, night, previous)
+
+        def labels(evidence: pa.ipc.RecordBatchStreamWriter) -> Iterator[pa.RecordBatch]:
+            """Yield rows of labels; why they are so goes to a file meanwhile, in the same pass."""
+            for batch in histories.to_arrow_reader(USERS_A_BATCH):
+                found = label_batch(
+                    batch, model, numbers, night, version, rules, previous, evidence=True
+                )
+                evidence.write(evidence_rows(batch, found, model, night, version, rules))
+                yield label_rows(batch, found, model, night, version)
+
+        with pa.ipc.new_stream(spilled, tables.LABEL_EVIDENCE.schema, options=SPILLED) as evidence:
+            stream = pa.RecordBatchReader.from_batches(
+                tables.INTENT_LABELS.schema, labels(evidence)
+            )
+            lake.replace(tables.INTENT_LABELS, stream, nights=[night])
+        spilled.seek(0)
+        lake.replace(tables.LABEL_EVIDENCE, pa.ipc.open_stream(spilled), nights=[night])

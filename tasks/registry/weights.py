@@ -56,21 +56,25 @@ def load(settings: Settings, version: str) -> Loaded:
 
     Raises ModelError when its folder is missing or damaged, or the device is not there.
     """
-    lake = Lake.of(settings)
     if settings.model.threads:
         torch.set_num_threads(settings.model.threads)
+    return load_from(Lake.of(settings), version, settings.model.device)
+
+
+def load_from(lake: Lake, version: str, device: str) -> Loaded:
+    """Load a registered model of a lake onto a device: auto, cpu or cuda. Raises as `load` does."""
     with lake.storage.fetched(model_folder(version)) as folder:
         try:
             if not folder.is_dir():
                 raise ELCRecError("the folder is missing")
-            return _read(folder, device=settings.model.device)
+            return _read(folder, device=device)
         except (ELCRecError, OSError) as error:
             place = lake.model_dir(version)
             why = str(error).replace(str(folder), str(place))  # a copy has a place of its own
             if isinstance(error, ELCRecError) and is_complete(folder):
                 raise ModelError(
                     f"model {version} is whole but cannot be loaded (model.device is "
-                    f"{settings.model.device!r}): {why}"
+                    f"{device!r}): {why}"
                 ) from error
             trained = dt.datetime.strptime(version[:8], "%Y%m%d").date()
             raise ModelError(
