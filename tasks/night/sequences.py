@@ -29,7 +29,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from tasks.errors import LakeError, NightError, NotReadyError, SettingsError
+from tasks.errors import LakeError, NightError, NotReadyError
 from tasks.lake import ConcurrentWriteError, Lake, duck, tables
 from tasks.night.core import (
     in_order,
@@ -39,7 +39,7 @@ from tasks.night.core import (
     stable_order,
     strongest_a_session,
 )
-from tasks.registry.histories import Fingerprint, take_fingerprint
+from tasks.registry.histories import Fingerprint, no_user_left, take_fingerprint
 from tasks.settings import SequenceSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -133,15 +133,11 @@ def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
     detailed = settings.model.reads_details
     inputs = _Inputs(lake, rules, night, detailed=detailed)
     base = _base(lake, rules, inputs, night)
+    if settings.engine.kind == "spark":
+        return _build_on_spark(settings, inputs, base, night)
     with duck.connect(settings) as con:
         _open_views(con, lake, base, night)
-        if base and inputs.written(base.night) != base.written:
-            raise NotReadyError(f"another run has written night {base.night}: begin once more")
-        if not _count(con, "events") and not base:
-            raise NightError(
-                f"there are no events up to night {night} in {lake.root}: "
-                "run the step ingest of that night first"
-            )
+        _refuse_no_base_or_events(inputs, base, _count(con, "events"), night)
         new_items = _add_new_items(con, lake)
         con.execute(duck.sql("users"))
         user_ids = con.table("users").order("user_number").to_arrow_table()["user_id"]
@@ -156,11 +152,7 @@ def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
             left_out += len(core.left_out.users)
             events = _whole_where_brought_back(con, rules, core, user_ids, detailed=detailed)
         if not len(events.users) and not base:
-            raise SettingsError(
-                f"none of {len(user_ids)} users is left: sequences.min_user_events is "
-                f"{rules.min_user_events} and sequences.min_item_events is "
-                f"{rules.min_item_events}; lower them, or wait for more events"
-            )
+            raise no_user_left(rules, len(user_ids))
         rows: Any = _history_rows(events, user_ids, types, rules, night)
         if base:
             con.register("added", rows.read_all())
@@ -191,6 +183,40 @@ def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
         "items_new": new_items,
         "added_to": base.night.isoformat() if base else None,
     }
+
+
+def _build_on_spark(
+    settings: Settings, inputs: "_Inputs", base: Base | None, night: dt.date
+) -> dict[str, Any]:
+    """Do the same on a cluster; the steps that train take the fingerprint of the histories."""
+    from tasks.spark.sequences import opened, write_histories
+
+    with opened(settings, night, base.night if base else None) as histories:
+        _refuse_no_base_or_events(inputs, base, histories.n_events, night)
+        built = write_histories(histories)
+    inputs.record(night, built.core_items, None)
+    return {
+        "users": built.users,
+        "events": built.events,
+        "users_left_out": built.users_left_out,
+        "events_left_out": built.events_left_out,
+        "items_known": built.items_known,
+        "items_new": built.items_new,
+        "added_to": base.night.isoformat() if base else None,
+    }
+
+
+def _refuse_no_base_or_events(
+    inputs: "_Inputs", base: Base | None, events: int, night: dt.date
+) -> None:
+    """Raise when the base is another than was found, or there is nothing to build from."""
+    if base and inputs.written(base.night) != base.written:
+        raise NotReadyError(f"another run has written night {base.night}: begin once more")
+    if not events and not base:
+        raise NightError(
+            f"there are no events up to night {night} in {inputs.lake.root}: "
+            "run the step ingest of that night first"
+        )
 
 
 def _open_views(

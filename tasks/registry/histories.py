@@ -11,12 +11,12 @@ import polars as pl
 import pyarrow as pa
 
 from elcrec import Histories
-from tasks.errors import LakeError, ModelError
+from tasks.errors import LakeError, ModelError, SettingsError
 from tasks.lake import Lake, tables
 from tasks.lake.duck import connect, sql
 from tasks.registry.held_out import held_out
 from tasks.registry.vocabulary import model_numbers, renumbered, vocabulary
-from tasks.settings import Settings
+from tasks.settings import SequenceSettings, Settings
 
 # Leave-one-out takes two events of a history and trains on what is left.
 MIN_EVENTS = 3
@@ -66,6 +66,14 @@ def read_histories(rows: pa.Table | pa.RecordBatch, night: dt.date | None = None
         return histories
     end = dt.datetime.combine(night + dt.timedelta(days=1), dt.time(), dt.UTC)
     return replace(histories, until_us=int(end.timestamp()) * 1_000_000)
+
+
+def no_user_left(rules: SequenceSettings, users: int) -> SettingsError:
+    """Return the error that the smallest numbers of events leave none of so many users."""
+    return SettingsError(
+        f"none of {users} users is left: sequences.min_user_events is {rules.min_user_events} and "
+        f"sequences.min_item_events is {rules.min_item_events}; lower them, or wait for more events"
+    )
 
 
 def trainable_users(settings: Settings, night: dt.date) -> Trainable:
