@@ -81,7 +81,7 @@ def test_evidence_says_of_each_label_why(night_done: Settings) -> None:
         shares = [item["share"] for item in row["items"]]
         assert {item["item_id"] for item in row["items"]} <= own
         assert 1 <= len(shares) <= 3 and shares == sorted(shares, reverse=True)
-        assert 0 < sum(shares) <= 1 + 1e-6
+        assert 0 < sum(shares) <= 1 + len(shares) * 0.0005 + 1e-6  # each is rounded
     firsts = evidence.with_columns(first=pl.col("intents").list.first())
     assert (firsts["first"].struct["intent_id"] == labels["intent_id"]).all()
     probability = firsts["first"].struct["probability"]
