@@ -6,8 +6,9 @@ also where there is no such address.
 
 import datetime as dt
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs
@@ -436,12 +437,15 @@ class _Page:
     ) -> Response:
         of = self._night(request.query_params.get("night", ""))
         links = _links(request, of)
-        nights = self.lake.nights(tables.INTENT_PROFILES)
+        nights, labelled = self.lake.begun(), self.lake.nights(tables.INTENT_PROFILES)
+        newer = [one for one in nights if of == labelled[-1] < one]
         body = self.templates.get_template(f"{template}.html").render(
             **(self._frame(request, section, links) | dict(view(of, links))),
             night=of,
             layout="paged.html",
-            nights=nights[::-1],
+            menu=_menu(nights, labelled),
+            newer=len(newer),
+            newest=nights[-1],
             before=next((links.of(one) for one in reversed(nights) if one < of), None),
             after=next((links.of(one) for one in nights if one > of), None),
         )
@@ -498,6 +502,22 @@ def _visitor(request: Request) -> Visitor:
 
 def _links(request: Request, of: dt.date | None) -> Links:
     return Links(request.scope.get("root_path", "").rstrip("/"), of)
+
+
+def _menu(nights: Sequence[dt.date], labelled: Sequence[dt.date]) -> list[dict[str, Any]]:
+    """Return the menu of nights, the newest first, with a mark, and what lies between them.
+
+    nights: all that were begun, oldest first. labelled: those with labels, oldest first.
+    """
+    there = set(labelled)
+    found: list[dict[str, Any]] = []
+    for before, one in pairwise([None, *nights]):
+        missing = words.between([before, one]) if before and one else []
+        if missing:
+            found.append({"night": None, "none": words.span(missing[0], missing[-1])})
+        mark = "newest" if one == labelled[-1] else None if one in there else "no labels"
+        found.append({"night": one, "mark": mark})
+    return found[::-1]
 
 
 def _number(text: str, what: str) -> int:

@@ -12,7 +12,7 @@ import polars as pl
 from markupsafe import Markup
 
 from tasks.lake import tables
-from tasks.page import charts
+from tasks.page import charts, words
 from tasks.page.intent import name_of
 from tasks.page.links import Links
 from tasks.page.reader import SIZES, PageLake
@@ -22,14 +22,26 @@ RIBBONS = 24  # largest moves that are drawn
 PAIRS = 400  # largest moves in the table
 LISTED = 12  # of those that grew, and of those that shrank
 PART = 0.2  # of an intent's users at least that went to, or came from, one other: a split or merger
-SHORTCUTS = {7: "a week before", 28: "four weeks before"}  # nights back
+# What the usual nights to begin with are called, by how many days back they are.
+SHORTCUTS = {7: "a week before", 28: "four weeks before"}
+NEAR = 0.5  # of that many days: how far off the nearest night may be that stands for it
 OTHERS = "other intents"
 NOBODY, GONE = "new, or no intent", "gone, or no intent"
 
 
 def view(lake: PageLake, since: dt.date | None, night: dt.date, links: Links) -> dict[str, Any]:
     """Return what the view of flows shows, from a night (None: a week before) to another."""
-    nights = [one for one in lake.nights(tables.INTENT_PROFILES) if one < night]
+    labelled = lake.nights(tables.INTENT_PROFILES)
+    nights = [one for one in labelled if one < night]
+    unfinished = next((one for one in (night, since) if one and _unfinished(lake, one)), None)
+    if unfinished:
+        return {
+            "since": since,
+            "since_nights": nights[::-1],
+            "known": False,
+            "unfinished": unfinished,
+            "shortcuts": _shortcuts(nights, night, links) if unfinished != night else [],
+        }
     if since is None:
         week = night - dt.timedelta(days=7)
         since = min(nights, key=lambda one: abs((one - week).days), default=None)
@@ -39,6 +51,7 @@ def view(lake: PageLake, since: dt.date | None, night: dt.date, links: Links) ->
             "since": since,
             "since_nights": nights[::-1],
             "known": False,
+            "unfinished": None,
             "shortcuts": shortcuts,
         }
     before, after = _sizes(lake, since), _sizes(lake, night)
@@ -58,6 +71,8 @@ def view(lake: PageLake, since: dt.date | None, night: dt.date, links: Links) ->
         "since_nights": nights[::-1],
         "shortcuts": shortcuts,
         "known": True,
+        "unfinished": None,
+        "without": _without(lake, since, night),
         "between": len([one for one in nights if since < one]) + 1,
         "grew": sorted(grew, key=lambda row: -row["change"])[:LISTED],
         "shrank": sorted(shrank, key=lambda row: row["change"])[:LISTED],
@@ -91,13 +106,35 @@ def _shortcuts(nights: list[dt.date], night: dt.date, links: Links) -> list[dict
         return []
     begin = {max(nights): "the night before"}
     for back, called in SHORTCUTS.items():
-        begin.setdefault(night - dt.timedelta(days=back), called)
+        nearest = min(nights, key=lambda one: (abs((night - one).days - back), one))
+        off = abs((days := (night - nearest).days) - back)
+        if off <= NEAR * back:
+            begin.setdefault(nearest, f"{days} days before" if off else called)
+    in_month = [one for one in nights if one >= night.replace(day=1)]
+    if in_month:
+        begin.setdefault(min(in_month), "the first night of the month")
     if min(nights) > night - dt.timedelta(days=max(SHORTCUTS)):
         begin.setdefault(min(nights), "the first night")
     return [
         {"name": called, "night": one, "href": links.flows(one)}
         for one, called in begin.items()
         if one in nights
+    ]
+
+
+def _unfinished(lake: PageLake, night: dt.date) -> bool:
+    """Say whether a night was begun and has no labels."""
+    return night in lake.nights(tables.STEPS) and night not in lake.nights(tables.INTENT_PROFILES)
+
+
+def _without(lake: PageLake, since: dt.date, night: dt.date) -> list[str]:
+    """Say which nights between two others have no labels, and which there are none of."""
+    begun = [one for one in lake.begun() if since <= one <= night]
+    failed = [one for one in begun if _unfinished(lake, one)]
+    missing = words.between(begun)
+    return [
+        *([f"no labels on {words.spans(failed)}"] if failed else []),
+        *([f"no night on {words.spans(missing)}"] if missing else []),
     ]
 
 

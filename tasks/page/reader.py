@@ -63,6 +63,10 @@ class PageLake(Lake):
         """Return the nights that have rows of a table, oldest first."""
         return sorted(night for night in self._files(table) if night is not None)
 
+    def begun(self) -> list[dt.date]:
+        """Return the nights of which a step has ended or that have labels, oldest first."""
+        return sorted({*self.nights(tables.STEPS), *self.nights(tables.INTENT_PROFILES)})
+
     def kept(
         self,
         table: Table,

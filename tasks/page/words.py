@@ -2,10 +2,11 @@
 
 import datetime as dt
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
 NOTHING = "\N{EN DASH}"
+TO = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 BLANK = "\N{NO-BREAK SPACE}"  # between a number and its unit
@@ -154,6 +155,45 @@ def memory(megabytes: float | None) -> str:
 def day(date: dt.date | None) -> str:
     """Write a date for reading: 22 Apr 1998."""
     return NOTHING if date is None else f"{date.day}{BLANK}{date:%b}{BLANK}{date:%Y}"
+
+
+def between(nights: Iterable[dt.date]) -> list[dt.date]:
+    """Return the days between the first and the last of some nights that are none of them."""
+    there = set(nights)
+    if not there:
+        return []
+    first, last = min(there), max(there)
+    days = (first + dt.timedelta(days=one) for one in range((last - first).days))
+    return [one for one in days if one not in there]
+
+
+def runs(days: Sequence[dt.date]) -> list[tuple[dt.date, dt.date]]:
+    """Join days, oldest first, that follow each other: the first and the last of each run."""
+    found: list[tuple[dt.date, dt.date]] = []
+    for one in days:
+        if found and one - found[-1][1] == dt.timedelta(days=1):
+            found[-1] = (found[-1][0], one)
+        else:
+            found.append((one, one))
+    return found
+
+
+def span(first: dt.date, last: dt.date) -> str:
+    """Write a run of days: from 9 to 12 Apr 1998 in one."""
+    if first == last:
+        return day(first)
+    if (first.year, first.month) == (last.year, last.month):
+        return f"{first.day}{TO}{day(last)}"
+    return f"{day(first)} {TO} {day(last)}"
+
+
+def spans(days: Sequence[dt.date], most: int = 4) -> str:
+    """Write days, oldest first, as the runs that they are in; of many runs the newest."""
+    found = runs(days)
+    said = [span(*one) for one in found[-most:]]
+    if len(found) > most:
+        said[0] = f"{plural(len(found) - most, 'earlier span')} of days, {said[0]}"
+    return f"{', '.join(said[:-1])} and {said[-1]}" if len(said) > 1 else "".join(said)
 
 
 def weekday(date: dt.date) -> str:

@@ -5,10 +5,11 @@ import re
 from html import unescape
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
-from tasks.lake import tables
-from tasks.page import flows
+from tasks.lake import Lake, tables
+from tasks.page import flows, words
 from tasks.page.links import Links
 from tasks.page.reader import PageLake
 from tasks.settings import Settings
@@ -105,9 +106,22 @@ def test_usual_nights_to_begin_with_are_a_click_away(settings: Settings, ask: As
     young = unescape(ask().get("/flows", params={"night": str(NIGHT + 21 * DAY)}).text)
     assert "<strong>the night before</strong>" in young and "first night" not in young
     young = unescape(ask().get("/flows", params={"night": str(NIGHT + 27 * DAY)}).text)
-    assert re.search(rf'since={NIGHT}">the first night</a>', young)
+    assert re.search(rf'since={NIGHT}">27 days before</a>', young)
     month = ask().get("/flows", params={"since": str(NIGHT)}).text
     assert "<strong>four weeks before</strong>" in month
+
+
+@pytest.mark.slow
+def test_the_nearest_night_stands_for_a_week_before(settings: Settings) -> None:
+    for days in (0, 10, 11):
+        profile_by_hand(settings, NIGHT + days * DAY, FIRST)
+    told = flows.view(PageLake.there(settings), None, NIGHT + 10 * DAY, Links())
+    assert [(one["name"], one["night"]) for one in told["shortcuts"]] == [
+        ("the night before", NIGHT)
+    ]
+    told = flows.view(PageLake.there(settings), None, NIGHT + 11 * DAY, Links())
+    begins = {one["night"]: one["name"] for one in told["shortcuts"]}
+    assert begins[NIGHT + 10 * DAY] == "the night before"
 
 
 @pytest.mark.slow
@@ -124,3 +138,55 @@ def test_an_intent_that_lived_between_the_two_nights_is_named(settings: Settings
     lake = PageLake.there(settings)
     assert flows.view(lake, NIGHT, NIGHT + 2 * DAY, Links())["passed"] == ["Intent 77"]
     assert flows.view(lake, NIGHT + DAY, NIGHT + 2 * DAY, Links())["passed"] == []
+
+
+def begin(lake: Lake, night: dt.date) -> None:
+    """Write a night whose first step ended, and no other."""
+    row = {
+        "dt": night,
+        "step": "ingest",
+        "started_at": dt.datetime.combine(night, dt.time(1), tzinfo=dt.UTC),
+        "seconds": 1.0,
+        "peak_mb": 1.0,
+        "summary": "{}",
+    }
+    rows = pa.Table.from_pylist([row], schema=tables.STEPS.schema)
+    lake.replace(tables.STEPS, rows, nights=[night])
+
+
+def test_a_night_that_was_not_finished_retires_nothing(lake: Lake, ask: Ask) -> None:
+    failed = NIGHT + 4 * DAY
+    begin(lake, failed)
+    page = unescape(ask().get("/flows", params={"night": str(failed)}).text)
+    assert "This night was not finished; it has no labels." in page
+    assert "Retired" not in page and '<form class="search"' not in page
+    from_it = flows.view(PageLake(lake.root), failed, failed + DAY, Links())
+    assert from_it["unfinished"] == failed and not from_it["known"]
+    before = flows.view(PageLake(lake.root), NIGHT - DAY, NIGHT, Links())
+    assert before["unfinished"] is None and before["known"]
+
+
+def test_every_night_that_was_begun_is_in_the_menu_in_its_place(lake: Lake, ask: Ask) -> None:
+    begin(lake, NIGHT + 4 * DAY)
+    page = unescape(ask().get("/intents", params={"night": str(NIGHT)}).text)
+    options = re.findall(r"<option[^>]*>([^<]*)</option>", page)
+    assert options[:3] == [
+        f"{words.day(NIGHT + 4 * DAY)} · no labels",
+        f"no night on {words.span(NIGHT + DAY, NIGHT + 3 * DAY)}",
+        f"{words.day(NIGHT)} · newest",
+    ]
+    assert re.search(rf'night={NIGHT + 4 * DAY}[^"]*" rel="next"', page)
+    assert "1 newer night has no labels" in page
+    after = unescape(ask().get("/night", params={"night": str(NIGHT + 4 * DAY)}).text)
+    assert re.search(rf'night={NIGHT}[^"]*" rel="prev"', after)
+    assert "newer night" not in after
+
+
+def test_nights_that_are_missing_between_two_are_told(lake: Lake, settings: Settings) -> None:
+    begin(lake, NIGHT + DAY)
+    profile_by_hand(settings, NIGHT + 5 * DAY, FIRST)
+    told = flows.view(PageLake(lake.root), NIGHT, NIGHT + 5 * DAY, Links())
+    assert told["without"] == [
+        f"no labels on {words.day(NIGHT + DAY)}",
+        f"no night on {words.span(NIGHT + 2 * DAY, NIGHT + 4 * DAY)}",
+    ]

@@ -1,5 +1,6 @@
 """Figures and texts as people read them."""
 
+import datetime as dt
 import re
 from itertools import pairwise
 
@@ -116,3 +117,15 @@ def test_a_name_on_the_map_covers_no_circle() -> None:
         for cx, cy, radius in circles:
             across = abs(float(x) - cx) < radius + 18
             assert not (across and cy - radius < float(y) - 4 < cy + radius)
+
+
+def test_days_between_nights_are_written_as_runs() -> None:
+    april = [dt.date(1998, 4, one) for one in (7, 8, 13, 15)]
+    missing = words.between(april)
+    assert words.spans(missing) == f"9{words.TO}12{BLANK}Apr{BLANK}1998 and 14{BLANK}Apr{BLANK}1998"
+    assert words.between([]) == [] and words.spans([]) == ""
+    assert words.spans(words.between([dt.date(1998, 3, 30), dt.date(1998, 4, 3)])) == (
+        f"31{BLANK}Mar{BLANK}1998 {words.TO} 2{BLANK}Apr{BLANK}1998"
+    )
+    every_other = words.between([dt.date(1998, 4, one) for one in range(1, 30, 2)])
+    assert words.spans(every_other, 2).startswith("12 earlier spans of days, 26")
