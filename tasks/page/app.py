@@ -258,7 +258,8 @@ class _Page:
                 return {"asked": "", "found": None, "closest": users}
             log.info("%s looks up user %r on night %s", _visitor(request).name, user[:200], of)
             shown = people.view(self.settings, self.lake, of, user, links, all_items=everything)
-            return {"asked": user, "found": shown}
+            why = None if shown else people.absent(self.lake, of, user, links)
+            return {"asked": user, "found": shown, "absent": why}
 
         return await self._shown(request, "user" if user else "users", found, section="users")
 

@@ -36,6 +36,9 @@ def view(lake: PageLake, night: dt.date, links: Links) -> dict[str, Any]:
     for day, step, summary in runs.select("dt", "step", "summary").iter_rows():
         told.setdefault(step, {})[day] = json.loads(summary)
     figures = metrics_of(lake, first, night)
+    begun = [one for one in lake.begun() if first <= one <= night]
+    labelled = lake.nights(tables.INTENT_PROFILES)
+    failed = [one for one in begun if one not in labelled]
     models = _models(lake, first, night, told, figures, links)
     return {
         "ingests": _ingests(lake, first, night, links),
@@ -47,7 +50,10 @@ def view(lake: PageLake, night: dt.date, links: Links) -> dict[str, Any]:
         "counts": {
             "promoted": sum(row["outcome"] == "promoted" for row in models),
             "refused": sum(row["outcome"] == "rejected" for row in models),
+            "without": len(failed),
         },
+        "failed": words.spans(failed),
+        "missing": words.spans(words.between(begun)),
         "source": told.get("ingest", {}).get(night, {}).get("source"),
         "compared": COMPARED,
     }

@@ -109,6 +109,31 @@ def view(
     }
 
 
+def absent(lake: PageLake, night: dt.date, user: str, links: Links) -> dict[str, Any]:
+    """Say why a night has no such user: it has no labels, or the user came later, or left.
+
+    Only the labels of nights around it are looked through, as many as the user view shows.
+    """
+    nights = lake.nights(tables.INTENT_LABELS)
+    later = [one for one in nights if one > night][:NIGHTS]
+    earlier = [one for one in nights if one < night][-NIGHTS:]
+    around = [*earlier, *later]
+    seen: list[dt.date] = []
+    if around:
+        of_user = pl.col("user_id") == user
+        rows = lake.scan(tables.INTENT_LABELS, around[0], around[-1]).filter(of_user)
+        seen = rows.select("dt").collect()["dt"].to_list()
+    first = min((one for one in seen if one > night), default=None)
+    last = max((one for one in seen if one < night), default=None)
+    return {
+        "labelled": night in nights,
+        "first": first if last is None else None,
+        "last": last,
+        "href_first": links.of(first).user(user) if first else None,
+        "href_last": links.of(last).user(user) if last else None,
+    }
+
+
 def closest(
     settings: Settings, lake: PageLake, night: dt.date, links: Links
 ) -> list[dict[str, Any]]:
@@ -426,6 +451,8 @@ def _course(
         intent = row["intent_id"] if row else None
         changed = bool(row and before and before["intent_id"] != intent)
         new_events = row["n_events"] - before["n_events"] if row and before else None
+        if row and not before and one > nights[0]:
+            new_events = row["n_events"]  # the user is new: all events are
         found.append(
             {
                 "night": one,

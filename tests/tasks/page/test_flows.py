@@ -190,3 +190,14 @@ def test_nights_that_are_missing_between_two_are_told(lake: Lake, settings: Sett
         f"no labels on {words.day(NIGHT + DAY)}",
         f"no night on {words.span(NIGHT + 2 * DAY, NIGHT + 4 * DAY)}",
     ]
+
+
+def test_data_and_models_counts_a_night_that_was_not_finished(lake: Lake, ask: Ask) -> None:
+    begin(lake, NIGHT + 2 * DAY)
+    page = unescape(ask().get("/models", params={"night": str(NIGHT + 2 * DAY)}).text)
+    assert "0 rejected, 1 night not finished" in page
+    assert f"without labels: {words.day(NIGHT + 2 * DAY)}." in page
+    assert f"There is no night on {words.day(NIGHT + DAY)}." in page
+    assert "not finished" not in ask().get("/models", params={"night": str(NIGHT)}).text.replace(
+        "begun and is not finished", ""
+    )

@@ -181,3 +181,44 @@ def test_what_to_recommend_is_shown_with_titles_the_best_first(lake: Lake, ask: 
 def test_a_lake_without_recommendations_shows_none(lake: Lake, ask: Ask) -> None:
     answer = ask().get("/users?id=u01")
     assert answer.status_code == 200 and "What to recommend next" not in answer.text
+
+
+def test_all_events_of_a_user_who_is_new_are_new(lake: Lake, settings: Settings) -> None:
+    labels = lake.scan(tables.INTENT_LABELS, NIGHT, NIGHT).collect()
+    row = labels.filter(pl.col("user_id") == "u02")
+    new = row.with_columns(user_id=pl.lit("came"), n_events=pl.lit(3, labels.schema["n_events"]))
+    lake.replace(tables.INTENT_LABELS, pl.concat([labels, new]), nights=[NIGHT])
+    told = people.view(settings, PageLake.there(settings), NIGHT, "came", Links())
+    assert told
+    assert [one["new_events"] for one in told["spells"]] == [3, 0]
+    there = people.view(settings, PageLake.there(settings), NIGHT, "u02", Links())
+    assert there
+    assert [one["new_events"] for one in there["course"]] == [0, 0, None], "of old: not known"
+
+
+def test_a_user_who_came_later_or_a_night_without_labels_is_no_unknown_user(
+    lake: Lake, ask: Ask
+) -> None:
+    labels = lake.scan(tables.INTENT_LABELS, NIGHT, NIGHT).collect()
+    row = labels.filter(pl.col("user_id") == "u02")
+    new = row.with_columns(user_id=pl.lit(MARKUP + "2"))
+    lake.replace(tables.INTENT_LABELS, pl.concat([labels, new]), nights=[NIGHT])
+    before = NIGHT - dt.timedelta(days=1)
+    page = ask().get("/users", params={"id": MARKUP + "2", "night": str(before)}).text
+    assert "first seen on" in page and "No such user" not in page and MARKUP not in page
+    assert f"night={NIGHT}" in page
+    failed = NIGHT + dt.timedelta(days=1)
+    step = {
+        "dt": failed,
+        "step": "ingest",
+        "started_at": dt.datetime.combine(failed, dt.time(1), tzinfo=dt.UTC),
+        "seconds": 1.0,
+        "peak_mb": 1.0,
+        "summary": "{}",
+    }
+    rows = pa.Table.from_pylist([step], schema=tables.STEPS.schema)
+    lake.replace(tables.STEPS, rows, nights=[failed])
+    page = ask().get("/users", params={"id": "u02", "night": str(failed)}).text
+    assert "it has no labels" in page and "No such user" not in page
+    nobody = ask().get("/users", params={"id": "nobody"}).text
+    assert "No such user" in nobody
