@@ -4,7 +4,8 @@ import datetime as dt
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any
 
 import polars as pl
@@ -41,8 +42,12 @@ FAR = 2  # times as far as all changes from earlier models: a change that would 
 WEEK = dt.timedelta(days=7)
 FALL = 0.05  # of the share of clear labels within a week: more asks for a look
 WORST = 3  # intents that are named beside such a fall
+NO_TIME = 0.2  # seconds; a step that usually takes less did nothing
+NEW_STEP = 5  # times that, at least, of a step that does something now
 NEAREST = 3  # checks that are shown where all are met
 OF_WEEKDAY = 3  # nights of a weekday at least, as the check of the number of events wants them
+BUSIEST = "largest_user_share"  # column of the check whose user is named
+MOST_EVENTS = 2_000_000  # of a night that is looked through for that user
 OF_INTENTS = ("largest_share", "utilisation", "kept_meaning")  # columns of checks
 GOOD, LOOK, BAD = "good", "look", "bad"
 
@@ -97,12 +102,18 @@ def window(lake: PageLake, night: dt.date, nights: int = COMPARED) -> list[dt.da
     return [one for one in lake.nights(tables.INTENT_PROFILES) if first <= one <= night]
 
 
-def view(settings: Settings, lake: PageLake, night: dt.date, links: Links) -> dict[str, Any]:
-    """Return what the night view shows."""
+def view(
+    settings: Settings, lake: PageLake, night: dt.date, links: Links, *, names_users: bool = True
+) -> dict[str, Any]:
+    """Return what the night view shows. names_users: False for a page that leaves the house."""
     nights = window(lake, night)
-    runs = lake.kept(tables.STEPS, RUNS, nights[0] if nights else night, night)
+    if night not in nights:
+        nights.append(night)  # it was begun and has no labels
+    runs = lake.kept(tables.STEPS, RUNS, nights[0], night)
     summaries = _summaries(runs, night)
-    checks = _checks(lake, nights or [night], night, links)
+    checks = _checks(lake, nights, night, links)
+    if names_users:
+        _name_busiest(settings, lake, night, checks, links)
     decision = _decision(summaries)
     tiles = _tiles(settings, lake, night, nights, runs, links)
     fall = _fall_of_clear(settings, lake, nights, night, links)
@@ -164,16 +175,7 @@ def _verdict(
             BAD,
             f"This night is not finished: {words.plural(len(missing), 'step')} of "
             f"{len(STEPS)} did not end well.",
-            [
-                Reason(
-                    f"{name} failed or did not run",
-                    "Whoever runs the nights mends what the last line of the step's log says, and "
-                    "runs the night again (in Airflow: clears the task).",
-                    "#steps",
-                    "The steps of this night",
-                )
-                for name in missing
-            ],
+            [_stopped_at(missing, checks)],
         )
     reasons = [one["reason"] for one in checks if not one["met"]]
     if fall:
@@ -196,6 +198,91 @@ def _verdict(
         what = words.plural(len(reasons), "thing")
         return Verdict(LOOK, f"All steps ended well; {what} to look at.", reasons)
     return Verdict(GOOD, "All steps ended well, and all checks were met.")
+
+
+def _stopped_at(missing: Sequence[str], checks: Sequence[Mapping[str, Any]]) -> Reason:
+    """Say at which step a night stopped, why if a check did it, and what did not run since.
+
+    missing: the steps that did not end well, in the order of the steps.
+    """
+    first, *rest = missing
+    why = [
+        one["reason"].said
+        for one in checks
+        if f"check-{one['step']}" == first and not one["met"] and one["severity"] == "critical"
+    ]
+    said = f"{first} failed: {'; '.join(why)}" if why else f"{first} failed or has not ended"
+    if rest == list(STEPS)[-len(rest) :]:
+        after = "the step after it" if len(rest) == 1 else f"the {len(rest)} steps after it"
+        said += f"; {after} did not run"
+    elif rest:
+        said += f"; nor have {', '.join(rest)}"
+    return Reason(
+        said,
+        "Whoever runs the nights mends what the last line of the step's log says, and runs the "
+        "night again (in Airflow: clears the task).",
+        "#steps",
+        "The steps of this night",
+    )
+
+
+def _name_busiest(
+    settings: Settings,
+    lake: PageLake,
+    night: dt.date,
+    checks: Sequence[dict[str, Any]],
+    links: Links,
+) -> None:
+    """Say which user made too many of a night's events, where a check found that one did.
+
+    A night of more than `MOST_EVENTS` events is not looked through for it. A user whose intent
+    has fewer users than `page.min_users` is not named, as nowhere on the page.
+    """
+    found = next((one for one in checks if one["column"] == BUSIEST and not one["met"]), None)
+    if found is None:
+        return
+    reason = found["reason"]
+    stats = lake.scan(tables.NIGHT_STATS, night, night).select("events").collect()["events"]
+    if stats.is_empty() or stats.sum() > MOST_EVENTS:
+        said = (
+            f"{reason.said}. To find the user, count the rows of the table events with "
+            f"dt = {night} by user_id: they are too many for the page"
+        )
+        found["reason"] = replace(reason, said=said)
+        return
+    rows = (
+        lake.scan(tables.EVENTS, night, night)
+        .group_by("user_id")
+        .agg(pl.len().alias("events"))
+        .sort(["events", "user_id"], descending=[True, False])
+        .head(1)
+        .collect()
+    )
+    if rows.is_empty():
+        return
+    user, events = rows.row(0)
+    label = (
+        lake.scan(tables.INTENT_LABELS, night, night)
+        .filter(pl.col("user_id") == user)
+        .select("intent_id")
+        .collect()
+    )
+    sizes = lake.kept(tables.INTENT_PROFILES, SIZES, night, night)
+    of_it = sizes.join(label, on="intent_id")["users"]
+    if of_it.len() and of_it.sum() < settings.page.min_users:
+        said = (
+            f"{reason.said}. It made {words.plural(events, 'event')}; its intent has too few "
+            "users for the page to name it (page.min_users)"
+        )
+        found["reason"] = replace(reason, said=said)
+        return
+    found["reason"] = replace(
+        reason,
+        said=f"{reason.said}. It is user {words.shown(user, 60)}, with "
+        f"{words.plural(events, 'event')}",
+        href=links.user(user),
+        where="This user",
+    )
 
 
 def _decision(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -392,6 +479,8 @@ def _tiles(
         if row["idle"]:
             idle_changed[day] = row["idle_changed"] / row["idle"]
 
+    has_labels = night in lake.nights(tables.INTENT_PROFILES)
+
     def tile(
         name: str,
         values: Mapping[dt.date, float],
@@ -403,6 +492,8 @@ def _tiles(
         share: bool = False,
         more: tuple[str, str] | None = None,
     ) -> Tile:
+        if night not in values and not has_labels:
+            return Tile(name, "no labels", [], Markup(""), meaning)
         series = [values.get(one) for one in nights]
         said = [one for one in beside if one]
         earlier = series[:-1]
@@ -722,6 +813,11 @@ def _checks(
         suite, step, column, expectation = which
         courses.setdefault((suite, step, column, expectation), {})[day] = value
     order = {name: at for at, name in enumerate(STEPS)}
+    unmet: dict[tuple[str, str, str | None, str], dict[dt.date, bool]] = {}
+    for row in rows.to_dicts():
+        if checked.is_asked(row):
+            key = (row["suite"], row["step"], row["column_name"], row["expectation"])
+            unmet.setdefault(key, {})[row["dt"]] = not row["met"]
     found = []
     for row in rows.filter(dt=night).to_dicts():
         key = (row["suite"], row["step"], row["column_name"], row["expectation"])
@@ -733,6 +829,7 @@ def _checks(
         found.append(
             {
                 "step": row["step"].removeprefix("check-"),
+                "column": row["column_name"],
                 "expects": row["expectation"],
                 "severity": row["severity"],
                 "met": row["met"],
@@ -741,7 +838,8 @@ def _checks(
                 "limit": limit,
                 "nearness": nearness,
                 "reason": Reason(
-                    checked.sentence(observed, limit),
+                    checked.sentence(observed, limit)
+                    + ("" if row["met"] else _before(unmet[key], night)),
                     checked.mend(row) or "The log of the check says what to do.",
                     href,
                     where,
@@ -756,6 +854,20 @@ def _checks(
             }
         )
     return sorted(found, key=lambda one: one["sort"])
+
+
+def _before(unmet: Mapping[dt.date, bool], night: dt.date) -> str:
+    """Say on how many nights before one a check was not met either; nothing where it is the first.
+
+    unmet: whether the check was not met, by night.
+    """
+    earlier = [was for day, was in unmet.items() if day < night]
+    if not earlier:
+        return ""
+    nights = "the night before" if len(earlier) == 1 else f"the last {len(earlier)} nights"
+    if not any(earlier):
+        return f" (new: met on {nights})"
+    return f" (on {nights} too)" if all(earlier) else f" (on {sum(earlier)} of {nights} too)"
 
 
 def _explained(row: Mapping[str, Any], links: Links) -> tuple[str, str]:
@@ -790,13 +902,21 @@ def _steps(runs: pl.DataFrame, nights: Sequence[dt.date], night: dt.date) -> lis
                 "does": step.does,
                 "ran": now is not None,
                 "seconds": words.duration(now[0] if now else None),
-                "usual": words.against_usual(now[0] if now else None, seconds[:-1], words.duration),
+                "usual": _usual_time(now[0] if now else None, seconds[:-1]),
                 "seconds_course": charts.spark(seconds, f"Time of {name}, over the last nights"),
                 "memory": words.memory(now[1] if now else None),
                 "memory_course": charts.spark(peaks, f"Memory of {name}, over the last nights"),
             }
         )
     return found
+
+
+def _usual_time(now: float | None, earlier: Sequence[float | None]) -> str | None:
+    """Say how the time of a step stands to the usual one, in seconds; of a step that is new, so."""
+    known = [one for one in earlier if one is not None]
+    if now is not None and known and median(known) < NO_TIME <= now / NEW_STEP:
+        return "new step: took no time before"
+    return words.against_usual(now, earlier, words.duration)
 
 
 def _total(runs: pl.DataFrame, nights: Sequence[dt.date], night: dt.date) -> dict[str, Any]:

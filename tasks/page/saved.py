@@ -25,7 +25,7 @@ def saved(settings: Settings, of: dt.date) -> str:
     listed = intents.view(lake, of, links)
     parts = {
         "night_part": templates.get_template("night.html").render(
-            **night.view(settings, lake, of, links), **frame
+            **night.view(settings, lake, of, links, names_users=False), **frame
         ),
         "intents_part": templates.get_template("intents.html").render(**listed, **frame),
     }

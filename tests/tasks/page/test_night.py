@@ -19,7 +19,7 @@ from tasks.registry.figures import LIFT, NDCG, NEW_ITEMS, SPLIT, against, change
 from tasks.settings import Settings
 from tasks.steps import STEPS
 from tests.tasks.nights import NIGHT
-from tests.tasks.page.conftest import Ask
+from tests.tasks.page.conftest import MARKUP, Ask
 
 NEW, OLD = "20261120-new", "20261119-old"
 PROMOTED = {
@@ -117,10 +117,106 @@ def test_a_step_that_did_not_end_is_named(lake: Lake, settings: Settings) -> Non
     told = view(settings)
     assert told["verdict"].state == night.BAD
     [reason] = told["verdict"].reasons
-    assert reason.said == "check-labels failed or did not run"
+    assert reason.said == "check-labels failed or has not ended"
     assert "log" in reason.mend and reason.href == "#steps"
     [row] = [row for row in told["steps"] if not row["ran"]]
     assert row["name"] == "check-labels"
+
+
+def fail(lake: Lake, at: str, **of_check: Any) -> None:
+    """Make the night one that stopped at a step: it has no labels."""
+    started = dt.datetime.combine(NIGHT, dt.time(1), tzinfo=dt.UTC)
+    ended = list(STEPS)[: list(STEPS).index(at)]
+    step = {"started_at": started, "seconds": 1.0, "peak_mb": 1.0, "summary": "{}"}
+    write(lake, tables.STEPS, [{"step": name, **step} for name in ended])
+    write(lake, tables.CHECK_RESULTS, [check(False, "critical") | of_check])
+    for table in (tables.INTENT_PROFILES, tables.INTENT_LABELS, tables.LABEL_COUNTS):
+        write(lake, table, [])
+
+
+def test_a_night_that_stopped_names_the_step_and_what_did_not_run(
+    lake: Lake, settings: Settings, ask: Ask
+) -> None:
+    fail(lake, "check-events")
+    told = view(settings)
+    [reason] = told["verdict"].reasons
+    after = len(STEPS) - 1 - list(STEPS).index("check-events")
+    assert reason.said.startswith("check-events failed: One user made")
+    assert reason.said.endswith(f"; the {after} steps after it did not run")
+    figures = {tile.name: tile for tile in told["tiles"]}
+    assert figures["Clear labels"].value == "no labels"
+    assert figures["Users with a label"].course == "" and not figures["Clear labels"].beside
+    assert told["compared"] == 2, "the two nights before have labels"
+    assert ask().get("/night", params={"night": str(NIGHT)}).status_code == 200
+
+
+def write_stats(lake: Lake, events: int) -> None:
+    write(lake, tables.NIGHT_STATS, [{"events": events}])
+
+
+@pytest.mark.parametrize("least", [1, 100])
+def test_the_user_who_made_too_many_events_is_named_where_it_may_be(
+    lake: Lake, ask: Ask, least: int
+) -> None:
+    write_steps(lake, PROMOTED)
+    write(lake, tables.CHECK_RESULTS, [check(False, "warning")])
+    write_stats(lake, 3)
+    row = lake.scan(tables.EVENTS, NIGHT, NIGHT).collect().to_dicts()[0]
+    write(lake, tables.EVENTS, [row | {"user_id": user} for user in (MARKUP, "u01", MARKUP)])
+    page = ask(page={"min_users": least}).get("/night").text
+    assert MARKUP not in page
+    assert ("It is user" in unescape(page)) == (least == 1)
+    assert (f"{MARKUP}, with 2 events" in unescape(page)) == (least == 1)
+    if least == 1:
+        assert re.search(r'href="/users\?night=[^"]*">This user</a>', page)
+    else:
+        assert "too few users for the page to name it" in page
+
+
+def test_a_night_of_very_many_events_says_how_to_find_the_user(
+    lake: Lake, settings: Settings
+) -> None:
+    write_steps(lake, PROMOTED)
+    write(lake, tables.CHECK_RESULTS, [check(False, "warning")])
+    write_stats(lake, night.MOST_EVENTS + 1)
+    [reason] = view(settings)["verdict"].reasons
+    assert f"dt = {NIGHT} by user_id" in reason.said
+    told = night.view(settings, PageLake.there(settings), NIGHT, Links(), names_users=False)
+    assert "user_id" not in told["verdict"].reasons[0].said
+
+
+@pytest.mark.parametrize(
+    ("earlier", "said"),
+    [
+        ([], ""),
+        ([True, True], " (new: met on the last 2 nights)"),
+        ([True], " (new: met on the night before)"),
+        ([False, True, False], " (on 2 of the last 3 nights too)"),
+        ([False, False], " (on the last 2 nights too)"),
+    ],
+)
+def test_a_warning_says_whether_it_is_new(
+    lake: Lake, settings: Settings, earlier: list[bool], said: str
+) -> None:
+    write_steps(lake, PROMOTED)
+    write(lake, tables.CHECK_RESULTS, [check(False, "warning")])
+    for back, met in enumerate(earlier, 1):
+        day = NIGHT - back * dt.timedelta(days=1)
+        rows = [{"dt": day, **check(met, "warning")}]
+        made = pa.Table.from_pylist(rows, schema=tables.CHECK_RESULTS.schema)
+        lake.replace(tables.CHECK_RESULTS, made, nights=[day])
+    profiles = lake.scan(tables.INTENT_PROFILES, NIGHT, NIGHT).collect()
+    day = NIGHT - 3 * dt.timedelta(days=1)
+    lake.replace(tables.INTENT_PROFILES, profiles.with_columns(dt=pl.lit(day)), nights=[day])
+    told = night.view(settings, PageLake.there(settings), NIGHT, Links(), names_users=False)
+    [reason] = told["verdict"].reasons
+    assert reason.said.endswith(f"at most 20{BLANK}%{said}")
+
+
+def test_the_time_of_a_step_that_did_nothing_before_is_no_percentage() -> None:
+    assert night._usual_time(13.9, [0.1, 0.1]) == "new step: took no time before"
+    assert night._usual_time(0.3, [0.1, 0.1]) == f"usually 0.1{BLANK}s, +200{BLANK}%"
+    assert night._usual_time(None, [0.1]) is None
 
 
 def test_a_night_from_before_recommendations_has_ended_well_without_them(
