@@ -79,7 +79,17 @@ def environment() -> Environment:
     found.filters |= {
         name: getattr(words, name)
         for name in (
-            *("count", "percent", "signed", "points", "number", "times", "duration", "memory"),
+            *(
+                "count",
+                "percent",
+                "sure",
+                "signed",
+                "points",
+                "number",
+                "times",
+                "duration",
+                "memory",
+            ),
             *("day", "weekday", "moment", "shown", "plural"),
         )
     }
@@ -211,6 +221,7 @@ class _Page:
         """Show the table and the map of the intents."""
         asked = request.query_params
         up = {"up": True, "down": False}.get(asked.get("order", ""))
+        show = _number(asked["show"], "show") if asked.get("show") else None
         try:
             part = Part.read(asked.get("zoom", ""))
         except ValueError:
@@ -226,6 +237,8 @@ class _Page:
                 sort=asked.get("sort", "users"),
                 up=up,
                 part=part,
+                show=show,
+                clear_above=self.settings.label.clear_above,
             ),
         )
 
@@ -516,7 +529,9 @@ def _menu(nights: Sequence[dt.date], labelled: Sequence[dt.date]) -> list[dict[s
         missing = words.between([before, one]) if before and one else []
         if missing:
             found.append({"night": None, "none": words.span(missing[0], missing[-1])})
-        mark = "newest" if one == labelled[-1] else None if one in there else "no labels"
+        mark = None if one in there else "no labels"
+        if one == labelled[-1]:
+            mark = "newest" if one == nights[-1] else "newest with labels"
         found.append({"night": one, "mark": mark})
     return found[::-1]
 

@@ -14,6 +14,14 @@ LONGEST_NAME = 48  # characters shown of a category, a title or a word
 SEARCHED = ("category", "item", "word")
 
 
+LEAST = 1.05  # times as often as all users, of what is listed as more often
+
+
+def is_more() -> pl.Expr:
+    """Tell of rows of `intent_features` which are so much more often that it is worth a line."""
+    return pl.col("is_over") & (pl.col("share") >= LEAST * pl.col("expected_share"))
+
+
 class Feature(NamedTuple):
     """What an intent has more often than others, and how much more, as they are shown."""
 
@@ -39,7 +47,7 @@ def features(
             night,
         )
         .filter(True if intent is None else pl.col("intent_id") == intent)
-        .filter(pl.col("is_over"), pl.col("kind").is_in(list(SEARCHED)))
+        .filter(is_more(), pl.col("kind").is_in(list(SEARCHED)))
         # What may be chance stands only where nothing is surely so.
         .filter((pl.col("score") != 0) | ((pl.col("score") == 0).all().over("intent_id", "kind")))
         .sort("intent_id", "kind", "rank")

@@ -24,7 +24,7 @@ LISTED = 12  # of those that grew, and of those that shrank
 PART = 0.2  # of an intent's users at least that went to, or came from, one other: a split or merger
 # What the usual nights to begin with are called, by how many days back they are.
 SHORTCUTS = {7: "a week before", 28: "four weeks before"}
-NEAR = 0.5  # of that many days: how far off the nearest night may be that stands for it
+NEAR = 3  # days that a night may be off which stands for one of these
 OTHERS = "other intents"
 NOBODY, GONE = "new, or no intent", "gone, or no intent"
 
@@ -108,7 +108,7 @@ def _shortcuts(nights: list[dt.date], night: dt.date, links: Links) -> list[dict
     for back, called in SHORTCUTS.items():
         nearest = min(nights, key=lambda one: (abs((night - one).days - back), one))
         off = abs((days := (night - nearest).days) - back)
-        if off <= NEAR * back:
+        if off <= NEAR:
             begin.setdefault(nearest, f"{days} days before" if off else called)
     in_month = [one for one in nights if one >= night.replace(day=1)]
     if in_month:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from tasks.lake import tables
 from tasks.page import charts, people, pictures, words, zoom
-from tasks.page.features import MOST
+from tasks.page.features import MOST, is_more
 from tasks.page.links import Links
 from tasks.page.reader import SIZES, PageLake
 from tasks.registry import names, places
@@ -106,9 +106,9 @@ def _confidence(deciles: Sequence[float]) -> dict[str, str] | None:
     if len(deciles) != 9:
         return None
     return {
-        "low": words.percent(deciles[0], 0),
-        "middle": words.percent(deciles[4], 0),
-        "high": words.percent(deciles[8], 0),
+        "low": words.sure(deciles[0]),
+        "middle": words.sure(deciles[4]),
+        "high": words.sure(deciles[8]),
     }
 
 
@@ -118,7 +118,7 @@ def _features(rows: pl.DataFrame, *, is_over: bool) -> list[dict[str, Any]]:
     for kind, title in KINDS.items():
         most = MOST[kind] if is_over else SELDOM
         of_kind = (
-            rows.filter(pl.col("kind") == kind, pl.col("is_over") == is_over)
+            rows.filter(pl.col("kind") == kind, is_more() if is_over else ~pl.col("is_over"))
             .sort("rank")
             .to_dicts()
         )
@@ -188,7 +188,7 @@ def _neighbours(
     on_map = None
     if intent in there:
         part = zoom.closest(intent, zoom.units(there))
-        on_map = links.part(part.written)
+        on_map = links.part(part.written, show=intent)
     return {
         "alike": [
             {"name": name_of(called, other), "href": links.intent(other)}

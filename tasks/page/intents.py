@@ -17,6 +17,7 @@ from tasks.page.zoom import Part
 from tasks.registry import names, places
 from tasks.registry.profiles import BEFORE
 
+MOSTLY = 0.5  # of an intent's labels: where more than these are not clear, the table says so
 CATEGORIES, TITLES = 3, 2  # shown of each intent
 PAIRS = 3  # of the most alike intents that are named
 SHORTEST = 3  # letters of a word that has another number
@@ -43,14 +44,17 @@ def view(
     sort: str = "users",
     up: bool | None = None,
     part: Part = charts.WHOLE,
+    show: int | None = None,
+    clear_above: float = 0.0,
 ) -> dict[str, Any]:
     """Return the rows and the map of the intents of a night.
 
     search: words that have to be in the number, the name, the description that a person gave, or
     what the view of the intent shows as more often than others. sort: a key of `SORTS`; up: the
     smallest first. part: of the map; of another than the whole, only its intents are in the table.
+    show: an intent that the map marks. clear_above: the confidence from which a label is clear.
     """
-    rows = listed(lake, night, links)
+    rows = listed(lake, night, links, clear_above=clear_above)
     where = units_of(rows)
     shown = [
         row | {"why": why(row, search)}
@@ -64,10 +68,14 @@ def view(
     unknown = [row for row in shown if row["sort"][key] is None]
     known.sort(key=lambda row: row["intent"])
     known.sort(key=lambda row: row["sort"][key], reverse=not ascending)
+    # What the users of an intent do comes before what the intent is only called.
+    by_what = [row for row in (*known, *unknown) if not row["why"] or _is_preference(row["why"])]
+    by_name = [row for row in (*known, *unknown) if row["why"] and not _is_preference(row["why"])]
     in_view = {row["intent"] for row in shown}
     compared = next((row["compared"] for row in rows if row["compared"]), None)
     return {
-        "rows": [*known, *unknown],
+        "rows": [*by_what, *by_name],
+        "by_name": {row["intent"] for row in by_name} if search else set(),
         "all": len(rows),
         "in_use": sum(row["users"] > 0 for row in rows),
         "users": sum(row["users"] for row in rows),
@@ -77,6 +85,7 @@ def view(
             links,
             part,
             in_view if search else None,
+            show,
             asked={"q": search, "sort": sort, "order": {None: "", True: "up", False: "down"}[up]},
         ),
         "alike": [] if part.level else alike(rows),
@@ -87,7 +96,13 @@ def view(
     }
 
 
-def listed(lake: PageLake, night: dt.date, links: Links) -> list[dict[str, Any]]:
+def _is_preference(why: Iterable[Mapping[str, str]]) -> bool:
+    return any(one["kind"] in KINDS.values() for one in why)
+
+
+def listed(
+    lake: PageLake, night: dt.date, links: Links, *, clear_above: float = 0.0
+) -> list[dict[str, Any]]:
     """Return a row an intent of a night, the largest first."""
     nights = window(lake, night)
     history = lake.kept(tables.INTENT_PROFILES, SIZES, nights[0] if nights else night, night)
@@ -140,6 +155,8 @@ def listed(lake: PageLake, night: dt.date, links: Links) -> list[dict[str, Any]]
                     row["share"], f"{row['share']:.1%} of the users with an intent", width=72
                 ),
                 "confidence": confidence,
+                # Deciles tell it to a tenth.
+                "is_unclear": sum(one < clear_above for one in deciles) / 10 > MOSTLY,
                 "categories": [one.text for one in of_kind.get("category", [])[:CATEGORIES]],
                 "titles": [one.text for one in of_kind.get("item", [])[:TITLES]],
                 "more_often": of_kind,
@@ -269,11 +286,13 @@ def _map(
     links: Links,
     part: Part,
     in_view: set[int] | None,
+    show: int | None,
     asked: Mapping[str, str],
 ) -> dict[str, Any]:
     """Draw a part of the map, and say where one can go from there.
 
-    Intents that are not in view (None: all are) stand aside. asked: of the address, which stays.
+    Intents that are not in view (None: all are) stand aside. show: one that is marked. asked: of
+    the address, which stays.
     """
 
     def to(other: Part) -> str | None:
@@ -293,9 +312,10 @@ def _map(
             size=row["share"],
             name=row["name"],
             title=f"{row['name']} (intent {row['intent']}): "
-            f"{words.plural(row['users'], 'user')}, {words.percent(row['share'])}",
+            f"{words.plural(row['users'], 'user')}, {words.percent(row['share'])}"
+            f"{', the one that was asked for' if row['intent'] == show else ''}",
             href=links.intent(row["intent"]),
-            style=_style(row, in_view),
+            style=f"{_style(row, in_view)}{' asked' if row['intent'] == show else ''}".strip(),
         )
         for row in rows
         if row["intent"] in where

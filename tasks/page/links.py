@@ -22,7 +22,7 @@ class Links:
         return self._to("/night")
 
     def intents(self, **filters: Any) -> str:
-        """Return where the table and the map of intents are; filters: q, sort, order, zoom."""
+        """Return where table and map of intents are; filters: q, sort, order, zoom, show."""
         return self._to("/intents", **filters)
 
     def part(self, zoom: str | None, **filters: Any) -> str | None:

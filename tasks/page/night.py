@@ -393,6 +393,20 @@ def _fall_of_clear(
     return reason(f"{said}. Most in: {'; '.join(told)}")
 
 
+def _since_most(clear: Mapping[dt.date, float], night: dt.date) -> str | None:
+    """Say how far the share of clear labels is below its largest of the nights before, if far."""
+    earlier = {day: share for day, share in clear.items() if day < night}
+    if night not in clear or not earlier:
+        return None
+    most = max(earlier, key=lambda day: (earlier[day], day))
+    if clear[night] > earlier[most] - FALL:
+        return None
+    return (
+        f"{words.points(clear[night] - earlier[most])} since {words.day(most)}, when most were "
+        f"clear ({words.percent(earlier[most])})"
+    )
+
+
 def _unclear(lake: PageLake, day: dt.date, least: float) -> dict[int, tuple[int, float]]:
     """Return, by intent, its users and about which share of them is below a confidence.
 
@@ -605,6 +619,7 @@ def _tiles(
                 f"{words.points(clear[night] - clear[week])}"
                 if week
                 else None,
+                _since_most(clear, night),
             ],
             "A label is clear when it is at least "
             f"{words.percent(settings.label.clear_above, 0)} likely to be the same label after "

@@ -41,9 +41,9 @@ GLOSSARY = {
     "user's next event.",
     "clear": "A label is clear when its intent is likely enough to be the most probable one after "
     "the user's next event. The night view says how likely that has to be (label.clear_above).",
-    "changed": "Users who had a label on the night before too, and whose intent is another one "
-    "now, or came, or went: their share of all users with a label on both nights. Labels of users "
-    "without new events should hardly ever change.",
+    "changed": "Of the users with a label on this night and on the night before, the share whose "
+    "label differs: another intent, or none on one of the two nights. Users who are new are not "
+    "counted.",
     "evidence": "How much an item of the history speaks for this label. All items of the history "
     "together are 100 %.",
     "more often": "What users of the intent have more often than all users, the surest first.",
@@ -60,7 +60,8 @@ GLOSSARY = {
     "all events anew.",
     "map": "Near intents are alike to the model. A place is given at birth and never changes. The "
     "axes have no unit.",
-    "flow": "Users who had one intent on the night before and have another one now.",
+    "flow": "Changes from one intent to another, from each night to the next, summed over all "
+    "nights from the first of the two to the second.",
     "most alike": "The nearest intents on the map that have users on this night.",
     "loss": "What the training makes smaller, epoch by epoch. Only its course means something.",
 }
@@ -98,6 +99,11 @@ def percent(share: float | None, digits: int = 1) -> str:
     if 100 - least / 2 <= 100 * share < 100:
         return f">{BLANK}{100 - least:.{digits}f}{BLANK}%"
     return f"{100 * share:.{digits}f}{BLANK}%".replace("-", MINUS)
+
+
+def sure(probability: float | None) -> str:
+    """Write a probability as whole per cent. It is estimated, so it is never written as 100 %."""
+    return percent(None if probability is None else min(probability, 1 - 1e-9), 0)
 
 
 def signed(value: float | None, digits: int = 0) -> str:

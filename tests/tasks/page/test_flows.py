@@ -112,16 +112,26 @@ def test_usual_nights_to_begin_with_are_a_click_away(settings: Settings, ask: As
 
 
 @pytest.mark.slow
+def test_the_first_night_of_the_month_is_a_click_away(settings: Settings) -> None:
+    for days in (0, 12, 18, 28):
+        profile_by_hand(settings, NIGHT + days * DAY, FIRST)
+    told = flows.view(PageLake.there(settings), None, NIGHT + 28 * DAY, Links())
+    assert [(one["name"], one["night"]) for one in told["shortcuts"]] == [
+        ("the night before", dt.date(2026, 12, 8)),
+        ("four weeks before", dt.date(2026, 11, 20)),
+        ("the first night of the month", dt.date(2026, 12, 2)),
+    ]
+
+
+@pytest.mark.slow
 def test_the_nearest_night_stands_for_a_week_before(settings: Settings) -> None:
-    for days in (0, 10, 11):
+    for days in (0, 9, 10):
         profile_by_hand(settings, NIGHT + days * DAY, FIRST)
     told = flows.view(PageLake.there(settings), None, NIGHT + 10 * DAY, Links())
-    assert [(one["name"], one["night"]) for one in told["shortcuts"]] == [
-        ("the night before", NIGHT)
-    ]
-    told = flows.view(PageLake.there(settings), None, NIGHT + 11 * DAY, Links())
     begins = {one["night"]: one["name"] for one in told["shortcuts"]}
-    assert begins[NIGHT + 10 * DAY] == "the night before"
+    assert begins[NIGHT + 9 * DAY] == "the night before"
+    assert begins[NIGHT] == "10 days before"
+    assert told["since"] == NIGHT, "what the page begins with is what it offers"
 
 
 @pytest.mark.slow
@@ -173,7 +183,7 @@ def test_every_night_that_was_begun_is_in_the_menu_in_its_place(lake: Lake, ask:
     assert options[:3] == [
         f"{words.day(NIGHT + 4 * DAY)} · no labels",
         f"no night on {words.span(NIGHT + DAY, NIGHT + 3 * DAY)}",
-        f"{words.day(NIGHT)} · newest",
+        f"{words.day(NIGHT)} · newest with labels",
     ]
     assert re.search(rf'night={NIGHT + 4 * DAY}[^"]*" rel="next"', page)
     assert "1 newer night has no labels" in page

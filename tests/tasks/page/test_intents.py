@@ -1,9 +1,12 @@
 """The table of intents: what a search finds, and why; and which intents are most alike."""
 
+import re
+
+import polars as pl
 import pytest
 
 from tasks.chores import naming
-from tasks.lake import Lake
+from tasks.lake import Lake, tables
 from tasks.page import intent, intents
 from tasks.page.links import Links
 from tasks.page.reader import PageLake
@@ -82,3 +85,59 @@ def test_the_most_alike_pairs_are_the_nearest_on_the_map() -> None:
     pairs = [(one["intent"], two["intent"]) for one, two in intents.alike(rows, 2)]
     assert pairs == [(1, 2), (3, 4)]
     assert intents.alike(rows[:1]) == []
+
+
+def test_what_users_do_is_found_before_what_an_intent_is_called(
+    lake: Lake, settings: Settings, ask: Ask
+) -> None:
+    for which in intents.view(PageLake.there(settings), NIGHT, Links())["rows"]:
+        naming.name(settings, which["intent"], f"Plain {which['intent']}", by="ann")
+    rows = intents.view(PageLake.there(settings), NIGHT, Links())["rows"]
+    has = {
+        row["intent"]: any("Plain" in one.text for one in row["more_often"]["item"])
+        for row in rows
+        if "item" in row["more_often"]
+    }
+    told = intents.view(PageLake.there(settings), NIGHT, Links(), search="plain")
+    order = [row["intent"] not in told["by_name"] for row in told["rows"]]
+    assert order == sorted(order, reverse=True)
+    assert told["by_name"] == {row["intent"] for row in rows if not has.get(row["intent"])}
+    assert (
+        told["by_name"] and "Found only in what it is called" in ask().get("/intents?q=plain").text
+    )
+
+
+def test_an_intent_that_was_asked_for_is_marked_on_the_map(
+    lake: Lake, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intent.places, "of", lambda _: {0: (0, 0), 1: (0, 2), 2: (1, 0)})
+    page = ask().get("/intents?show=1").text
+    [title] = re.findall(r'class="place[^"]* asked" aria-label="([^"]*)"', page)
+    assert "(intent 1)" in title and title.endswith("the one that was asked for")
+    assert "asked for" not in ask().get("/intents").text
+    assert ask().get("/intents?show=x").status_code == 404
+    assert "show=1" in ask().get("/intents/1").text
+
+
+def test_an_intent_most_of_whose_labels_are_not_clear_is_marked(
+    lake: Lake, settings: Settings
+) -> None:
+    read = PageLake.there(settings)
+    rows = intents.view(read, NIGHT, Links(), clear_above=1.1)["rows"]
+    assert {row["is_unclear"] for row in rows if row["confidence"] is not None} == {True}
+    rows = intents.view(read, NIGHT, Links(), clear_above=0.0)["rows"]
+    assert not any(row["is_unclear"] for row in rows)
+
+
+def test_nothing_that_is_as_often_everywhere_is_listed_as_more_often(
+    lake: Lake, settings: Settings
+) -> None:
+    rows = lake.scan(tables.INTENT_FEATURES, NIGHT, NIGHT).collect()
+    same = rows.with_columns(
+        is_over=pl.lit(True), share=(pl.col("expected_share") * 1.04).cast(rows.schema["share"])
+    )
+    lake.replace(tables.INTENT_FEATURES, same, nights=[NIGHT])
+    read = PageLake.there(settings)
+    assert not any(row["more_often"] for row in intents.view(read, NIGHT, Links())["rows"])
+    told = intent.about(read, NIGHT, 1, Links())
+    assert told and not told["features"]

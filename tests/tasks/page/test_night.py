@@ -403,3 +403,12 @@ def test_the_longest_step_and_the_rows_read_are_said_in_words(
     page = unescape(ask().get("/night").text).replace(BLANK, " ")
     assert "The longest step was train: 4 min 30 s, 23 % of the time" in page
     assert "9 rows read: 8 events of this night, no duplicate, no unusable row." in page
+
+
+def test_how_far_clear_labels_fell_in_all_is_said_where_it_is_far() -> None:
+    clear = {NIGHT - back * dt.timedelta(days=1): share for back, share in ((20, 0.9), (7, 0.7))}
+    told = night._since_most(clear | {NIGHT: 0.68}, NIGHT)
+    day = NIGHT - dt.timedelta(days=20)
+    assert told and f"{BLANK}" in told and "22.0 points since" in told and f"{day:%Y}" in told
+    assert night._since_most(clear | {NIGHT: 0.88}, NIGHT) is None
+    assert night._since_most({NIGHT: 0.1}, NIGHT) is None and night._since_most({}, NIGHT) is None

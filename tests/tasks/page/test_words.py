@@ -129,3 +129,9 @@ def test_days_between_nights_are_written_as_runs() -> None:
     )
     every_other = words.between([dt.date(1998, 4, one) for one in range(1, 30, 2)])
     assert words.spans(every_other, 2).startswith("12 earlier spans of days, 26")
+
+
+def test_a_probability_is_never_written_as_certain() -> None:
+    assert words.sure(1.0) == f">{BLANK}99{BLANK}%"
+    assert words.sure(0.93) == f"93{BLANK}%"
+    assert words.sure(None) == words.NOTHING
