@@ -249,6 +249,8 @@ class _Page:
         def found(of: dt.date, links: Links) -> dict[str, Any]:
             shown = intent.view(self.settings, self.lake, of, which, links)
             if shown is None:
+                if of not in self.lake.nights(tables.INTENT_PROFILES):
+                    raise HTTPException(404, f"Night {of} was not finished; it has no labels.")
                 raise HTTPException(404, f"Night {of} has no intent {which}.")
             return shown | {
                 "saved": request.query_params.get("saved"),

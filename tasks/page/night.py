@@ -297,8 +297,8 @@ def _decision(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             "compared_with": None,
             "reasons": [],
             "doubts": [],
-            "sentence": "It is not recorded whether the model was promoted: the step promote did "
-            "not end well.",
+            "sentence": "No model of this night was promoted or rejected: the step promote did not "
+            "end.",
         }
     told = summaries["promote"]["summary"]
     version, labels_with = told["model_version"], told.get("labels_with")

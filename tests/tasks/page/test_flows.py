@@ -170,6 +170,11 @@ def test_a_night_that_was_not_finished_retires_nothing(lake: Lake, ask: Ask) -> 
     page = unescape(ask().get("/flows", params={"night": str(failed)}).text)
     assert "This night was not finished; it has no labels." in page
     assert "Retired" not in page and '<form class="search"' not in page
+    for path in ("/intents", "/intents/1"):
+        other = ask().get(path, params={"night": str(failed)}).text
+        assert "was not finished; it has no labels" in other
+    of_night = ask().get("/night", params={"night": str(failed)}).text
+    assert "No model of this night was promoted or rejected" in of_night
     from_it = flows.view(PageLake(lake.root), failed, failed + DAY, Links())
     assert from_it["unfinished"] == failed and not from_it["known"]
     before = flows.view(PageLake(lake.root), NIGHT - DAY, NIGHT, Links())
