@@ -38,12 +38,13 @@ def test_in_drift_some_users_had_another_intent_before() -> None:
 
 
 def test_a_log_is_cut_at_a_moment_and_asks_for_what_is_new_to_the_user() -> None:
+    after = enumerate([(6, 2), (8, 1), (9, 2)])
     rows = [
         *((0, day * DAY_US, item, 1, 1.0) for day, item in enumerate([5, 6, 7])),
-        *((0, 9 * DAY_US + place, item, kind, 1.0) for place, (item, kind) in enumerate([(6, 2), (8, 1), (9, 2)])),
+        *((0, 9 * DAY_US + place, item, kind, 1.0) for place, (item, kind) in after),
         *((1, day * DAY_US, 5, 1, 1.0) for day in range(2)),
         *((2, day * DAY_US, 5, 1, 1.0) for day in range(3)),
-    ]  # fmt: skip
+    ]
     events = pl.DataFrame(rows, ("user", "ts_us", "item", "type", "weight"), orient="row")
     log = details.cut(events, 9 * DAY_US, np.array([3, 4, 5]), 9)
     assert log.before.items.tolist() == [5, 6, 7, 5, 5, 5]  # user 1 has too few
