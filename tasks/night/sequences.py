@@ -395,8 +395,8 @@ def _core(
 
     users: how many there are in the table `users`.
     """
-    left_out_before = con.sql(duck.sql("coded_left_out_events"))
-    found = left_out_before.select(*_columns(detailed).values()).to_arrow_table()
+    # Which columns are taken is settled here: a query around this one need not keep its order.
+    found = con.sql(duck.sql("coded_left_out_events")).to_arrow_table()
     left_before = Events(
         **{name: _filled(found.column(of)) for name, of in _columns(detailed).items()}
     )
