@@ -30,7 +30,7 @@ from rich.table import Table
 
 from bench.quality import say
 from bench.record import add_option, record
-from bench.splits import DATA, FILES, INTENTS, read_histories
+from bench.splits import FILES, INTENTS, read_histories, read_ratings
 from elcrec import Config, ELCRec, Histories
 from elcrec.calibration import Reliability
 from elcrec.matching import match_intents
@@ -48,8 +48,7 @@ def histories_of(data: str) -> tuple[Histories, int]:
         histories, _ = read_histories(data)
         return histories, INTENTS[data]
     if data == "ml-100k":
-        log = pl.read_csv(DATA / "ml-100k.inter", separator="\t")
-        log = log.rename({name: name.partition(":")[0] for name in log.columns})
+        log = read_ratings().rename({"user": "user_id", "item": "item_id", "time": "timestamp"})
         log = log.sort("timestamp", "user_id", "item_id")
     else:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:

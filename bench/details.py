@@ -36,7 +36,7 @@ from rich.table import Table
 from sklearn.metrics import normalized_mutual_info_score
 
 from bench.record import REPO, add_option, record
-from bench.splits import DATA
+from bench.splits import read_ratings
 from elcrec import Config, ELCRec, Histories
 from elcrec.details import DAY_US
 from elcrec.evaluation import hit_rate_and_ndcg
@@ -78,7 +78,6 @@ class Log:
     targets: dict[str, NDArray[np.int32]]
     truth: NDArray[np.int64] | None
     n_items: int
-    n_intents: int
 
 
 def draw_log(kind: str, seed: int) -> Log:
@@ -113,13 +112,14 @@ def draw_log(kind: str, seed: int) -> Log:
     )
 
 
-def read_ratings() -> Log:
+def rated_log() -> Log:
     """ml-100k, ratings as weights, cut where a fifth of its events are left."""
-    log = pl.read_csv(
-        DATA / "ml-100k.inter", separator="\t", new_columns=["user", "item", "weight", "ts"]
-    )
-    events = log.with_columns(
-        pl.col("user") - 1, ts_us=pl.col("ts").cast(pl.Int64) * 1_000_000, type=pl.lit(VIEW)
+    events = read_ratings().select(
+        pl.col("user") - 1,
+        "item",
+        weight="rating",
+        ts_us=pl.col("time").cast(pl.Int64) * 1_000_000,
+        type=pl.lit(VIEW),
     )
     moment_us = int(events["ts_us"].quantile(0.8, "lower")) // DAY_US * DAY_US
     return cut(events, moment_us, None, events["item"].max())
@@ -131,7 +131,6 @@ def cut(events: pl.DataFrame, moment_us: int, truth: NDArray[np.int64] | None, n
     before = ordered.filter(pl.col("ts_us") < moment_us)
     lengths = before.group_by("user").len().filter(pl.col("len") >= 3).sort("user")
     before = before.join(lengths, on="user", how="semi", maintain_order="left")
-    users = lengths["user"]
     after = ordered.filter(pl.col("ts_us") >= moment_us).join(
         before, on=("user", "item"), how="anti", maintain_order="left"
     )
@@ -149,18 +148,13 @@ def cut(events: pl.DataFrame, moment_us: int, truth: NDArray[np.int64] | None, n
         ts_us=before["ts_us"].to_numpy(),
         until_us=moment_us,
     )
-    return Log(
-        histories,
-        targets,
-        None if truth is None else truth[users.to_numpy()],
-        n_items,
-        INTENTS,
-    )
+    of_users = None if truth is None else truth[lengths["user"].to_numpy()]
+    return Log(histories, targets, of_users, n_items)
 
 
 def measure(log: Log, switches: dict[str, Any], seed: int) -> dict[str, float]:
     """Train on a log's histories and measure on what came after."""
-    config = Config(n_intents=log.n_intents, max_epochs=EPOCHS, seed=seed, **switches)
+    config = Config(n_intents=INTENTS, max_epochs=EPOCHS, seed=seed, **switches)
     model = ELCRec(config).fit(log.before, log.n_items)
     labels = model.transform(log.before).intent
     figures = {}
@@ -191,7 +185,7 @@ def run(given: argparse.Namespace) -> list[dict[str, Any]]:
                 of_types = kind == "ml-100k" and "types" in changes  # it has one
                 if of_types or (kind, seed, switch) in done:
                     continue
-                log = log or (read_ratings() if kind == "ml-100k" else draw_log(kind, seed))
+                log = log or (rated_log() if kind == "ml-100k" else draw_log(kind, seed))
                 figures = measure(log, changes | {"threads": given.threads}, seed)
                 rows.append({"log": kind, "seed": seed, "switch": switch, "figures": figures})
                 with kept.open("a") as file:

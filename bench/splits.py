@@ -124,12 +124,16 @@ class Log:
         return int(np.quantile(self.times, share, method="higher"))
 
 
+def read_ratings() -> pl.DataFrame:
+    """Read ml-100k as it is in its file: user, item, rating, and time in seconds."""
+    columns = ["user", "item", "rating", "time"]
+    return pl.read_csv(DATA / "ml-100k.inter", separator="\t", new_columns=columns)
+
+
 def read_log(dataset: str) -> Log:
     """Read a log with real times, one of LOGS."""
     if dataset == "ml-100k":
-        events = pl.read_csv(DATA / "ml-100k.inter", separator="\t")
-        events.columns = ["user", "item", "rating", "time"]
-        return Log.of(events.select("user", "item", "time"))
+        return Log.of(read_ratings().select("user", "item", "time"))
     with tempfile.TemporaryDirectory() as folder:
         made = generate(Path(folder), **GENERATED, last_night=dt.date(2026, 3, 31))
         events = pl.read_parquet(made.events / "*" / "*.parquet").drop_nulls()
