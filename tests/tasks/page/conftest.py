@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
 from starlette.requests import Request
@@ -35,6 +36,20 @@ def users_of(night: dt.date) -> Users:
         users["u00"] = (1, [1, 4, 2])
         users["u29"] = (3, [3])
     return users
+
+
+def begin(lake: Lake, night: dt.date) -> None:
+    """Write a night whose first step ended, and no other."""
+    row = {
+        "dt": night,
+        "step": "ingest",
+        "started_at": dt.datetime.combine(night, dt.time(1), tzinfo=dt.UTC),
+        "seconds": 1.0,
+        "peak_mb": 1.0,
+        "summary": "{}",
+    }
+    rows = pa.Table.from_pylist([row], schema=tables.STEPS.schema)
+    lake.replace(tables.STEPS, rows, nights=[night])
 
 
 @pytest.fixture

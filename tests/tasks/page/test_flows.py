@@ -5,7 +5,6 @@ import re
 from html import unescape
 
 import polars as pl
-import pyarrow as pa
 import pytest
 
 from tasks.lake import Lake, tables
@@ -14,7 +13,7 @@ from tasks.page.links import Links
 from tasks.page.reader import PageLake
 from tasks.settings import Settings
 from tests.tasks.nights import NIGHT
-from tests.tasks.page.conftest import Ask
+from tests.tasks.page.conftest import Ask, begin
 from tests.tasks.profiles import Users, profile_by_hand
 
 DAY = dt.timedelta(days=1)
@@ -148,20 +147,6 @@ def test_an_intent_that_lived_between_the_two_nights_is_named(settings: Settings
     lake = PageLake.there(settings)
     assert flows.view(lake, NIGHT, NIGHT + 2 * DAY, Links())["passed"] == ["Intent 77"]
     assert flows.view(lake, NIGHT + DAY, NIGHT + 2 * DAY, Links())["passed"] == []
-
-
-def begin(lake: Lake, night: dt.date) -> None:
-    """Write a night whose first step ended, and no other."""
-    row = {
-        "dt": night,
-        "step": "ingest",
-        "started_at": dt.datetime.combine(night, dt.time(1), tzinfo=dt.UTC),
-        "seconds": 1.0,
-        "peak_mb": 1.0,
-        "summary": "{}",
-    }
-    rows = pa.Table.from_pylist([row], schema=tables.STEPS.schema)
-    lake.replace(tables.STEPS, rows, nights=[night])
 
 
 def test_a_night_that_was_not_finished_retires_nothing(lake: Lake, ask: Ask) -> None:

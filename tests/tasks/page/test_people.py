@@ -13,7 +13,7 @@ from tasks.page.links import Links
 from tasks.page.reader import PageLake
 from tasks.settings import LabelSettings, Settings
 from tests.tasks.nights import NIGHT
-from tests.tasks.page.conftest import MARKUP, Ask
+from tests.tasks.page.conftest import MARKUP, Ask, begin
 
 
 def change(lake: Lake, user: str, **columns: pl.Expr) -> None:
@@ -208,16 +208,7 @@ def test_a_user_who_came_later_or_a_night_without_labels_is_no_unknown_user(
     assert "first seen on" in page and "No such user" not in page and MARKUP not in page
     assert f"night={NIGHT}" in page
     failed = NIGHT + dt.timedelta(days=1)
-    step = {
-        "dt": failed,
-        "step": "ingest",
-        "started_at": dt.datetime.combine(failed, dt.time(1), tzinfo=dt.UTC),
-        "seconds": 1.0,
-        "peak_mb": 1.0,
-        "summary": "{}",
-    }
-    rows = pa.Table.from_pylist([step], schema=tables.STEPS.schema)
-    lake.replace(tables.STEPS, rows, nights=[failed])
+    begin(lake, failed)
     page = ask().get("/users", params={"id": "u02", "night": str(failed)}).text
     assert "it has no labels" in page and "No such user" not in page
     nobody = ask().get("/users", params={"id": "nobody"}).text
