@@ -311,7 +311,12 @@ class SequenceSettings(Section):
 
 # Fields of the library's Config for which histories need types, weights and times.
 DETAILS = (
-    *("types", "gap_vectors", "idle_vectors", "half_life_days", "weigh_events", "weigh_targets"),
+    "types",
+    "gap_vectors",
+    "idle_vectors",
+    "half_life_days",
+    "weigh_events",
+    "weigh_targets",
 )
 RENDEZVOUS = r"^([^\s:/]+:[0-9]{1,5})?$"  # host:port, or nothing
 FEWEST_HELD_OUT = 100  # by fewer users, no two models can be told apart

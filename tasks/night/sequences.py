@@ -514,7 +514,7 @@ def _history_rows(
     last_us = events.ts_us[np.cumsum(n_events) - 1]
     kept = last_of_each(n_events, settings.last_events)
     items = events.items[kept]
-    details = events.types is not None and events.take(kept)
+    details = events.take(kept) if events.types is not None else None
     lengths = np.minimum(n_events, settings.last_events)
     ends = np.cumsum(lengths)
 

@@ -170,10 +170,8 @@ def data_fingerprint(settings: Settings, night: dt.date, item_ids: pl.Series) ->
             f"table sequences has no rows for night {night}: run build-sequences for it first"
         )
     names = hashlib.sha256(json.dumps(item_ids.to_list()).encode()).hexdigest()
-    every = (
-        (users, ends, lengths, items) if details is None else (users, ends, lengths, items, details)
-    )
-    columns = "".join(column.hexdigest() for column in every)
+    every = (users, ends, lengths, items, details)
+    columns = "".join(column.hexdigest() for column in every if column is not None)
     return hashlib.sha256((names + columns).encode()).hexdigest(), n_trainable
 
 
@@ -185,9 +183,6 @@ def _add_details(digest: "hashlib._Hash", histories: Histories) -> None:
         digest.update(histories.weights.data)
     if histories.types is not None:
         # Numbers of types are those of a batch; names are the same wherever a batch ends.
-        names = np.array([b"", *(_short(name) for name in histories.type_names)])
+        digests = [hashlib.sha256(name.encode()).digest()[:8] for name in histories.type_names]
+        names = np.array([b"", *digests], "S8")
         digest.update(names[histories.types].data)
-
-
-def _short(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()[:8]
