@@ -198,6 +198,7 @@ def aggregates(
                 "users": total,
                 "users_with_intent": total,
                 "clear": total // 2,
+                "held": total // 50,
                 "compared": total,
                 "changed": total // 100,
                 "idle": total // 2,

@@ -7,6 +7,7 @@ WITH compared AS (
         (intent_labels.user_id IS NOT NULL) AS is_labelled,
         (intent_labels.intent_id IS NOT NULL) AS has_intent,
         label_evidence.clear AS is_clear,
+        (label_evidence.held_since IS NOT NULL) AS is_held,
         (
             intent_labels.user_id IS NOT NULL AND previous_labels.user_id IS NOT NULL
         ) AS is_in_both,
@@ -25,6 +26,7 @@ SELECT
     count(*) FILTER (WHERE is_labelled) AS users,
     count(*) FILTER (WHERE has_intent) AS users_with_intent,
     count(*) FILTER (WHERE is_clear) AS clear,
+    count(*) FILTER (WHERE is_held) AS held,
     count(*) FILTER (WHERE is_in_both) AS compared,
     count(*) FILTER (WHERE is_in_both AND is_changed) AS changed,
     count(*) FILTER (WHERE is_in_both AND is_idle) AS idle,

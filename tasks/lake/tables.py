@@ -800,6 +800,7 @@ LABEL_COUNTS = Table(
             ("users", pa.int64()),
             ("users_with_intent", pa.int64()),
             ("clear", pa.int64()),
+            ("held", pa.int64()),
             ("compared", pa.int64()),
             ("changed", pa.int64()),
             ("idle", pa.int64()),
@@ -812,6 +813,10 @@ LABEL_COUNTS = Table(
         "users": "Users with a label, also one without an intent.",
         "users_with_intent": "Those of them who have an intent.",
         "clear": "Those of them whose label is clear, as in label_evidence.",
+        "held": (
+            "Those of them whose label is held against a more probable intent, as held_since of "
+            "label_evidence says. Null on a night from before it was counted."
+        ),
         "compared": "Users who had a label on the night before, too; 0 if none is compared with.",
         "changed": "Those of them whose intent is another one, or came, or went.",
         "idle": "Of compared: users without an event since.",

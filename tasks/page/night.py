@@ -12,7 +12,7 @@ import polars as pl
 from markupsafe import Markup
 
 from tasks.lake import tables
-from tasks.page import charts, words
+from tasks.page import charts, people, words
 from tasks.page import checks as checked
 from tasks.page.links import Links
 from tasks.page.reader import RUNS, SIZES, PageLake
@@ -484,8 +484,10 @@ def _tiles(
         if (share := _evenness(of_day["users"].to_list())) is not None
     }
     clear = _share_clear(lake, first, night)
-    changed, active_changed, idle_changed = {}, {}, {}
+    held, changed, active_changed, idle_changed = {}, {}, {}, {}
     for day, row in counts.items():
+        if row["held"] is not None and row["users_with_intent"]:
+            held[day] = row["held"] / row["users_with_intent"]
         if row["compared"]:
             changed[day] = row["changed"] / row["compared"]
         if active := row["compared"] - row["idle"]:
@@ -606,6 +608,22 @@ def _tiles(
             more=("Who changed, from which intent to which", links.flows(last_before))
             if compared and last_before
             else None,
+        ),
+        tile(
+            "Labels held",
+            held,
+            words.percent,
+            [
+                "not counted on this night"
+                if night not in held
+                else f"{words.count(now['held'])} of {words.count(now['users_with_intent'])}: the "
+                "model now prefers another intent"
+                if compared
+                else "there is no night before whose labels could stay",
+            ],
+            "The label stays although another intent is more probable by now. It changes "
+            f"{people.changes_when(settings.label)}.",
+            share=True,
         ),
         tile(
             "Clear labels",

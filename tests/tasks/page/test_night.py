@@ -265,6 +265,50 @@ def test_labels_that_changed_are_told_apart_by_new_events(lake: Lake, settings: 
     assert tiles["Users with a label"].beside[-1].startswith("usually 36")
 
 
+def write_held(lake: Lake, held: dict[int, int | None], *, compared: int = 200) -> None:
+    """Write counts of labels; held: how many of 200 are held, by nights before the last."""
+    for before, number in held.items():
+        one = NIGHT - before * dt.timedelta(days=1)
+        row = dict.fromkeys(("clear", "changed", "idle", "idle_changed"), 0)
+        row |= {"users": 210, "users_with_intent": 200, "compared": compared, "held": number}
+        rows = pa.Table.from_pylist([{"dt": one, **row}], schema=tables.LABEL_COUNTS.schema)
+        lake.replace(tables.LABEL_COUNTS, rows, nights=[one])
+
+
+def held_tile(settings: Settings) -> night.Tile:
+    return next(one for one in view(settings)["tiles"] if one.name == "Labels held")
+
+
+def test_labels_that_are_held_stand_beside_those_of_the_nights_before(
+    lake: Lake, settings: Settings
+) -> None:
+    write_held(lake, {2: 8, 1: 12, 0: 31})
+    tile = held_tile(settings)
+    assert tile.value == f"15.5{BLANK}%"
+    assert tile.beside == [
+        "31 of 200: the model now prefers another intent",
+        f"usually 5.0{BLANK}%, +10.5 points",
+    ]
+    assert "over 3 nights" in tile.course
+    assert tile.meaning and "more than 20 times as probable" in tile.meaning
+
+
+@pytest.mark.parametrize(
+    ("held", "compared", "value", "beside"),
+    [
+        (None, 200, "\N{EN DASH}", "not counted on this night"),
+        (0, 0, f"0.0{BLANK}%", "there is no night before whose labels could stay"),
+    ],
+    ids=["from before they were counted", "the first night"],
+)
+def test_a_night_without_held_labels_says_why(
+    lake: Lake, settings: Settings, held: int | None, compared: int, value: str, beside: str
+) -> None:
+    write_held(lake, {2: None, 1: None, 0: held}, compared=compared)
+    tile = held_tile(settings)
+    assert (tile.value, tile.beside) == (value, [beside])
+
+
 def test_a_model_of_too_few_users_is_promoted_although_it_may_be_no_better(
     lake: Lake, settings: Settings
 ) -> None:
