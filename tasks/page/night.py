@@ -615,7 +615,7 @@ def _tiles(
             words.percent,
             [
                 "not counted on this night"
-                if night not in held
+                if now is None or night not in held
                 else f"{words.count(now['held'])} of {words.count(now['users_with_intent'])}: the "
                 "model now prefers another intent"
                 if compared

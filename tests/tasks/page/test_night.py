@@ -269,14 +269,15 @@ def write_held(lake: Lake, held: dict[int, int | None], *, compared: int = 200) 
     """Write counts of labels; held: how many of 200 are held, by nights before the last."""
     for before, number in held.items():
         one = NIGHT - before * dt.timedelta(days=1)
-        row = dict.fromkeys(("clear", "changed", "idle", "idle_changed"), 0)
+        row: dict[str, int | None] = dict.fromkeys(("clear", "changed", "idle", "idle_changed"), 0)
         row |= {"users": 210, "users_with_intent": 200, "compared": compared, "held": number}
         rows = pa.Table.from_pylist([{"dt": one, **row}], schema=tables.LABEL_COUNTS.schema)
         lake.replace(tables.LABEL_COUNTS, rows, nights=[one])
 
 
 def held_tile(settings: Settings) -> night.Tile:
-    return next(one for one in view(settings)["tiles"] if one.name == "Labels held")
+    tiles: list[night.Tile] = view(settings)["tiles"]
+    return next(one for one in tiles if one.name == "Labels held")
 
 
 def test_labels_that_are_held_stand_beside_those_of_the_nights_before(
