@@ -148,12 +148,16 @@ def start(
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for this program, which then stops them in order
-            preexec_fn=_end_with_parent,
+            preexec_fn=end_with_parent,
         )
 
 
-def _end_with_parent() -> None:
-    # Linux only; elsewhere a killed parent leaves its services to be stopped by hand.
+def end_with_parent() -> None:
+    """Let this process be terminated when the thread that started it ends, however that ends.
+
+    It is to be called between fork and exec. On Linux only: elsewhere a killed parent leaves its
+    services to be stopped by hand.
+    """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 

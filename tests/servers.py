@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
+from local.services import end_with_parent
 from tests.needs import needs
 
 
@@ -235,6 +236,7 @@ def spark_connect() -> Iterator[Spark]:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=end_with_parent,  # a test that is killed leaves no server
         )
     try:
         until = time.monotonic() + 240

@@ -6,6 +6,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tasks.errors import ModelError, NotReadyError, SettingsError
@@ -109,3 +110,37 @@ def test_the_client_is_imported_by_a_program_that_is_no_file(tmp_path: Path) -> 
 def test_every_statement_for_spark_has_cases() -> None:
     assert [name for name, file in statements.FIXTURES.items() if file is None] == []
     assert sorted(statements.OWN.keys() - statements.STATEMENTS.keys()) == []
+
+
+# Takes the place of Spark's launcher: it listens at the address that it is given, and does not end.
+STAND_IN = """#!{python}
+import socket, sys, time
+[port] = [word.partition("=")[2] for word in sys.argv if ".port=" in word]
+with socket.create_server(("127.0.0.1", int(port))):
+    time.sleep(600)
+"""
+STARTS_A_SERVER = """
+import time
+from tests.servers import spark_connect
+with spark_connect() as server:
+    print(server._server.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow  # a process that imports what starts servers
+def test_a_server_of_tests_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    launcher = tmp_path / "bin" / "spark-submit"
+    launcher.parent.mkdir()
+    launcher.write_text(STAND_IN.format(python=sys.executable))
+    launcher.chmod(0o755)
+    tests = subprocess.Popen(
+        [sys.executable, "-c", STARTS_A_SERVER],
+        env=os.environ | {"PYTHONPATH": str(REPO), "SPARK_HOME": str(tmp_path)},
+        stdout=subprocess.PIPE,
+    )
+    with tests:
+        assert tests.stdout
+        server = psutil.Process(int(tests.stdout.readline()))
+        tests.kill()
+    assert psutil.wait_procs([server], timeout=20)[1] == []
