@@ -7,7 +7,10 @@ What Spark reads are the files that Delta's log names, and what it writes are Pa
 import datetime as dt
 import re
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
 
 from tasks.lake import Lake, tables
 from tasks.lake.delta import ROWS_BY_USER
@@ -95,10 +98,12 @@ def append(lake: Lake, table: tables.Table, rows: "DataFrame", step: str, *, aft
         _write(rows.select(*table.schema.names), table, str(folder))
 
 
-def kept(spark: "SparkSession", rows: "DataFrame", folder: str) -> "DataFrame":
-    """Compute rows into Parquet files of a folder, and return them as they are there."""
+def kept(spark: "SparkSession", rows: "DataFrame", folder: str) -> tuple["DataFrame", int]:
+    """Compute rows into Parquet files of a folder; return them as they are there, and how many."""
     rows.write.option("compression", "zstd").parquet(folder)
-    return spark.read.schema(rows.schema).parquet(_pattern(folder))
+    # The files say it themselves: a job of Spark would take longer than to ask them.
+    count = sum(pq.read_metadata(file).num_rows for file in Path(folder).glob("*.parquet"))
+    return spark.read.schema(rows.schema).parquet(_pattern(folder)), count
 
 
 def _write(rows: "DataFrame", table: tables.Table, folder: str) -> None:

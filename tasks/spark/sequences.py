@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 
 from tasks.errors import NotReadyError
@@ -22,7 +23,6 @@ from tasks.spark.frames import append, kept, replace, statement, view
 from tasks.spark.session import session
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
     from pyspark.sql.connect.dataframe import DataFrame
     from pyspark.sql.connect.session import SparkSession
@@ -62,6 +62,7 @@ class Histories:
         scratch: str,
     ) -> None:
         self.scratch, self.kept = scratch, 0
+        self.counts: dict[str, int] = {}  # of names whose rows are kept in files
         self.spark, self.lake, self.night, self.base = spark, Lake.of(settings), night, base
         self.rules: SequenceSettings = settings.sequences
         self.detailed = settings.model.reads_details
@@ -82,6 +83,7 @@ class Histories:
     def view(self, name: str, rows: "DataFrame") -> None:
         """Give rows a name for the statements after."""
         rows.createOrReplaceTempView(name)
+        self.counts.pop(name, None)
 
     def frame(self, name: str) -> "DataFrame":
         """Return the rows of a name."""
@@ -90,13 +92,14 @@ class Histories:
     def kept_view(self, name: str, rows: "DataFrame") -> "DataFrame":
         """Compute rows, keep them in files, and give what is read there a name."""
         self.kept += 1
-        rows = kept(self.spark, rows, f"{self.scratch}/{name}-{self.kept}")
+        rows, count = kept(self.spark, rows, f"{self.scratch}/{name}-{self.kept}")
         self.view(name, rows)
+        self.counts[name] = count
         return rows
 
     def count(self, name: str) -> int:
         """Return the number of rows of a name."""
-        return int(self.frame(name).count())
+        return self.counts[name] if name in self.counts else int(self.frame(name).count())
 
     def add_new_items(self) -> int:
         """Give the items of `events` that have none their index, and create the view `items`."""
@@ -104,7 +107,7 @@ class Histories:
             version = self.lake.version(tables.ITEMS)
             view(self.spark, self.lake, tables.ITEMS)
             new = self.kept_view("new_items", statement(self.spark, "new_items"))
-            if not (count := int(new.count())):
+            if not (count := self.count("new_items")):
                 return 0
             try:
                 append(self.lake, tables.ITEMS, new, "new items", after=version)
@@ -147,11 +150,11 @@ class Histories:
                 "core_users",
                 statement(self.spark, "core_users", min_user=self.rules.min_user_events),
             )
-            items = self.kept_view(
+            self.kept_view(
                 "core_items",
                 statement(self.spark, "core_items", min_item=self.rules.min_item_events),
             )
-            before, left = left, items.count()
+            before, left = left, self.count("core_items")
             if left == before:
                 break
         log.info("the core was found in %d rounds", rounds)
@@ -160,8 +163,8 @@ class Histories:
 
     def bring_back(self) -> None:
         """Make `whole_events` of the core; users who get older events back have all theirs."""
-        users = self.kept_view("brought_back", statement(self.spark, "brought_back"))
-        if users.count():
+        self.kept_view("brought_back", statement(self.spark, "brought_back"))
+        if self.count("brought_back"):
             self.view("events_of_brought_back", statement(self.spark, "events_of_brought_back"))
             self.count_in_sessions("events_of_brought_back")
             self.view("whole_events", statement(self.spark, "whole_events"))
@@ -224,8 +227,8 @@ def write_histories(histories: Histories) -> Built:
     core_items = None
     # With more left out than kept, building anew is no dearer than to add to it.
     if rules.has_core and core_left_out <= events:
-        found = histories.frame("night_core_items").orderBy("item_index").toArrow()
-        core_items = found["item_index"].to_numpy().astype("int64")
+        found = histories.frame("night_core_items").toArrow()["item_index"].to_numpy()
+        core_items = np.sort(found.astype(np.int64))
         histories.write_left_out()
     elif lake.files(tables.LEFT_OUT_EVENTS, night, night):  # of a run by other settings
         nothing = tables.LEFT_OUT_EVENTS.schema.empty_table()
