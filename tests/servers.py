@@ -214,6 +214,13 @@ def spark_connect() -> Iterator[Spark]:
         "spark.sql.shuffle.partitions": 2,
         "spark.sql.warehouse.dir": folder / "warehouse",
         "spark.ui.enabled": "false",
+        # Of a few rows, compiling takes most of the time: what the JVM compiles, what Spark has
+        # compiled of each statement, and what it plans anew after each shuffle.
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        "spark.executor.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+        "spark.sql.adaptive.enabled": "false",
     }
     command = [str(folder / "home" / "bin" / "spark-submit"), "--master", "local-cluster[2,1,512]"]
     command += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer"]
