@@ -174,6 +174,16 @@ class Histories:
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         return self.events(ragged_arange(self.offsets[1:] - lengths, lengths), offsets)
 
+    def oldest(self, counts: int | NDArray[np.integer]) -> Histories:
+        """The oldest `counts` items of every history, all of a shorter one.
+
+        counts: one number for all users or `[n]`.
+        """
+        lengths = np.minimum(self.lengths, counts)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        left = self.events(ragged_arange(self.offsets[:-1], lengths), offsets)
+        return replace(left, until_us=None)  # others came before that
+
     def last(self, back: int) -> NDArray[np.int32]:
         """Item `back` places from the end of every history (1 is the newest), int32 `[n]`."""
         if len(self) and self.lengths.min() < back:

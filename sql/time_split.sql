@@ -1,7 +1,7 @@
--- Makes: each user's history before the night, and the first item of the night, to be found.
+-- Makes: each user's history, and how many of its events were before the night.
 -- From:  sequences, items, events (views: sequences and events of the night alone);
 --        $session_minutes, as the histories were built with.
--- Grain: one user, in the order of user_id; target is null without a history or event that night.
+-- Grain: one user, in the order of user_id.
 WITH ordered AS (
     SELECT
         user_id,
@@ -37,25 +37,14 @@ of_night AS (
     INNER JOIN sequences ON sessions.user_id = sequences.user_id
     WHERE list_contains(sequences.items, items.item_index)
     GROUP BY sessions.user_id
-),
-
-histories AS (
-    SELECT
-        sequences.user_id,
-        sequences.items,
-        sequences.types,
-        sequences.weights,
-        sequences.times,
-        greatest(len(sequences.items) - coalesce(of_night.events, 0), 0) AS earlier
-    FROM sequences
-    LEFT JOIN of_night ON sequences.user_id = of_night.user_id
 )
 
 SELECT
-    items[1:earlier] AS items,
-    types[1:earlier] AS types,
-    weights[1:earlier] AS weights,
-    times[1:earlier] AS times,
-    CASE WHEN earlier > 0 THEN items[earlier + 1] END AS target
-FROM histories
-ORDER BY user_id
+    sequences.items,
+    sequences.types,
+    sequences.weights,
+    sequences.times,
+    greatest(len(sequences.items) - coalesce(of_night.events, 0), 0) AS earlier
+FROM sequences
+LEFT JOIN of_night ON sequences.user_id = of_night.user_id
+ORDER BY sequences.user_id

@@ -398,6 +398,7 @@ class EvaluateSettings(Section):
     resamples: int = Field(1_000, ge=100, le=100_000)
     confidence: float = Field(0.95, gt=0.5, lt=1)
     max_repeat_share: float = Field(0.7, ge=0, le=1)
+    types: tuple[str, ...] = ()
 
 
 class PromoteSettings(Section):
@@ -618,6 +619,11 @@ class Settings(BaseSettings):
     airflow: AirflowSettings = AirflowSettings()
     alerts: AlertSettings = AlertSettings()
     page: PageSettings = PageSettings()
+
+    @property
+    def keeps_details(self) -> bool:
+        """Whether histories hold types, weights and times: the model or the evaluation asks."""
+        return self.model.reads_details or bool(self.evaluate.types)
 
     @classmethod
     def settings_customise_sources(

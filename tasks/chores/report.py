@@ -27,12 +27,16 @@ from tasks.registry.figures import (
     BY_TIME,
     CALIBRATION_ERROR,
     CLEAR_SHARE,
+    CUTOFF,
+    LEAST_OF_TYPE,
     LIFT,
+    NDCG,
     NEW_ITEMS,
     REPEAT_SHARE,
     REPEATS,
     SPLIT,
     USERS,
+    of_types,
 )
 from tasks.settings import Settings
 from tasks.steps import STEPS
@@ -78,6 +82,7 @@ def show(
         _labels(lake, night, labels, None if everything else SAMPLE),
         *_evaluation(lake, night, version),
         *_by_time(lake, night),
+        *_by_type(lake, night, version),
         _intent_metrics(settings, lake, night, version, truth),
         _rows(lake, night, summaries),
         *_rejects(lake, night),
@@ -709,6 +714,35 @@ def _by_time(lake: Lake, night: dt.date) -> list[Printed]:
     )
     for version, values in sorted(measured.items(), key=lambda one: one[0] in BASELINES):
         _add_row(table, version, *(_number(values.get(column), 4) for column in columns))
+    return [table]
+
+
+def _by_type(lake: Lake, night: dt.date, labels_with: str) -> list[Printed]:
+    """Show what labels and recommendations are worth by the type of the event that is to be found.
+
+    Nothing on a night that was not judged by type.
+    """
+    rows = lake.scan(tables.METRICS, first=night, last=night).collect()
+    known = of_types(
+        rows.select("model_version", "split", "slice", "metric", "value").iter_rows(), labels_with
+    )
+    if not known:
+        return []
+    columns = ["users", f"HR@{CUTOFF}", NDCG, "popularity's HR", f"lift@{CUTOFF}"]
+    table = _printed("By type of event", ["type", "judged by", *columns], right=columns)
+    for one in known:
+        few = one.users < LEAST_OF_TYPE
+        hits = _number(one.model.get(f"HR@{CUTOFF}"), 4)
+        _add_row(
+            table,
+            one.name,
+            one.judged_by,
+            f"{one.users:,}",
+            f"too few (< {LEAST_OF_TYPE})" if few else hits,
+            _number(one.model.get(NDCG), 4),
+            _number(one.popularity.get(f"HR@{CUTOFF}"), 4),
+            _number(one.model.get(LIFT), 2),
+        )
     return [table]
 
 

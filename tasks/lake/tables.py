@@ -312,9 +312,9 @@ SEQUENCES = Table(
         "items": "item_index of the last events (sequences.last_events), oldest first.",
         "n_events": "Events of the whole history.",
         "last_ts": "Time of the newest event.",
-        "types": "event_type of each of items; null where the model does not look at it.",
-        "weights": "weight of each of items; null where the model does not look at it.",
-        "times": "ts of each of items; null where the model does not look at it.",
+        "types": "event_type of each of items; null where nobody asks for it.",
+        "weights": "weight of each of items; null where nobody asks for it.",
+        "times": "ts of each of items; null where nobody asks for it.",
     },
 )
 
@@ -373,8 +373,8 @@ LEFT_OUT_EVENTS = Table(
         "item_index": "The item's number, as in items.",
         "ts": "When it happened.",
         "position": "Order of the events: ascending by user, and within a user by time.",
-        "event_type": "Its type; null where the model does not look at it.",
-        "weight": "Its weight; null where the model does not look at it.",
+        "event_type": "Its type; null where nobody asks for it.",
+        "weight": "Its weight; null where nobody asks for it.",
     },
 )
 
@@ -462,8 +462,8 @@ METRICS = Table(
         ),
         "slice": (
             "The users: all; new items (the target is new to the user); repeats (it is not); idle "
-            "(no event since they were labelled). 'against <version>': the difference from that "
-            "model or baseline."
+            "(no event since they were labelled). 'all of type purchase': those whose target is a "
+            "purchase. 'against <version>': the difference from that model or baseline."
         ),
         "metric": "Name of the figure, for example NDCG@20.",
         "value": "The figure.",

@@ -17,6 +17,10 @@ history by then. This alone says what tomorrow brings; of the night's own model 
 night after. Leave-one-out takes users whether they came tonight or not, and holds out events of all
 times, so it compares two models on many more users, and `promote` goes by it.
 
+Where histories hold types, all of this is measured for single types of events, too
+(`evaluate.types`): what a model and its labels are worth for purchases, not only for views. Nothing
+is decided by that.
+
 The night's model is compared with the last promoted one, with the anchor (the model of the last
 training from scratch that the last promoted one goes back to: against it small steps add up), and
 with baselines. How far they are apart, and how sure that is, is measured by the paired bootstrap
@@ -25,7 +29,8 @@ over the same users (`elcrec.comparison`). `promote` decides by these figures.
 
 import datetime as dt
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,9 +41,10 @@ from elcrec import ELCRec, Histories
 from elcrec.baselines import cooccurrence_ranks, last_item_ranks, most_frequent_ranks
 from elcrec.calibration import Reliability
 from elcrec.comparison import paired_change
+from elcrec.details import is_of
 from elcrec.errors import ELCRecError
 from elcrec.evaluation import hit_rate_and_ndcg, is_repeat, ndcg_of_users, popularity_ranks
-from elcrec.histories import Split, leave_one_out
+from elcrec.histories import Split, leave_one_out, ragged_arange
 from elcrec.intents import IntentHits, intent_hits, largest_share, perplexity, utilisation
 from tasks.errors import ModelError
 from tasks.lake import Lake, tables
@@ -56,6 +62,7 @@ from tasks.registry.figures import (
     LABELS,
     LARGEST_SHARE,
     LAST_ITEM,
+    LEAST_OF_TYPE,
     LIFT,
     MOST_FREQUENT,
     NDCG,
@@ -70,6 +77,8 @@ from tasks.registry.figures import (
     Metrics,
     against,
     change_of,
+    of_type,
+    type_of,
 )
 from tasks.registry.histories import read_histories, trainable_users
 from tasks.registry.identity import model_of_night
@@ -93,6 +102,7 @@ class Targets:
     held_out: bool `[n]`, who is judged by; None is everybody.
     side: of these `m` users, the history before the target, and the target.
     repeats: bool `[m]`, whose target is an item that the user has had.
+    types: bool `[m]` by the name of a type, whose target is of it (`judged_types`).
     """
 
     histories: Histories
@@ -101,6 +111,7 @@ class Targets:
     repeats: npt.NDArray[np.bool_]
     n_items: int
     cutoffs: list[int]
+    types: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -109,10 +120,25 @@ class Targets:
         n_items: int,
         cutoffs: list[int],
         held_out: npt.NDArray[np.bool_] | None = None,
+        types: Sequence[str] = (),
     ) -> "Targets":
-        """Hold out the newest event of the histories that models are judged by."""
-        side = leave_one_out(histories.where(held_out), SPLIT)
-        return cls(histories, held_out, side, is_repeat(side), n_items, cutoffs)
+        """Hold out the newest event of the histories that models are judged by.
+
+        types: that are to be judged by themselves (`judged_types`).
+        """
+        judged = histories.where(held_out)
+        side = leave_one_out(judged, SPLIT)
+        of_types = judged_types(histories, types)
+        newest = judged.offsets[1:] - 1
+        return cls(
+            histories,
+            held_out,
+            side,
+            is_repeat(side),
+            n_items,
+            cutoffs,
+            {name: is_of(judged, (name,), newest) for name in of_types},
+        )
 
     @property
     def users(self) -> npt.NDArray[np.int64] | None:
@@ -120,13 +146,21 @@ class Targets:
         return None if self.held_out is None else np.flatnonzero(self.held_out)
 
     def slices(self) -> dict[str, npt.NDArray[np.bool_]]:
-        """Return the users of each slice that has any, by a mask."""
+        """Return the users of each slice that has any, by a mask; of a type all in any case."""
         masks = {
             ALL_USERS: np.ones_like(self.repeats),
             NEW_ITEMS: ~self.repeats,
             REPEATS: self.repeats,
         }
-        return {name: users for name, users in masks.items() if users.any()}
+        found = {name: users for name, users in masks.items() if users.any()}
+        for kind, of_it in self.types.items():
+            of_kind = {of_type(kind, name): users & of_it for name, users in masks.items()}
+            found |= {
+                name: users
+                for name, users in of_kind.items()
+                if users.any() or name == of_type(kind)
+            }
+        return found
 
 
 @dataclass(frozen=True)
@@ -144,10 +178,12 @@ class Judged:
         """Measure what ranks say, and labels by their hits."""
         metrics: dict[str, Metrics] = {}
         for name, users in targets.slices().items():
-            figures = {USERS: float(users.sum())} | hit_rate_and_ndcg(ranks[users], targets.cutoffs)
+            metrics[name] = figures = {USERS: float(users.sum())}
+            if type_of(name) and users.sum() < LEAST_OF_TYPE:
+                continue
+            figures |= hit_rate_and_ndcg(ranks[users], targets.cutoffs)
             if hits is not None and (of_users := hits.of(users)).by_popularity.any():
                 figures[LIFT] = of_users.lift  # a ratio to no hits would mean nothing
-            metrics[name] = figures
         return cls(metrics, ndcg_of_users(ranks, CUTOFF), hits)
 
 
@@ -174,7 +210,9 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
     before = _before(lake, last[0], version) if last is not None else []
     # The users whom all of these models held out: those of the model that held out fewest.
     held_out = users.held_out(held_out_one_in(lake, [version, *before]))
-    targets = Targets.of(histories, len(model.item_ids), cutoffs, held_out)
+    types = settings.evaluate.types
+    targets = Targets.of(histories, len(model.item_ids), cutoffs, held_out, types)
+    _say_of_types(targets, types, night)
     new = judge(model.model, histories, targets)
     new.metrics[ALL_USERS] |= _repeat_shares(settings, targets)
     new.metrics[ALL_USERS] |= confidence_figures(
@@ -201,9 +239,10 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
             by_time = judge_by_time(
                 settings, night, earlier_version, earlier, model.item_ids, cutoffs
             )
-            for name, metrics in by_time.items():
-                log.info("%s by time: %s", name, _listed(metrics))
-                rows.add(name, BY_TIME, ALL_USERS, metrics)
+            for name, slices in by_time.items():
+                for whose, metrics in slices.items():
+                    log.info("%s by time, %s: %s", name, whose, _listed(metrics))
+                    rows.add(name, BY_TIME, whose, metrics)
 
     for name in (*FLOOR, *before):
         if name in judged:
@@ -226,6 +265,37 @@ def evaluate(settings: Settings, night: dt.date) -> dict[str, Any]:
         "repeat_share": new.metrics[ALL_USERS][REPEAT_SHARE],
         "metrics": {name: one.metrics[ALL_USERS] for name, one in judged.items()},
     }
+
+
+def judged_types(histories: Histories, asked: Sequence[str]) -> list[str]:
+    """Return the types that are judged by themselves: those asked for, or all that there are.
+
+    None where histories hold no types, or events of one type alone, which is the type of all.
+    """
+    if histories.types is None or np.unique(histories.types).size < 2:
+        return []
+    return list(asked or sorted(histories.type_names))
+
+
+def _say_of_types(targets: Targets, asked: Sequence[str], night: dt.date) -> None:
+    """Say which types have no figure of their own, and why."""
+    histories = targets.histories
+    if asked and histories.types is None:
+        why = "the events have no types"
+        if histories.ts_us is None:
+            why = "its histories were built without types: run build-sequences for it again"
+        log.warning("night %s is not judged by type (evaluate.types): %s", night, why)
+    for name, of_it in targets.types.items():
+        if name not in histories.type_names:
+            known = ", ".join(sorted(histories.type_names))
+            log.warning("no event is of type %r (evaluate.types): there are %s", name, known)
+        elif (users := int(of_it.sum())) < LEAST_OF_TYPE:
+            log.info(
+                "the newest event of %d users is of type %s: too few for a figure, which takes %d",
+                users,
+                name,
+                LEAST_OF_TYPE,
+            )
 
 
 def _before(lake: Lake, last: str, version: str) -> list[str]:
@@ -335,10 +405,10 @@ def judge_baselines(targets: Targets, seed: int) -> dict[str, Judged]:
     return {name: Judged.of(of_one, targets) for name, of_one in ranks.items()}
 
 
-def by_time_split(settings: Settings, night: dt.date) -> tuple[Histories, npt.NDArray[np.int32]]:
-    """Return each user's history before the night, and the first item of the night, by item_index.
+def by_time_split(settings: Settings, night: dt.date) -> tuple[Histories, npt.NDArray[np.int64]]:
+    """Return each user's history, by item_index, and how many of its events were before the night.
 
-    In the order of user_id; item 0 for a user without a history or an event of the night.
+    In the order of user_id; int64 `[n]`.
     """
     lake = Lake.of(settings)
     with connect(settings) as con:
@@ -347,8 +417,8 @@ def by_time_split(settings: Settings, night: dt.date) -> tuple[Histories, npt.ND
         lake.view(con, tables.ITEMS)
         minutes = {"session_minutes": settings.sequences.session_minutes}
         found = con.sql(sql("time_split"), params=minutes).to_arrow_table()
-    targets: npt.NDArray[np.int32] = found.column("target").fill_null(0).to_numpy()
-    return read_histories(found, night - dt.timedelta(days=1)), targets
+    # Of the night itself nothing is to be known, neither its events nor that it is over.
+    return read_histories(found, night - dt.timedelta(days=1)), found.column("earlier").to_numpy()
 
 
 def judge_by_time(
@@ -358,8 +428,11 @@ def judge_by_time(
     earlier: Loaded,
     item_ids: pl.Series,
     cutoffs: list[int],
-) -> dict[str, Metrics]:
+) -> dict[str, dict[str, Metrics]]:
     """Measure a model of an earlier night, and popularity until then, on the events of the night.
+
+    Returns the figures of both by slice: of everybody by the first event of the night, and of those
+    with an event of a type by the first of that type.
 
     item_ids: the items of the night, which popularity ranks. The model ranks those that it knows: a
     target that it does not is a miss (`unknown_targets` is the share of these). A target that its
@@ -368,29 +441,52 @@ def judge_by_time(
     """
     lake = Lake.of(settings)
     numbers, n_items = model_numbers(lake, item_ids), len(item_ids)
-    before, targets = by_time_split(settings, night)
-    users = np.flatnonzero(targets)
+    own = model_numbers(lake, earlier.item_ids)
+    whole, counts = by_time_split(settings, night)
+    before = replace(whole.oldest(counts), until_us=whole.until_us)
+    users = np.flatnonzero((counts > 0) & (counts < whole.lengths))
     if not users.size:
         return {}
-    history, target = before.take(users), targets[users]
-    counts = np.bincount(renumbered(before, numbers).items, minlength=n_items + 1)
-    side = Split(renumbered(history, numbers), numbers[target])
-    repeats = is_repeat(side)
-    own = model_numbers(lake, earlier.item_ids)
-    known_as = Split(renumbered(history, own), own[target])
+    history = before.take(users)
+    known, known_as = renumbered(history, numbers), renumbered(history, own)
+    popularity = np.bincount(renumbered(before, numbers).items, minlength=n_items + 1)
+
+    def judged(asked: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> dict[str, Metrics]:
+        """Ask some of the users, by their places, for the items of the events `rows` of `whole`."""
+        side = Split(known.take(asked), numbers[whole.items[rows]])
+        repeats = is_repeat(side)
+        own_side = Split(known_as.take(asked), own[whole.items[rows]])
+        ranks = earlier.model.ranks(own_side, repeats)
+        n_users = {USERS: float(asked.size), REPEAT_SHARE: float(repeats.mean())}
+        metrics = n_users | hit_rate_and_ndcg(ranks, cutoffs)
+        metrics["unknown_targets"] = float((own_side.targets > len(earlier.item_ids)).mean())
+        hits = intent_hits(intents, known, side, n_items, CUTOFF, among_all=repeats, users=asked)
+        if hits.by_popularity.any():
+            metrics[LIFT] = hits.lift
+        popular = n_users | hit_rate_and_ndcg(popularity_ranks(side, popularity, repeats), cutoffs)
+        return {version: metrics, POPULARITY: popular}
+
+    starts, lengths = whole.offsets[users] + counts[users], whole.lengths[users] - counts[users]
+    tonight = ragged_arange(starts, lengths)
+    owners = np.repeat(np.arange(users.size), lengths)
+    found: dict[str, dict[str, Metrics]] = {version: {}, POPULARITY: {}}
     try:
-        ranks = earlier.model.ranks(known_as, repeats)
-        intents = earlier.model.transform(known_as.histories).intent
+        intents = earlier.model.transform(known_as).intent
+        slices = {ALL_USERS: judged(np.arange(users.size), starts)}
+        for name in judged_types(whole, settings.evaluate.types):
+            of_it = np.flatnonzero(is_of(whole, (name,), tonight))
+            asked, first = np.unique(owners[of_it], return_index=True)
+            if asked.size < LEAST_OF_TYPE:
+                of_few: Metrics = {USERS: float(asked.size)}
+                slices[of_type(name)] = {version: of_few, POPULARITY: of_few}
+            else:
+                slices[of_type(name)] = judged(asked, tonight[of_it[first]])
     except ELCRecError as error:
         raise ModelError(f"model {version} cannot be evaluated: {error}") from error
-    n_users = {USERS: float(users.size), REPEAT_SHARE: float(repeats.mean())}
-    metrics = n_users | hit_rate_and_ndcg(ranks, cutoffs)
-    metrics["unknown_targets"] = float((known_as.targets > len(earlier.item_ids)).mean())
-    hits = intent_hits(intents, side.histories, side, n_items, CUTOFF, among_all=repeats)
-    if hits.by_popularity.any():
-        metrics[LIFT] = hits.lift
-    popular = n_users | hit_rate_and_ndcg(popularity_ranks(side, counts, repeats), cutoffs)
-    return {version: metrics, POPULARITY: popular}
+    for whose, of_both in slices.items():
+        for name, metrics in of_both.items():
+            found[name][whose] = metrics
+    return found
 
 
 def compare(new: Judged, other: Judged, targets: Targets, settings: Settings) -> Metrics:

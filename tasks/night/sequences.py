@@ -11,8 +11,9 @@ events since then to them; otherwise it reads all events. Both give the same row
 ever add to a core, so with smallest numbers of events, too, what was in it stays: the night looks
 for what joins it among the events that were left out and the new ones.
 
-Where the model looks at types, weights and times of events (`model.reads_details`), histories hold
-them, too. When it begins to, the next night is built from all events.
+Where the model or the evaluation looks at types, weights and times of events
+(`settings.keeps_details`), histories hold them, too. When one of them begins to, the next night is
+built from all events.
 """
 
 import datetime as dt
@@ -55,7 +56,7 @@ class Events:
     """Events as columns; users ascend, and the events of each are in the order of a history.
 
     `users` [n] are numbers of the table `users`, `items` [n] indices of `items`, `ts_us` [n]
-    microseconds since 1970. Where the model looks at them, `types` [n] are places in the variable
+    microseconds since 1970. Where histories hold them, `types` [n] are places in the variable
     type_names, from 1, and `weights` [n] NaN for an event without one.
     """
 
@@ -130,7 +131,7 @@ def build_sequences(settings: Settings, night: dt.date) -> dict[str, Any]:
         raise LakeError(f"night {night} was not ingested: run the step ingest of that night first")
     # Before any event is read: if another run replaces events meanwhile, what is recorded below
     # will match nothing later.
-    detailed = settings.model.reads_details
+    detailed = settings.keeps_details
     inputs = _Inputs(lake, rules, night, detailed=detailed)
     base = _base(lake, rules, inputs, night)
     if settings.engine.kind == "spark":

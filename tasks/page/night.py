@@ -24,6 +24,7 @@ from tasks.registry.figures import (
     IDLE_USERS,
     LABELS,
     LARGEST_SHARE,
+    LEAST_OF_TYPE,
     LIFT,
     NDCG,
     NEW_ITEMS,
@@ -33,6 +34,7 @@ from tasks.registry.figures import (
     UTILISATION,
     against,
     change_of,
+    of_types,
 )
 from tasks.settings import Settings
 from tasks.steps import STEPS
@@ -124,6 +126,7 @@ def view(
         "intervals": _intervals(settings, lake, night, decision),
         "rules": _rules(settings, lake, night, decision),
         "scores": _scores(lake, night, decision),
+        "of_types": _of_types(lake, night, decision),
         "checks": checks,
         "not_met": [one for one in checks if not one["met"]],
         "nearest": [one for one in checks if one["met"] and one["nearness"] > 0][:NEAREST],
@@ -817,6 +820,24 @@ def _scores(lake: PageLake, night: dt.date, decision: Mapping[str, Any]) -> list
             }
         )
     return sorted(rows, key=lambda row: row["sort"])
+
+
+def _of_types(lake: PageLake, night: dt.date, decision: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the figures by the type of the event to be found; nothing where there are none."""
+    values = metrics_of(lake, night, night).get(night, {})
+    rows = ((*which, value) for which, value in values.items())
+    return [
+        {
+            "name": one.name,
+            "judged_by": one.judged_by,
+            "users": one.users,
+            "few": one.users < LEAST_OF_TYPE,
+            "hits": words.percent(one.model.get("HR@20")),
+            "popular": words.percent(one.popularity.get("HR@20")),
+            "lift": words.times(one.model.get(LIFT)),
+        }
+        for one in of_types(rows, decision["labels_with"])
+    ]
 
 
 def _checks(

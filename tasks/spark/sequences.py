@@ -65,7 +65,7 @@ class Histories:
         self.counts: dict[str, int] = {}  # of names whose rows are kept in files
         self.spark, self.lake, self.night, self.base = spark, Lake.of(settings), night, base
         self.rules: SequenceSettings = settings.sequences
-        self.detailed = settings.model.reads_details
+        self.detailed = settings.keeps_details
         base_night = base or dt.date.min  # of which there is nothing
         view(spark, self.lake, tables.EVENTS, "all_events", last=night)
         since = base_night + dt.timedelta(days=1) if base else None

@@ -198,7 +198,9 @@ def test_by_time_equals_a_plain_computation_user_by_user(night_done: Settings) -
     version = model_of_night(night_done, NIGHT).version
     model = load(night_done, version)
     night_items = pl.Series("item_id", sorted(names))
-    found = judge_by_time(night_done, NEXT_NIGHT, version, model, night_items, [5, 20])
+    judged_by_time = judge_by_time(night_done, NEXT_NIGHT, version, model, night_items, [5, 20])
+    assert all(list(slices) == ["all"] for slices in judged_by_time.values())
+    found = {name: slices["all"] for name, slices in judged_by_time.items()}
 
     index_of = [names[name] for name in model.item_ids]  # of the model's numbers 1, 2, ...
     number_of = {item: number for number, item in enumerate(index_of, 1)}
@@ -290,10 +292,11 @@ def test_by_time_the_target_is_the_first_item_of_the_night_with_sessions_too(
         mark_ingested(lake.root, [night])
         build_sequences(settings, night)
     names = dict(table(settings, tables.ITEMS).select("item_index", "item_id").iter_rows())
-    before, targets = by_time_split(settings, NEXT_NIGHT)
-    assert [names[item] for item in targets] == [target]
-    known = [names[item] for item in before[0].tolist()]
-    assert known == (["a", "b"] if minutes else list("aabb"))
+    whole, earlier = by_time_split(settings, NEXT_NIGHT)
+    known = [names[item] for item in whole[0].tolist()]
+    (count,) = earlier
+    assert known[count] == target
+    assert known[:count] == (["a", "b"] if minutes else list("aabb"))
 
 
 def test_the_last_model_is_judged_by_time_on_nights_with_events(night_done: Settings) -> None:
