@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -174,6 +174,9 @@ def redis(password: str) -> Iterator[str]:
         server.wait()
 
 
+EXECUTOR = "org.apache.spark.executor.CoarseGrainedExecutorBackend"  # its main class
+
+
 class Spark:
     """A Spark Connect server with two executors, each a process of its own, of one core."""
 
@@ -182,9 +185,12 @@ class Spark:
 
     def executors(self) -> list[psutil.Process]:
         """Return the processes of the executors that run now; of one that dies another begins."""
-        children = psutil.Process(self._server.pid).children(recursive=True)
-        found = [one for one in children if one.status() != psutil.STATUS_ZOMBIE]
-        return [one for one in found if "CoarseGrainedExecutorBackend" in " ".join(one.cmdline())]
+        found = []
+        for child in psutil.Process(self._server.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                if child.status() != psutil.STATUS_ZOMBIE and EXECUTOR in child.cmdline():
+                    found.append(child)
+        return found
 
 
 @needs("servers")

@@ -9,11 +9,12 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,9 +27,10 @@ from tasks.errors import ModelError, SettingsError
 from tasks.lake import Lake, tables
 from tasks.night.label import label
 from tasks.settings import Settings, load_settings
+from tasks.spark import label as label_on_spark
 from tasks.spark import session as sessions
 from tasks.spark.frames import frame, statement
-from tasks.spark.label import write_labels
+from tasks.spark.label import Labelling, write_labels
 from tasks.steps import run_step
 from tests.servers import Spark, spark_connect
 from tests.sql.test_statements import plain
@@ -37,6 +39,7 @@ from tests.tasks.spark import statements
 from tests.test_night_properties import LAST_EVENTS, LOGS, NIGHTS, SESSION, Log, deliver, night
 
 pytestmark = pytest.mark.slow
+Batches = Iterator[pa.RecordBatch]
 NEXT_NIGHT = NIGHT + dt.timedelta(days=1)
 BUILT = (tables.ITEMS, tables.SEQUENCES, tables.LEFT_OUT_EVENTS)
 
@@ -64,18 +67,50 @@ def add_next_night(settings: Settings) -> None:
     Lake(settings.lake.root).replace(tables.SEQUENCES, rows, nights=[NEXT_NIGHT])
 
 
-def test_labels_and_evidence_equal_those_of_duckdb(night_done: Settings, spark: Spark) -> None:
-    add_next_night(night_done)
-    summary = label(night_done, NEXT_NIGHT)
+def compare_labels(on_one: Settings, spark: Spark) -> None:
+    """Label the night after NIGHT on both engines, and see that all tables are the same."""
+    add_next_night(on_one)
+    summary = label(on_one, NEXT_NIGHT)
     written = (tables.INTENT_LABELS, tables.LABEL_EVIDENCE, tables.INTENT_PROFILES)
-    expected = [table(night_done, which, NEXT_NIGHT) for which in written]
-    assert label(on_spark(night_done, spark), NEXT_NIGHT) == summary
+    expected = [table(on_one, which, NEXT_NIGHT) for which in written]
+    assert label(on_spark(on_one, spark), NEXT_NIGHT) == summary
     for which, rows in zip(written, expected, strict=True):
         key = "user_id" if "user_id" in rows.columns else "intent_id"
-        found = table(night_done, which, NEXT_NIGHT)
+        found = table(on_one, which, NEXT_NIGHT)
         assert_frame_equal(found.sort(key), rows.sort(key), rel_tol=0, abs_tol=1e-6)
+
+
+def test_labels_and_evidence_equal_those_of_duckdb(night_done: Settings, spark: Spark) -> None:
+    compare_labels(night_done, spark)
     files = Lake.of(night_done).files(tables.INTENT_LABELS, NEXT_NIGHT)
     assert all(pl.read_parquet(file)["user_id"].is_sorted() for file in files)
+
+
+def test_an_executor_that_is_killed_while_it_labels_costs_no_row(
+    night_done: Settings, spark: Spark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = tmp_path / "killed"
+
+    def killing(*given: Any) -> Callable[[Batches], Batches]:
+        work = Labelling(*given)
+
+        def labelled(batches: Batches) -> Batches:
+            for labels in work(batches):
+                yield labels
+                if not killed.exists():  # the part is not whole yet
+                    killed.touch()
+                    for process in psutil.Process().parents():  # the nearest one is Python's
+                        if process.name() == "java":
+                            process.kill()
+                            break
+
+        return labelled
+
+    monkeypatch.setattr(label_on_spark, "Labelling", killing)
+    before = {process.pid for process in spark.executors()}
+    compare_labels(night_done, spark)
+    assert killed.exists()
+    assert before - {process.pid for process in spark.executors()}
 
 
 def test_an_error_of_an_executor_is_the_sentence_that_it_is_here(
@@ -248,9 +283,10 @@ def test_an_executor_that_is_killed_costs_no_row(tmp_path: Path, spark: Spark) -
         while time.monotonic() < until:
             # In the middle: the core is looked for.
             if next((tmp_path / "many" / "sequences").glob("staged-*/core_users-*"), None):
-                spark.executors()[0].kill()
-                killed.set()
-                return
+                for executor in spark.executors()[:1]:
+                    executor.kill()
+                    killed.set()
+                    return
             time.sleep(0.01)
 
     killer = threading.Thread(target=kill)
