@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, FloatRect
 
 from tasks.lake import Lake, tables
 from tasks.page.access import TokenAccess
@@ -27,6 +27,7 @@ DATA = Path(os.environ.get("ELCREC_DATA") or REPO.parent / "shared" / "data")
 LAST = dt.date(1998, 4, 22)
 NIGHTS = [LAST - dt.timedelta(days=days) for days in range(9, -1, -1)]
 PICTURES = REPO / "build" / "pages"
+OF_DOCS: FloatRect = {"x": 0, "y": 0, "width": 1280, "height": 1010}  # what a picture there shows
 VIEWS = {
     "night": "/night",
     "intents": "/intents",
@@ -98,6 +99,8 @@ def test_every_view_is_whole_and_usable(
             answer = page.goto(base + path)
             assert answer and answer.status == 200, path
             page.screenshot(path=PICTURES / f"{name}-{kind}.png", full_page=True)
+            if kind == "light-desk" and (REPO / "docs" / "pictures" / f"{name}.png").exists():
+                page.screenshot(path=PICTURES / f"docs-{name}.png", full_page=True, clip=OF_DOCS)
             wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
             assert wide <= 0, f"{path} is {wide} pixels wider than the screen"
             found = Axe().run(page)
