@@ -312,7 +312,8 @@ def of_users(night: dt.date, users: int, intents: int) -> Iterator[tuple[Table, 
     history = ", ".join(f"(1 + (i * {n}) % {ITEMS})::INTEGER" for n in range(3, 43, 2))
     yield (
         tables.SEQUENCES,
-        f"SELECT {user}, [{history}] AS items, 20::INTEGER AS n_events, {when} {made}",
+        f"SELECT {user}, [{history}] AS items, 20::INTEGER AS n_events, {when}, "
+        f"NULL::VARCHAR[] AS types, NULL::FLOAT[] AS weights, NULL::TIMESTAMPTZ[] AS times {made}",
     )
 
 
