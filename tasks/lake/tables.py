@@ -312,9 +312,9 @@ SEQUENCES = Table(
         "items": "item_index of the last events (sequences.last_events), oldest first.",
         "n_events": "Events of the whole history.",
         "last_ts": "Time of the newest event.",
-        "types": "event_type of each of items; null where nobody asks for it.",
-        "weights": "weight of each of items; null where nobody asks for it.",
-        "times": "ts of each of items; null where nobody asks for it.",
+        "types": "event_type of each of items; null unless model or evaluation asks for it.",
+        "weights": "weight of each of items; null unless model or evaluation asks for it.",
+        "times": "ts of each of items; null unless model or evaluation asks for it.",
     },
 )
 
@@ -373,8 +373,8 @@ LEFT_OUT_EVENTS = Table(
         "item_index": "The item's number, as in items.",
         "ts": "When it happened.",
         "position": "Order of the events: ascending by user, and within a user by time.",
-        "event_type": "Its type; null where nobody asks for it.",
-        "weight": "Its weight; null where nobody asks for it.",
+        "event_type": "Its type; null unless model or evaluation asks for it.",
+        "weight": "Its weight; null unless model or evaluation asks for it.",
     },
 )
 

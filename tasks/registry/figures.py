@@ -99,8 +99,8 @@ def of_types(rows: Iterable[tuple[str, str, str, str, float]], version: str | No
     for (kind, split, users), measured in sorted(found.items()):
         models = sorted(name for name in measured if name not in BASELINES)
         one = version if version in models else models[-1]
-        of_type = OfType(kind, split, users, measured[one], measured[POPULARITY])
+        row = OfType(kind, split, users, measured[one], measured[POPULARITY])
         # Of everybody the newest event is of a new item or a repeat, which are told apart.
-        if split == BY_TIME or users != ALL_USERS or not of_type.users:
-            told.append(of_type)
+        if split == BY_TIME or users != ALL_USERS or not row.users:
+            told.append(row)
     return told
