@@ -1,7 +1,8 @@
 """The lake as the page reads it: small tables are kept in memory, a night at a time.
 
 Files of a Delta table never change, so what was read of a night holds until the night has other
-files. Which files there are is asked at most every `FRESH` seconds.
+files. Which files there are is asked at most every `FRESH` seconds: to open a table takes as long
+as to read a little of it, and a view reads ten.
 """
 
 import datetime as dt
@@ -12,12 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
+from deltalake import DeltaTable
 
 from tasks.lake import Lake, tables
 from tasks.lake.storage import Storage
 from tasks.lake.tables import Table
 
-FRESH = 2.0  # seconds for which the list of a table's files holds
+FRESH = 2.0  # seconds for which a table that was opened holds
 NIGHTS_AT_ONCE = 8  # that are read from files
 MOST_KEPT = 48 * 10**6  # bytes of rows in memory
 
@@ -41,13 +43,14 @@ Files = tuple[str, ...]
 
 
 class PageLake(Lake):
-    """A lake whose small tables are read once, for any number of requests at once."""
+    """A lake to read only; its small tables are read once, for any number of requests at once."""
 
     def __init__(self, root: Path | str, storage: Storage | None = None) -> None:
         """Take the lake of a folder, or of a URL."""
         super().__init__(root, storage)
         self._lock = threading.Lock()
-        self._listed: dict[str, tuple[float, dict[dt.date | None, Files]]] = {}
+        self._opened: dict[str, tuple[float, DeltaTable | None]] = {}
+        self._listed: dict[str, tuple[DeltaTable | None, dict[dt.date | None, Files]]] = {}
         self._rows: OrderedDict[Key, tuple[Files, pl.DataFrame]] = OrderedDict()
         self._bytes = 0
 
@@ -136,13 +139,25 @@ class PageLake(Lake):
     def forget(self, table: Table) -> None:
         """Look at a table's files anew the next time: this process has written to it."""
         with self._lock:
-            self._listed.pop(table.name, None)
+            self._opened.pop(table.name, None)
 
-    def _files(self, table: Table) -> dict[dt.date | None, Files]:
+    def _open(self, table: Table) -> DeltaTable | None:
+        """Return a version of a table that was the newest `FRESH` seconds ago, or is now."""
         now = time.monotonic()
         with self._lock:
-            known = self._listed.get(table.name)
+            known = self._opened.get(table.name)
         if known and now - known[0] < FRESH:
+            return known[1]
+        opened = super()._open(table)
+        with self._lock:
+            self._opened[table.name] = (now, opened)
+        return opened
+
+    def _files(self, table: Table) -> dict[dt.date | None, Files]:
+        opened = self._open(table)
+        with self._lock:
+            known = self._listed.get(table.name)
+        if known and known[0] is opened:
             return known[1]
         by_night: dict[dt.date | None, list[str]] = {}
         for file in self.files(table):
@@ -153,7 +168,7 @@ class PageLake(Lake):
             by_night.setdefault(night, []).append(file)
         listed = {night: tuple(files) for night, files in by_night.items()}
         with self._lock:
-            self._listed[table.name] = (now, listed)
+            self._listed[table.name] = (opened, listed)
         return listed
 
     def _read(
