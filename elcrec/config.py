@@ -93,6 +93,10 @@ class Config:
     average_decay: float = (
         0.999  # of the exponential moving average of weights that is kept; 0: none is
     )
+    # Of the kept weights, how much are those that the warm-up ended with. What is learned after it
+    # widens the list and blunts its top; between the two sets of weights lies what has both
+    # (interpolation of weights, arXiv 2109.01903).
+    warmup_share: float = 0.0
     max_epochs: int = 30
     patience: int = 5  # epochs without a better validation NDCG@20 before training stops
     seed: int = 1
@@ -199,7 +203,7 @@ LEAST: dict[str, float] = {
     **dict.fromkeys(("sequence_contrast_weight", "intent_contrast_weight"), 0.0),
 }
 SHARES = {
-    *("low_pass", "dropout", "attention_dropout", "average_decay"),
+    *("low_pass", "dropout", "attention_dropout", "average_decay", "warmup_share"),
     *("crop_ratio", "mask_ratio", "reorder_ratio"),
 }
 POSITIVE = {

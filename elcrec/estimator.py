@@ -197,7 +197,7 @@ class ELCRec:
         best = _Best()
         first_epoch = 1
         facts: dict[str, Any] = {
-            "config": {k: v for k, v in config.to_dict().items() if k not in WHERE_IT_RUNS},
+            "config": _what_it_learns_by(config),
             "n_items": n_items,
             "histories": _digest(usable),
             "initial": _start_digest(initial),
@@ -208,6 +208,8 @@ class ELCRec:
         self.history = []
         if checkpoint_dir is not None and (checkpoint_dir / f"{RESUMABLE}.json").exists():
             tensors, found = checkpoint.read(checkpoint_dir, RESUMABLE)
+            # A field that came after the checkpoint has the default, which leaves all as it was.
+            found["config"] = _what_it_learns_by(Config()) | found["config"]
             for name, value in facts.items():
                 if found.get(name) != value:
                     raise ELCRecError(
@@ -611,6 +613,10 @@ def _digest(histories: Histories) -> str:
             digest.update(np.ascontiguousarray(values).tobytes())
     digest.update("\n".join(histories.type_names).encode())
     return digest.hexdigest()
+
+
+def _what_it_learns_by(config: Config) -> dict[str, Any]:
+    return {k: v for k, v in config.to_dict().items() if k not in WHERE_IT_RUNS}
 
 
 def _start_digest(initial: ELCRec | None) -> str | None:

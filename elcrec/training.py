@@ -142,6 +142,8 @@ class Trainer:
         self.average = (
             {name: p.detach().clone() for name, p in dense.items()} if config.average_decay else {}
         )
+        # What the warm-up ended with, by name, where the kept weights are to have a share of it.
+        self.warmed_up: dict[str, Tensor] = {}
         self.steps = 0
         # Whose gradients are sparse, and what share of a batch's users each intent has just had.
         self._table = None if self.rows is None else self.rows.weight
@@ -558,22 +560,35 @@ class Trainer:
         A rank that does not lead gets no weights: nobody asks it for them.
         """
         self.ranks.announce("validate")
-        averages = dict(self.average)
-        if self.rows is not None and averages:
-            averages["items.weight"] = self.rows.average()
-        parameters: list[Tensor] = [self.network.get_parameter(name) for name in averages]
+        kept = self._kept()
+        parameters: list[Tensor] = [self.network.get_parameter(name) for name in kept]
         trained = [p.detach().clone() for p in parameters]
-        if averages:
-            torch._foreach_copy_(parameters, list(averages.values()))
+        if kept:
+            torch._foreach_copy_(parameters, list(kept.values()))
         self.network.eval()
         of_targets = torch.from_numpy(target_ranks(self.network, self.validation))
         metrics = hit_rate_and_ndcg(self.ranks.gather(of_targets).numpy(), (5, 10, 20))
         state: dict[str, Tensor] = {}
         if self.ranks.leads:
             state = {name: value.clone() for name, value in self.network.state_dict().items()}
-        if averages:
+        if kept:
             torch._foreach_copy_(parameters, trained)
         return metrics, state
+
+    def _kept(self) -> dict[str, Tensor]:
+        """The weights of an epoch that are kept, by name, where they are not those it trained."""
+        kept = dict(self.average)
+        if self.rows is not None and kept:
+            kept["items.weight"] = self.rows.average()
+        share = self.config.warmup_share
+        if not share:
+            return kept
+        kept = kept or {name: p.detach() for name, p in self.network.named_parameters()}
+        if self.warming_up:
+            self.warmed_up = {name: value.clone() for name, value in kept.items()}
+        return {
+            name: value.lerp(self.warmed_up.get(name, value), share) for name, value in kept.items()
+        }
 
     def state(self) -> dict[str, Tensor]:
         """Everything the next epoch depends on, by name."""
@@ -586,6 +601,7 @@ class Trainer:
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{name}.{key}"] = value
         tensors |= {f"average.{name}": value for name, value in self.average.items()}
+        tensors |= {f"warmed_up.{name}": value for name, value in self.warmed_up.items()}
         if self.rows is not None:
             tensors |= {f"rows.{name}": value for name, value in self.rows.state.items()}
         return tensors
@@ -607,6 +623,11 @@ class Trainer:
                 self.optimizer.state[parameter] = moments
         for name, average in self.average.items():
             average.copy_(tensors[f"average.{name}"])
+        self.warmed_up = {
+            name.removeprefix("warmed_up."): value.to(self.device)
+            for name, value in tensors.items()
+            if name.startswith("warmed_up.")
+        }
         if self.rows is not None:
             for name, value in self.rows.state.items():
                 value.copy_(tensors[f"rows.{name}"])

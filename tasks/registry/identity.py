@@ -41,6 +41,7 @@ CAME_LATER = {
     "processes": 1,
     "gpu_batch_users": 0,
     "encoder_precision": "float32",
+    "warmup_share": 0.0,
 }
 
 

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -340,6 +341,46 @@ def test_training_goes_on_with_other_threads(tmp_path):
     finally:
         torch.set_num_threads(threads)
     assert len(again.history) == 1
+
+
+def test_training_goes_on_from_a_checkpoint_from_before_a_field_came(tmp_path):
+    ELCRec(tiny(max_epochs=1)).fit(walks(), 40, checkpoint_dir=tmp_path)
+    path = tmp_path / "training.json"
+    facts = json.loads(path.read_text())
+    del facts["config"]["warmup_share"]
+    path.write_text(json.dumps(facts))
+    again = ELCRec(tiny(max_epochs=1)).fit(walks(), 40, checkpoint_dir=tmp_path)
+    assert len(again.history) == 1
+    with pytest.raises(ELCRecError, match="another config"):
+        ELCRec(tiny(max_epochs=1, warmup_share=0.5)).fit(walks(), 40, checkpoint_dir=tmp_path)
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_kept_weights_lie_between_the_warm_ups_and_the_last(average, tmp_path):
+    def kept(share: float, epochs: int) -> dict[str, torch.Tensor]:
+        changes = {"warmup_epochs": 2, "max_epochs": epochs, "average_decay": average}
+        model = ELCRec(tiny(warmup_share=share, **changes))
+        return model.fit(walks(), 40, keep_last=True).network.state_dict()
+
+    warm, last, between = kept(0.25, 2), kept(0.0, 4), kept(0.25, 4)
+    assert all(torch.equal(value, warm[name]) for name, value in kept(0.0, 2).items())
+    assert not torch.equal(warm["items.weight"], last["items.weight"])
+    for name in set(last) - {"shares"}:
+        expected = 0.75 * last[name] + 0.25 * warm[name]
+        torch.testing.assert_close(between[name], expected)
+
+
+def test_a_training_that_was_killed_after_its_warm_up_keeps_the_same_weights(tmp_path):
+    def killed(report):
+        if report.epoch == 2:
+            raise KeyboardInterrupt
+
+    config = tiny(warmup_epochs=1, max_epochs=3, warmup_share=0.5)
+    expected = weights_of(ELCRec(config).fit(walks(), 40, keep_last=True))
+    with pytest.raises(KeyboardInterrupt):
+        ELCRec(config).fit(walks(), 40, keep_last=True, checkpoint_dir=tmp_path, on_epoch=killed)
+    again = ELCRec(config).fit(walks(), 40, keep_last=True, checkpoint_dir=tmp_path)
+    assert all(map(torch.equal, weights_of(again), expected))
 
 
 def weights_of(model: ELCRec) -> list[torch.Tensor]:
