@@ -73,13 +73,18 @@ def shown(text: object, longest: int = LONGEST) -> str:
     Marks that turn the direction of writing, and other characters without a look of their own, are
     written as their code. Templates escape what comes out.
     """
-    one_line = " ".join(str(text).split())
-    seen = "".join(
-        letter
-        if unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
-        or letter in "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"
-        else f"\\u{ord(letter):04x}"
-        for letter in one_line[: 2 * longest]
+    one_line = " ".join(str(text).split())[: 2 * longest]
+    # Letter by letter only where some letter needs it: a view has tens of thousands of letters.
+    seen = (
+        one_line
+        if one_line.isprintable()
+        else "".join(
+            letter
+            if unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+            or letter in "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"
+            else f"\\u{ord(letter):04x}"
+            for letter in one_line
+        )
     )
     return seen if len(seen) <= longest else f"{seen[: longest - 1].rstrip()}…"
 
