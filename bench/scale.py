@@ -57,7 +57,8 @@ SELECT
         )::INTEGER
     ) AS items,
     len(items)::INTEGER AS n_events,
-    $night::DATE::TIMESTAMPTZ AS last_ts
+    $night::DATE::TIMESTAMPTZ AS last_ts,
+    NULL::VARCHAR[] AS types, NULL::FLOAT[] AS weights, NULL::TIMESTAMPTZ[] AS times
 FROM range($users) AS users (user_number)
 """
 
@@ -85,10 +86,11 @@ def build_lake(root: Path, users: int) -> None:
         same_settings=False,
         warm=False,
         first_free_id=0,
+        held_out_one_in=1,
     )
     model.calibration = Calibration(sharpness=1.0, inertia=0.0)  # whichever: it costs the same
     intents = named(first_ids(INTENTS), NIGHT, None)
-    save(model, ids, intents, lake.model_dir(identity.version))
+    save(model, ids, intents, Path(lake.model_dir(identity.version)))
     register(lake, NIGHT, identity, intents.next_id)
     promoted = registered(lake, NIGHT).with_columns(promoted=True)
     lake.replace(tables.MODELS, promoted, nights=[NIGHT])
