@@ -4,6 +4,7 @@
     python bench/paper.py train --ablations B B+ICL B+ELCM          # Figure 2
     python bench/paper.py train --as-published                      # the published code's step
     python bench/paper.py train --as-written                        # the text's
+    python bench/paper.py between --label wide --set …              # warm-up's and last weights
     python bench/paper.py cost                                      # of alternating optimisation
     python bench/paper.py show                                      # tables and the picture
 
@@ -13,6 +14,9 @@ warming up, of the last), the config, the machine, the commit and the command. I
 any time: the same command goes on from the last epoch. On one core an epoch of Beauty takes about
 8 s, and 43 s as published, with padding; a training has 100 to 300. Toys and Yelp are read from
 --file, a user and items a line.
+
+`between` takes the checkpoint of such a training, done or not, that has `warmup_share`. It measures
+weights on the line between those that the warm-up ended with and those of the last epoch.
 
 `cost` measures an epoch end to end beside one of the alternating optimisation that ELCRec replaces:
 k-means over all users, then an epoch with the centres held, without the clustering loss.
@@ -43,7 +47,7 @@ import numpy as np
 import torch
 
 from bench.record import RESULTS, command, commit, machine, read
-from elcrec import Config, ELCRec, EpochReport, Histories, checkpoint
+from elcrec import Config, ELCRec, ELCRecError, EpochReport, Histories, checkpoint
 from elcrec.config import PAPER_AS_PUBLISHED, PAPER_AS_WRITTEN, PAPER_DATASETS
 from elcrec.evaluation import BLOCK_USERS, behaviours
 from elcrec.intents import intent_lift, largest_share, perplexity, spherical_kmeans
@@ -75,6 +79,7 @@ PUBLISHED_SUMS = {
     "sports": {"B": 0.134, "B+ICL": 0.138, "B+ELCM": 0.140, "full": 0.1405},
 }
 MEASURED_EVERY = 10  # epochs
+BETWEEN = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)  # shares of the warm-up's weights
 COST_ROUNDS = 3
 KMEANS_ITERATIONS, KMEANS_STARTS = 20, 5  # of the alternating optimisation's published code
 
@@ -138,6 +143,14 @@ def write_result(path: Path, figures: dict[str, Any]) -> None:
     partial.replace(path)
 
 
+def name_of(given: argparse.Namespace, ablation: str, seed: int) -> str:
+    """Name a training by what it is of and what the command line changes."""
+    parts = [given.dataset, ablation.lower().replace("+", "-")]
+    parts += [f"as-{given.way_of}"] if given.way_of else []
+    parts += [given.label] if given.label else []
+    return "-".join([*parts, str(seed)])
+
+
 def train(
     given: argparse.Namespace,
     ablation: str,
@@ -147,10 +160,7 @@ def train(
 ) -> None:
     """Train until it stops by itself, going on from what an earlier call left; write JSON."""
     config = config_of(given, ablation, seed)
-    parts = [given.dataset, ablation.lower().replace("+", "-")]
-    parts += [f"as-{given.way_of}"] if given.way_of else []
-    parts += [given.label] if given.label else []
-    name = "-".join([*parts, str(seed)])
+    name = name_of(given, ablation, seed)
     path, folder = given.results / f"paper-{name}.json", given.checkpoints / name
     if path.exists() and json.loads(path.read_text())["figures"]["done"]:
         print(f"{path.name} is done: remove it to train again", file=sys.stderr)
@@ -184,6 +194,39 @@ def train(
     model.fit(histories, n_items, checkpoint_dir=folder, on_epoch=say)
     figures["done"] = True
     measure(model, model.history)
+
+
+def measure_between(
+    given: argparse.Namespace,
+    ablation: str,
+    seed: int,
+    histories: Histories,
+    n_items: int,
+) -> None:
+    """Measure weights between those that a training's warm-up ended with and its last; write JSON.
+
+    Raises ELCRecError without a checkpoint, and for one that has not both.
+    """
+    name = name_of(given, ablation, seed)
+    tensors, facts = checkpoint.read(given.checkpoints / name, "training")
+    weights, averages, warm = (
+        {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        for prefix in ("weight.", "average.", "warmed_up.")
+    )
+    last = weights | averages
+    if not warm:
+        raise ELCRecError(f"{name} has no weights of a warm-up: train it with warmup_share")
+    model = unfinished(given.checkpoints / name, config_of(given, ablation, seed), n_items)
+    assert model.network is not None
+    shares = []
+    for share in BETWEEN:
+        between = {n: value.lerp(warm[n], share) for n, value in last.items()}
+        model.network.load_state_dict({"shares": tensors["shares"]} | between)
+        measured = {split: model.evaluate(histories, split) for split in ("validation", "test")}
+        shares.append({"share": share} | measured)
+        print(f"{name} {share:.0%} {measured['validation']}", flush=True)
+    found = {"name": name, "dataset": given.dataset, "epoch": facts["epoch"], "between": shares}
+    write_result(given.results / f"paper-between-{name}.json", found)
 
 
 def rounded(report: EpochReport) -> dict[str, Any]:
@@ -388,7 +431,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("do", choices=["train", "cost", "show"])
+    parser.add_argument("do", choices=["train", "between", "cost", "show"])
     parser.add_argument("--dataset", choices=FILES, default="beauty")
     parser.add_argument("--file", type=Path, help="of the data set, if not in the usual folder")
     parser.add_argument("--ablations", choices=ABLATIONS, nargs="+", default=["full"])
@@ -420,9 +463,10 @@ def main() -> None:
         measure_cost(given)
     else:
         histories, n_items = read_histories(given.dataset, given.file)
+        do = train if given.do == "train" else measure_between
         for ablation in given.ablations:
             for seed in given.seeds:
-                train(given, ablation, seed, histories, n_items)
+                do(given, ablation, seed, histories, n_items)
 
 
 if __name__ == "__main__":

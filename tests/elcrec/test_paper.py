@@ -65,6 +65,21 @@ def test_a_training_goes_on_where_it_was_left_and_its_figures_stand_beside_the_p
 
 
 @pytest.mark.slow
+def test_weights_between_the_warm_ups_and_the_last_are_measured(bench, tmp_path):
+    settings = ("--label", "two", "--set", *SMALL, "max_epochs=3", "warmup_share=0.5")
+    bench("train", *settings)
+    assert bench("between", *settings).count("beauty-full-two-1") == len(paper.BETWEEN)
+    results = tmp_path / "results"
+    read = json.loads((results / "paper-between-beauty-full-two-1.json").read_text())["figures"]
+    trained = json.loads((results / "paper-beauty-full-two-1.json").read_text())["figures"]
+    assert [one["share"] for one in read["between"]] == list(paper.BETWEEN)
+    assert read["between"][0] != read["between"][-1]
+    [half] = [one for one in read["between"] if one["share"] == 0.5]
+    last = trained["epochs"][-1]["validation"]
+    assert half["validation"]["NDCG@20"] == pytest.approx(last["NDCG@20"], abs=1e-5)
+
+
+@pytest.mark.slow
 def test_both_ways_to_train_are_timed(bench, tmp_path):
     bench("cost", "--label", "small", "--set", *SMALL)
     file = tmp_path / "results" / "paper-cost-beauty.json"
