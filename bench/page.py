@@ -203,6 +203,9 @@ def aggregates(
                 "changed": total // 100,
                 "idle": total // 2,
                 "idle_changed": 0,
+                "of_intents": [
+                    {"intent_id": n, "clear": users // 2} for n, users in enumerate(size.tolist())
+                ],
             }
         ],
     )

@@ -6,6 +6,7 @@ WITH compared AS (
     SELECT
         (intent_labels.user_id IS NOT NULL) AS is_labelled,
         (intent_labels.intent_id IS NOT NULL) AS has_intent,
+        intent_labels.intent_id,
         label_evidence.clear AS is_clear,
         (label_evidence.held_since IS NOT NULL) AS is_held,
         (
@@ -19,6 +20,15 @@ WITH compared AS (
     FROM intent_labels
     FULL JOIN previous_labels ON intent_labels.user_id = previous_labels.user_id
     LEFT JOIN label_evidence ON intent_labels.user_id = label_evidence.user_id
+),
+
+of_intents AS (
+    SELECT
+        intent_id,
+        count(*) FILTER (WHERE is_clear) AS clear
+    FROM compared
+    WHERE has_intent AND is_clear IS NOT NULL
+    GROUP BY intent_id
 )
 
 SELECT
@@ -30,5 +40,8 @@ SELECT
     count(*) FILTER (WHERE is_in_both) AS compared,
     count(*) FILTER (WHERE is_in_both AND is_changed) AS changed,
     count(*) FILTER (WHERE is_in_both AND is_idle) AS idle,
-    count(*) FILTER (WHERE is_in_both AND is_idle AND is_changed) AS idle_changed
+    count(*) FILTER (WHERE is_in_both AND is_idle AND is_changed) AS idle_changed,
+    (
+        SELECT coalesce(list(of_intents ORDER BY of_intents.intent_id), []) FROM of_intents
+    ) AS of_intents
 FROM compared

@@ -805,6 +805,10 @@ LABEL_COUNTS = Table(
             ("changed", pa.int64()),
             ("idle", pa.int64()),
             ("idle_changed", pa.int64()),
+            (
+                "of_intents",
+                pa.list_(pa.struct([("intent_id", pa.int32()), ("clear", pa.int64())])),
+            ),
         ]
     ),
     row="The labels of one night, counted, also beside those of the labelled night before.",
@@ -821,6 +825,10 @@ LABEL_COUNTS = Table(
         "changed": "Those of them whose intent is another one, or came, or went.",
         "idle": "Of compared: users without an event since.",
         "idle_changed": "Of idle: those whose intent is another one, or came, or went.",
+        "of_intents": (
+            "How many of an intent's labels are clear, for each intent that has labels, if the "
+            "model is calibrated. Null on a night from before it was counted."
+        ),
     },
 )
 

@@ -238,7 +238,6 @@ class _Page:
                 up=up,
                 part=part,
                 show=show,
-                clear_above=self.settings.label.clear_above,
             ),
         )
 

@@ -87,6 +87,7 @@ def view(lake: PageLake, since: dt.date | None, night: dt.date, links: Links) ->
         "splits": splits,
         "mergers": mergers,
         "chart": _chart(moved, largest, called, links),
+        "twice": _twice(moved, largest),
         "listed": _listed(moved.head(PAIRS), called, links),
         "unlisted": max(0, moved.height - PAIRS),
         "moved": _users(moved, pl.col("one").is_not_null() & pl.col("two").is_not_null()),
@@ -271,6 +272,14 @@ def _chart(moved: pl.DataFrame, largest: pl.DataFrame, called: names.Names, link
         "The largest moves between intents: where users came from, and where they went",
         hrefs=hrefs,
     )
+
+
+def _twice(moved: pl.DataFrame, largest: pl.DataFrame) -> int:
+    """Return how many moves are drawn on both sides: between two that are drawn, not as a pair."""
+    rest = moved.join(largest, on=["one", "two"], how="anti", nulls_equal=True)
+    for side in ("one", "two"):
+        rest = rest.join(largest.select(side).unique(), on=side, how="semi", nulls_equal=True)
+    return int(rest["users"].sum())
 
 
 def _listed(moves: pl.DataFrame, called: names.Names, links: Links) -> list[dict[str, Any]]:

@@ -39,10 +39,8 @@ def view(
     called = names.shown(lake, night)
     hidden = told["profile"]["users"] < settings.page.min_users
     expected = [item["id"] for item in told["next_items"]]
-    deciles, least = told["profile"]["confidence_deciles"], settings.label.clear_above
     return told | {
-        # Deciles tell it to a tenth.
-        "clear": 1 - sum(one < least for one in deciles) / 10 if deciles else None,
+        "clear": lake.clear(night).get(intent),
         "images": pictures.of(settings.page, lake, night, expected),
         **_neighbours(lake, night, intent, called, links),
         "history": _history(lake, night, intent),

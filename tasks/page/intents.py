@@ -45,16 +45,15 @@ def view(
     up: bool | None = None,
     part: Part = charts.WHOLE,
     show: int | None = None,
-    clear_above: float = 0.0,
 ) -> dict[str, Any]:
     """Return the rows and the map of the intents of a night.
 
     search: words that have to be in the number, the name, the description that a person gave, or
     what the view of the intent shows as more often than others. sort: a key of `SORTS`; up: the
     smallest first. part: of the map; of another than the whole, only its intents are in the table.
-    show: an intent that the map marks. clear_above: the confidence from which a label is clear.
+    show: an intent that the map marks.
     """
-    rows = listed(lake, night, links, clear_above=clear_above)
+    rows = listed(lake, night, links)
     where = units_of(rows)
     shown = [
         row | {"why": why(row, search)}
@@ -100,9 +99,7 @@ def _is_preference(why: Iterable[Mapping[str, str]]) -> bool:
     return any(one["kind"] in KINDS.values() for one in why)
 
 
-def listed(
-    lake: PageLake, night: dt.date, links: Links, *, clear_above: float = 0.0
-) -> list[dict[str, Any]]:
+def listed(lake: PageLake, night: dt.date, links: Links) -> list[dict[str, Any]]:
     """Return a row an intent of a night, the largest first."""
     nights = window(lake, night)
     history = lake.kept(tables.INTENT_PROFILES, SIZES, nights[0] if nights else night, night)
@@ -117,7 +114,7 @@ def listed(
         night,
         night,
     ).sort(["users", "intent_id"], descending=[True, False])
-    more_often = features(lake, night)
+    more_often, clear = features(lake, night), lake.clear(night)
     called = names.shown(lake, night)
     where = places.of(lake)
     found = []
@@ -155,8 +152,7 @@ def listed(
                     row["share"], f"{row['share']:.1%} of the users with an intent", width=72
                 ),
                 "confidence": confidence,
-                # Deciles tell it to a tenth.
-                "is_unclear": sum(one < clear_above for one in deciles) / 10 > MOSTLY,
+                "is_unclear": clear.get(intent, row["users"]) < (1 - MOSTLY) * row["users"],
                 "categories": [one.text for one in of_kind.get("category", [])[:CATEGORIES]],
                 "titles": [one.text for one in of_kind.get("item", [])[:TITLES]],
                 "more_often": of_kind,

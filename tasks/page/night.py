@@ -365,7 +365,7 @@ def _fall_of_clear(
         f"{words.percent(clear[night])}; a fall of {100 * FALL:.0f} points within a week asks for "
         "a look"
     )
-    then, now = (_unclear(lake, day, settings.label.clear_above) for day in (before, night))
+    then, now = (_unclear(lake, day) for day in (before, night))
     rose = {
         intent: users * (share - then[intent][1] if intent in then else share)
         for intent, (users, share) in now.items()
@@ -390,8 +390,8 @@ def _fall_of_clear(
         users, share = now[intent]
         earlier = f", {words.percent(then[intent][1], 0)} then" if intent in then else ""
         told.append(
-            f"{words.shown(name.name if name else f'Intent {intent}', 60)} (about "
-            f"{words.percent(share, 0)} of {words.plural(users, 'user')} not clear{earlier})"
+            f"{words.shown(name.name if name else f'Intent {intent}', 60)} "
+            f"({words.percent(share, 0)} of {words.plural(users, 'user')} not clear{earlier})"
         )
     return reason(f"{said}. Most in: {'; '.join(told)}")
 
@@ -410,18 +410,14 @@ def _since_most(clear: Mapping[dt.date, float], night: dt.date) -> str | None:
     )
 
 
-def _unclear(lake: PageLake, day: dt.date, least: float) -> dict[int, tuple[int, float]]:
-    """Return, by intent, its users and about which share of them is below a confidence.
-
-    The profile of an intent holds deciles of the confidence, so the share is known to a tenth.
-    """
-    rows = lake.kept(
-        tables.INTENT_PROFILES, ("dt", "intent_id", "users", "confidence_deciles"), day, day
-    )
+def _unclear(lake: PageLake, day: dt.date) -> dict[int, tuple[int, float]]:
+    """Return, by intent, its users and which share of them is not clear; none where unknown."""
+    rows = lake.kept(tables.INTENT_PROFILES, SIZES, day, day).select("intent_id", "users")
+    clear = lake.clear(day)
     return {
-        intent: (users, sum(one < least for one in deciles) / 10)
-        for _, intent, users, deciles in rows.iter_rows()
-        if users and deciles
+        intent: (users, 1 - clear[intent] / users)
+        for intent, users in rows.iter_rows()
+        if users and intent in clear
     }
 
 
@@ -535,6 +531,14 @@ def _tiles(
             more,
         )
 
+    def of_part(values: Mapping[dt.date, float], users: int, which: str) -> str | None:
+        if night not in values:
+            return None
+        said = f"{words.percent(values[night])} of {words.plural(users, 'user')} {which}"
+        earlier = [values.get(one) for one in nights[:-1]]
+        usual = words.against_usual(values[night], earlier, words.percent, share=True)
+        return f"{said}, {usual}" if usual else said
+
     without = now["users"] - now["users_with_intent"] if now else 0
     model_share = baseline(POPULARITY, NDCG)
     beside_ndcg = [
@@ -598,13 +602,8 @@ def _tiles(
                 else "there is no night before to compare with"
                 if now
                 else "not counted on this night",
-                f"{words.percent(active_changed[night])} of "
-                f"{words.plural(compared - idle, 'user')} with new events"
-                if night in active_changed
-                else None,
-                f"{words.percent(idle_changed[night])} of {words.plural(idle, 'user')} without"
-                if night in idle_changed
-                else None,
+                of_part(active_changed, compared - idle, "with new events"),
+                of_part(idle_changed, idle, "without"),
             ],
             words.GLOSSARY["changed"],
             usual=False,
@@ -918,7 +917,9 @@ def _before(unmet: Mapping[dt.date, bool], night: dt.date) -> str:
     earlier = [was for day, was in unmet.items() if day < night]
     if not earlier:
         return ""
-    nights = "the night before" if len(earlier) == 1 else f"the last {len(earlier)} nights"
+    # Not every night makes every check: a first night has nothing to hold its events against.
+    nights = "the last night" if len(earlier) == 1 else f"the last {len(earlier)} nights"
+    nights += " that made this check"
     if not any(earlier):
         return f" (new: met on {nights})"
     return f" (on {nights} too)" if all(earlier) else f" (on {sum(earlier)} of {nights} too)"

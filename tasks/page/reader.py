@@ -99,6 +99,15 @@ class PageLake(Lake):
         empty = pl.Schema(table.schema).to_frame()
         return pl.concat([empty.select(columns), *(found[night] for night in listed)])
 
+    def clear(self, night: dt.date) -> dict[int, int]:
+        """Return how many labels of an intent are clear, by intent; of those where it is known."""
+        of_intents = self.scan(tables.LABEL_COUNTS, night, night).select("of_intents").collect()
+        return {
+            one["intent_id"]: one["clear"]
+            for [found] in of_intents.iter_rows()
+            for one in found or []
+        }
+
     def moves(self, first: dt.date, last: dt.date) -> pl.DataFrame:
         """Return the moves between intents of nights first..last (both included), summed.
 

@@ -22,7 +22,7 @@ def saved(settings: Settings, of: dt.date) -> str:
     links = Anchors("", of)
     templates = environment()
     frame = {"night": of, "links": links, "layout": "bare.html", "saved": True}
-    listed = intents.view(lake, of, links, clear_above=settings.label.clear_above)
+    listed = intents.view(lake, of, links)
     parts = {
         "night_part": templates.get_template("night.html").render(
             **night.view(settings, lake, of, links, names_users=False), **frame

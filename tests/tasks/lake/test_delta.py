@@ -210,7 +210,7 @@ OLD = {  # tables as they were before some of their columns, and what these hold
     "events": {"ingested": DAYS[0], "weight": None},
     "intent_profiles": {"came_from": None, "top_items": None},
     "items": {"first_seen": None},
-    "label_counts": {"held": None},
+    "label_counts": {"held": None, "of_intents": None},
 }
 
 

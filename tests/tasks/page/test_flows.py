@@ -182,6 +182,17 @@ def test_every_night_that_was_begun_is_in_the_menu_in_its_place(lake: Lake, ask:
     assert "newer night" not in after
 
 
+def test_moves_that_are_drawn_on_both_sides_are_counted() -> None:
+    moved = pl.DataFrame(
+        # The two largest are drawn: from 1 and 3, to 2 and 4.
+        [(1, 2, 9), (3, 4, 8), (1, 4, 3), (5, 4, 2), (1, 6, 2), (None, 4, 1)],
+        schema={"one": pl.Int32, "two": pl.Int32, "users": pl.Int64},
+        orient="row",
+    )
+    assert flows._twice(moved, moved.head(2)) == 3
+    assert flows._twice(moved, moved) == 0
+
+
 def test_nights_that_are_missing_between_two_are_told(lake: Lake, settings: Settings) -> None:
     begin(lake, NIGHT + DAY)
     profile_by_hand(settings, NIGHT + 5 * DAY, FIRST)

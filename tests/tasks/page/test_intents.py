@@ -3,6 +3,7 @@
 import re
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from tasks.chores import naming
@@ -120,13 +121,22 @@ def test_an_intent_that_was_asked_for_is_marked_on_the_map(
 
 
 def test_an_intent_most_of_whose_labels_are_not_clear_is_marked(
-    lake: Lake, settings: Settings
+    lake: Lake, settings: Settings, ask: Ask
 ) -> None:
-    read = PageLake.there(settings)
-    rows = intents.view(read, NIGHT, Links(), clear_above=1.1)["rows"]
-    assert {row["is_unclear"] for row in rows if row["confidence"] is not None} == {True}
-    rows = intents.view(read, NIGHT, Links(), clear_above=0.0)["rows"]
-    assert not any(row["is_unclear"] for row in rows)
+    [counts] = lake.scan(tables.LABEL_COUNTS, NIGHT, NIGHT).collect().to_dicts()
+    # Intent 1 has eleven users; of intent 2 nothing is known.
+    for clear, marked in ((5, True), (6, False)):
+        row = counts | {"of_intents": [{"intent_id": 1, "clear": clear}]}
+        rows = pa.Table.from_pylist([row], schema=tables.LABEL_COUNTS.schema)
+        lake.replace(tables.LABEL_COUNTS, rows, nights=[NIGHT])
+        listed = intents.view(PageLake.there(settings), NIGHT, Links())["rows"]
+        assert {one["intent"]: one["is_unclear"] for one in listed if one["intent"] in (1, 2)} == {
+            1: marked,
+            2: False,
+        }
+        shown = ask().get("/intents/1").text
+        assert re.search(rf"{clear} of 11 are <[^>]*>clear<", shown)
+    assert "are <" not in ask().get("/intents/2").text.partition("<dt>Born")[0]
 
 
 def test_nothing_that_is_as_often_everywhere_is_listed_as_more_often(

@@ -189,10 +189,10 @@ def test_a_night_of_very_many_events_says_how_to_find_the_user(
     ("earlier", "said"),
     [
         ([], ""),
-        ([True, True], " (new: met on the last 2 nights)"),
-        ([True], " (new: met on the night before)"),
-        ([False, True, False], " (on 2 of the last 3 nights too)"),
-        ([False, False], " (on the last 2 nights too)"),
+        ([True, True], " (new: met on the last 2 nights that made this check)"),
+        ([True], " (new: met on the last night that made this check)"),
+        ([False, True, False], " (on 2 of the last 3 nights that made this check too)"),
+        ([False, False], " (on the last 2 nights that made this check too)"),
     ],
 )
 def test_a_warning_says_whether_it_is_new(
@@ -260,6 +260,8 @@ def test_labels_that_changed_are_told_apart_by_new_events(lake: Lake, settings: 
     assert counts["compared"] == counts["users"] == 36
     assert counts["changed"] == 2
     assert tiles["Labels changed"].value.startswith("5.6")
+    [without] = [one for one in tiles["Labels changed"].beside if "without" in one]
+    assert f"without, usually 0.0{BLANK}%" in without
     said, href = tiles["Labels changed"].more or ("", "")
     assert said.startswith("Who changed") and href == f"/flows?since={NIGHT - dt.timedelta(days=1)}"
     assert tiles["Users with a label"].beside[-1].startswith("usually 36")
@@ -317,12 +319,19 @@ def test_a_model_of_too_few_users_is_promoted_although_it_may_be_no_better(
     assert "was promoted although" in view(settings)["decision"]["sentence"]
 
 
-def write_clear(lake: Lake, clear: dict[int, int]) -> None:
-    """Write counts of labels; clear: how many of 100 are clear, by nights before the last."""
+def write_clear(
+    lake: Lake, clear: dict[int, int], of_intents: dict[int, int] | None = None
+) -> None:
+    """Write counts of labels; clear: how many of 100 are clear, by nights before the last.
+
+    of_intents: the same of intent 1 alone.
+    """
     for before, number in clear.items():
         one = NIGHT - before * dt.timedelta(days=1)
-        row = dict.fromkeys(("compared", "changed", "idle", "idle_changed"), 0)
+        row: dict[str, Any] = dict.fromkeys(("compared", "changed", "idle", "idle_changed"), 0)
         row |= {"users": 100, "users_with_intent": 100, "clear": number}
+        if of_intents and before in of_intents:
+            row["of_intents"] = [{"intent_id": 1, "clear": of_intents[before]}]
         rows = pa.Table.from_pylist([{"dt": one, **row}], schema=tables.LABEL_COUNTS.schema)
         lake.replace(tables.LABEL_COUNTS, rows, nights=[one])
 
@@ -334,12 +343,15 @@ def test_a_fall_of_clear_labels_within_a_week_asks_for_a_look(
     lake: Lake, settings: Settings, clear: dict[int, int], warns: bool
 ) -> None:
     write_steps(lake, PROMOTED)
-    write_clear(lake, {2: 88} | clear)
+    write_clear(lake, {2: 88} | clear, of_intents={2: 9, 0: 1})
     told = view(settings)
     assert told["verdict"].state == (night.LOOK if warns else night.GOOD)
     if warns:
         [reason] = told["verdict"].reasons
         assert reason.said.startswith(f"Clear labels fell from 90.0{BLANK}% on ")
+        assert re.search(
+            r"Most in: [^(]*\(9\d\s% of 1\d users not clear, 10\s% then\)", reason.said
+        )
         assert reason.href == "/intents?sort=confidence&order=up"
     tile = next(one for one in told["tiles"] if one.name == "Clear labels")
     assert tile.beside[0] == f"{100 - clear[0]} of 100 are not clear"
