@@ -22,7 +22,7 @@ WITH compared AS (
     LEFT JOIN label_evidence ON intent_labels.user_id = label_evidence.user_id
 ),
 
-of_intents AS (
+counted AS (
     SELECT
         intent_id,
         count(*) FILTER (WHERE is_clear) AS clear
@@ -42,6 +42,14 @@ SELECT
     count(*) FILTER (WHERE is_in_both AND is_idle) AS idle,
     count(*) FILTER (WHERE is_in_both AND is_idle AND is_changed) AS idle_changed,
     (
-        SELECT coalesce(list(of_intents ORDER BY of_intents.intent_id), []) FROM of_intents
+        SELECT
+            coalesce(
+                list(
+                    struct_pack(intent_id := counted.intent_id, clear := counted.clear)
+                    ORDER BY counted.intent_id
+                ),
+                []
+            )
+        FROM counted
     ) AS of_intents
 FROM compared

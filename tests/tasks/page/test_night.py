@@ -260,8 +260,8 @@ def test_labels_that_changed_are_told_apart_by_new_events(lake: Lake, settings: 
     assert counts["compared"] == counts["users"] == 36
     assert counts["changed"] == 2
     assert tiles["Labels changed"].value.startswith("5.6")
-    [without] = [one for one in tiles["Labels changed"].beside if "without" in one]
-    assert f"without, usually 0.0{BLANK}%" in without
+    [of_active] = tiles["Labels changed"].beside
+    assert of_active.endswith(f"with new events, usually 0.0{BLANK}%, +5.6 points")
     said, href = tiles["Labels changed"].more or ("", "")
     assert said.startswith("Who changed") and href == f"/flows?since={NIGHT - dt.timedelta(days=1)}"
     assert tiles["Users with a label"].beside[-1].startswith("usually 36")
