@@ -4,7 +4,7 @@
     python bench/paper.py train --ablations B B+ICL B+ELCM          # Figure 2
     python bench/paper.py train --as-published                      # the published code's step
     python bench/paper.py train --as-written                        # the text's
-    python bench/paper.py between --label wide --set …              # warm-up's and last weights
+    python bench/paper.py between --label mix --set …               # warm-up's and last weights
     python bench/paper.py cost                                      # of alternating optimisation
     python bench/paper.py show                                      # tables and the picture
 
@@ -14,6 +14,9 @@ warming up, of the last), the config, the machine, the commit and the command. I
 any time: the same command goes on from the last epoch. On one core an epoch of Beauty takes about
 8 s, and 43 s as published, with padding; a training has 100 to 300. Toys and Yelp are read from
 --file, a user and items a line.
+
+With --from NAME a training that has no checkpoint of its own goes on from that of NAME, by its own
+settings: so stages of a training can differ.
 
 `between` takes the checkpoint of such a training, done or not, that has `warmup_share`. It measures
 weights on the line between those that the warm-up ended with and those of the last epoch.
@@ -37,7 +40,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -45,10 +48,12 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bench.record import RESULTS, command, commit, machine, read
 from elcrec import Config, ELCRec, ELCRecError, EpochReport, Histories, checkpoint
 from elcrec.config import PAPER_AS_PUBLISHED, PAPER_AS_WRITTEN, PAPER_DATASETS
+from elcrec.estimator import WHERE_IT_RUNS
 from elcrec.evaluation import BLOCK_USERS, behaviours
 from elcrec.intents import intent_lift, largest_share, perplexity, spherical_kmeans
 from elcrec.model import Network
@@ -181,6 +186,9 @@ def train(
         figures["labels"] = label_figures(model, histories, n_items, config.seed)
         write_result(path, figures)
 
+    if given.begin and not (folder / "training.json").exists():
+        go_on_from(given.checkpoints / given.begin, folder, config)
+
     # The fit's own list holds the epochs of earlier calls too.
     model = ELCRec(config)
 
@@ -196,6 +204,29 @@ def train(
     measure(model, model.history)
 
 
+def go_on_from(other: Path, folder: Path, config: Config) -> None:
+    """Let a training go on from another's checkpoint, by settings of its own.
+
+    What the other one ended with takes the place of the warm-up's weights (`warmup_share`).
+    Raises ELCRecError where the other one has no checkpoint.
+    """
+    tensors, facts = checkpoint.read(other, "training")
+    facts["config"] = {k: v for k, v in config.to_dict().items() if k not in WHERE_IT_RUNS}
+    kept = {n: t for n, t in tensors.items() if not n.startswith("warmed_up.")}
+    if config.warmup_share:
+        kept |= {f"warmed_up.{name}": t.clone() for name, t in last_of(tensors).items()}
+    checkpoint.write(folder, "training", kept, facts)
+
+
+def last_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint's last epoch, the averages where there are any."""
+    weights, averages = (
+        {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        for prefix in ("weight.", "average.")
+    )
+    return weights | averages
+
+
 def measure_between(
     given: argparse.Namespace,
     ablation: str,
@@ -209,18 +240,15 @@ def measure_between(
     """
     name = name_of(given, ablation, seed)
     tensors, facts = checkpoint.read(given.checkpoints / name, "training")
-    weights, averages, warm = (
-        {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        for prefix in ("weight.", "average.", "warmed_up.")
-    )
-    last = weights | averages
+    prefix = "warmed_up."
+    warm = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
     if not warm:
         raise ELCRecError(f"{name} has no weights of a warm-up: train it with warmup_share")
     model = unfinished(given.checkpoints / name, config_of(given, ablation, seed), n_items)
     assert model.network is not None
     shares = []
     for share in BETWEEN:
-        between = {n: value.lerp(warm[n], share) for n, value in last.items()}
+        between = {n: value.lerp(warm[n], share) for n, value in last_of(tensors).items()}
         model.network.load_state_dict({"shares": tensors["shares"]} | between)
         measured = {split: model.evaluate(histories, split) for split in ("validation", "test")}
         shares.append({"share": share} | measured)
@@ -446,6 +474,9 @@ def main() -> None:
         )
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="of Config")
     parser.add_argument("--label", default="", help="of what --set makes, in the file's name")
+    parser.add_argument(
+        "--from", dest="begin", metavar="NAME", help="training whose checkpoint train goes on from"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS, help="to go on from")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)

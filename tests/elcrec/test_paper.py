@@ -80,6 +80,24 @@ def test_weights_between_the_warm_ups_and_the_last_are_measured(bench, tmp_path)
 
 
 @pytest.mark.slow
+def test_a_training_goes_on_from_another_by_settings_of_its_own(bench, tmp_path):
+    bench("train", "--label", "one", "--set", *SMALL, "max_epochs=2")
+    other = ("--label", "two", "--from", "beauty-full-one-1", "--set", *SMALL)
+    printed = bench("train", *other, "max_epochs=3", "pooling=padded_outputs", "warmup_share=0.5")
+    assert printed.count("epoch") == 1 and "epoch 3" in printed
+    first, then = (
+        json.loads((tmp_path / "results" / f"paper-beauty-full-{name}-1.json").read_text())
+        for name in ("one", "two")
+    )
+    assert then["figures"]["epochs"][:2] == first["figures"]["epochs"]
+    bench("between", *other, "max_epochs=3", "pooling=padded_outputs", "warmup_share=0.5")
+    file = tmp_path / "results" / "paper-between-beauty-full-two-1.json"
+    *_, whole = json.loads(file.read_text())["figures"]["between"]
+    last = first["figures"]["epochs"][-1]["validation"]["NDCG@20"]
+    assert whole["share"] == 1.0 and whole["validation"]["NDCG@20"] == pytest.approx(last, abs=1e-5)
+
+
+@pytest.mark.slow
 def test_both_ways_to_train_are_timed(bench, tmp_path):
     bench("cost", "--label", "small", "--set", *SMALL)
     file = tmp_path / "results" / "paper-cost-beauty.json"
