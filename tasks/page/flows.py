@@ -112,10 +112,10 @@ def _shortcuts(nights: list[dt.date], night: dt.date, links: Links) -> list[dict
         if off <= NEAR:
             begin.setdefault(nearest, f"{days} days before" if off else called)
     in_month = [one for one in nights if one >= night.replace(day=1)]
-    if in_month:
+    if in_month and min(in_month) > min(nights):
         begin.setdefault(min(in_month), "the first night of the month")
     if min(nights) > night - dt.timedelta(days=max(SHORTCUTS)):
-        begin.setdefault(min(nights), "the first night")
+        begin.setdefault(min(nights), "the first night of all")
     return [
         {"name": called, "night": one, "href": links.flows(one)}
         for one, called in begin.items()

@@ -976,10 +976,10 @@ def _usual_time(now: float | None, earlier: Sequence[float | None]) -> str | Non
 
 def _total(runs: pl.DataFrame, nights: Sequence[dt.date], night: dt.date) -> dict[str, Any]:
     totals = dict(runs.group_by("dt").agg(pl.col("seconds").sum()).iter_rows())
-    peaks = dict(runs.group_by("dt").agg(pl.col("peak_mb").max()).iter_rows())
     series = [totals.get(one) for one in nights]
     tonight = runs.filter(dt=night).sort("seconds", descending=True)
     longest = tonight.row(0, named=True) if tonight.height else None
+    largest = max(tonight.to_dicts(), key=lambda step: step["peak_mb"] or 0, default=None)
     return {
         "longest": longest and longest["step"],
         "longest_seconds": words.duration(longest["seconds"] if longest else None),
@@ -987,7 +987,8 @@ def _total(runs: pl.DataFrame, nights: Sequence[dt.date], night: dt.date) -> dic
         "seconds": words.duration(totals.get(night)),
         "usual": words.against_usual(totals.get(night), series[:-1], words.duration),
         "course": charts.spark(series, "Time of all steps, over the last nights"),
-        "memory": words.memory(peaks.get(night)),
+        "largest": largest and largest["step"],
+        "memory": words.memory(largest and largest["peak_mb"]),
     }
 
 

@@ -459,6 +459,7 @@ def test_the_longest_step_and_the_rows_read_are_said_in_words(
     write(lake, tables.INGESTS, [counts | {"rows_read": 9, "rows_events": 8, "rows_late": 1}])
     page = unescape(ask().get("/night").text).replace(BLANK, " ")
     assert "The longest step was train: 4 min 30 s, 23 % of the time" in page
+    assert "The step with the most memory was " in page and "at its peak" in page
     assert "9 rows read: 8 events of this night, no duplicate, no unusable row." in page
 
 
