@@ -88,7 +88,7 @@ def test_turns_are_taken_together_or_alone_in_the_order_of_asking(
         of = leases(store)
         with of.exclusive() if alone else of.shared():
             order.append(name)
-            step.wait(10)
+            step.wait(60)
             order.append(f"{name} ends")
 
     threads = []
