@@ -988,7 +988,7 @@ def _total(runs: pl.DataFrame, nights: Sequence[dt.date], night: dt.date) -> dic
         "usual": words.against_usual(totals.get(night), series[:-1], words.duration),
         "course": charts.spark(series, "Time of all steps, over the last nights"),
         "largest": largest and largest["step"],
-        "memory": words.memory(largest and largest["peak_mb"]),
+        "memory": words.memory(largest["peak_mb"] if largest else None),
     }
 
 

@@ -8,6 +8,7 @@ import datetime as dt
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -26,6 +27,7 @@ NIGHTS = 28  # of labels that are shown
 NEWEST = 60  # items of a history that are shown
 BROWSED = 24  # intents, the largest ones, whose closest users are offered to begin with
 PATIENCE = 0.25  # seconds in which times of events are looked for; more nights are not begun then
+MUCH = 0.1  # change of how sure a label is that asks for an explanation
 STRIDES = (1, 2, 4, 8, 16, 32, 64, 128)  # days that are looked through at a time, the newest first
 
 
@@ -101,6 +103,7 @@ def view(
         "clear_above": settings.label.clear_above,
         "course": (course := _course(lake, night, user, called, links)),
         "spells": _spells(course),
+        "without_event": _without_event(course),
         "items": items,
         "more": (label["n_events"] or 0) - len(items),
         "all_items": all_items,
@@ -462,6 +465,18 @@ def _course(
         )
         before = row or before
     return found[::-1]
+
+
+def _without_event(course: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the newest night on which a label became much more or less sure without a new event.
+
+    night, and how sure the label was before and is: before, after. None: there is no such night.
+    """
+    for now, before in pairwise(course):  # the newest first
+        sure, was = now["confidence"], before["confidence"]
+        if now["new_events"] == 0 and None not in (sure, was) and abs(sure - was) >= MUCH:
+            return {"night": now["night"], "before": was, "after": sure}
+    return None
 
 
 def _spells(course: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

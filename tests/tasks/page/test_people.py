@@ -51,6 +51,24 @@ def test_a_label_that_is_kept_is_listed_beside_the_intent_that_is_preferred(
     assert "supports no intent" not in shown
 
 
+def test_a_label_that_is_less_sure_without_a_new_event_is_explained(
+    lake: Lake, settings: Settings, ask: Ask
+) -> None:
+    def course(*found: tuple[float | None, int | None]) -> list[dict[str, object]]:
+        return [
+            {"night": NIGHT - back * dt.timedelta(days=1), "confidence": sure, "new_events": events}
+            for back, (sure, events) in enumerate(found)
+        ]
+
+    told = people._without_event(course((0.3, 0), (0.31, 2), (0.78, 2), (0.1, None)))
+    assert told is None  # it changed on nights with new events alone
+    told = people._without_event(course((0.5, 1), (0.3, 0), (0.78, 2)))
+    assert told == {"night": NIGHT - dt.timedelta(days=1), "before": 0.78, "after": 0.3}
+    assert people._without_event(course((0.5, 0), (None, 0), (0.78, 2))) is None
+    change(lake, "u01", calibrated_confidence=pl.lit(0.05))
+    assert "without a new event of the user" in ask().get("/users?id=u01").text
+
+
 def test_the_most_probable_label_is_listed_once_and_nothing_is_preferred(
     lake: Lake, settings: Settings, ask: Ask
 ) -> None:
