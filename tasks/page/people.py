@@ -474,7 +474,9 @@ def _without_event(course: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """
     for now, before in pairwise(course):  # the newest first
         sure, was = now["confidence"], before["confidence"]
-        if now["new_events"] == 0 and None not in (sure, was) and abs(sure - was) >= MUCH:
+        if now["intent"] != before["intent"] or now["new_events"] != 0 or None in (sure, was):
+            continue
+        if abs(sure - was) >= MUCH:
             return {"night": now["night"], "before": was, "after": sure}
     return None
 

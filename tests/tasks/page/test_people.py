@@ -56,7 +56,8 @@ def test_a_label_that_is_less_sure_without_a_new_event_is_explained(
 ) -> None:
     def course(*found: tuple[float | None, int | None]) -> list[dict[str, object]]:
         return [
-            {"night": NIGHT - back * dt.timedelta(days=1), "confidence": sure, "new_events": events}
+            {"night": NIGHT - back * dt.timedelta(days=1), "intent": 1, "confidence": sure}
+            | {"new_events": events}
             for back, (sure, events) in enumerate(found)
         ]
 
