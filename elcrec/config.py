@@ -93,9 +93,9 @@ class Config:
     average_decay: float = (
         0.999  # of the exponential moving average of weights that is kept; 0: none is
     )
-    # Of the kept weights, how much are those that the warm-up ended with. What is learned after it
-    # widens the list and blunts its top; between the two sets of weights lies what has both
-    # (interpolation of weights, arXiv 2109.01903).
+    # The share of the warm-up's last weights in the weights that are kept (arXiv 2109.01903). What
+    # training learns after the warm-up can widen the list and blunt its top; weights between the
+    # two can have both.
     warmup_share: float = 0.0
     max_epochs: int = 30
     patience: int = 5  # epochs without a better validation NDCG@20 before training stops

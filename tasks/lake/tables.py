@@ -826,8 +826,8 @@ LABEL_COUNTS = Table(
         "idle": "Of compared: users without an event since.",
         "idle_changed": "Of idle: those whose intent is another one, or came, or went.",
         "of_intents": (
-            "How many of an intent's labels are clear, for each intent that has labels, if the "
-            "model is calibrated. Null on a night from before it was counted."
+            "For each intent with labels: how many of its labels are clear. Empty if the model is "
+            "not calibrated. Null on a night from before it was counted."
         ),
     },
 )

@@ -151,7 +151,7 @@ class PageLake(Lake):
             self._opened.pop(table.name, None)
 
     def _open(self, table: Table) -> DeltaTable | None:
-        """Return a version of a table that was the newest `FRESH` seconds ago, or is now."""
+        """Return the newest version of a table; it may be `FRESH` seconds old."""
         now = time.monotonic()
         with self._lock:
             known = self._opened.get(table.name)
