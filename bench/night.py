@@ -8,8 +8,8 @@ runs both as `make run` does, with a scheduler and tasks in processes of their o
 memory of a step are those that it writes to `steps`; the whole night is Airflow's, its start and
 the time between tasks included.
 
-What takes `growth` times as long for ten times the events grows faster than they do where that is
-more than ten.
+The column `growth` says how many times as much a step takes for ten times the events. A step with
+more than 10 there grows faster than the events.
 """
 
 import argparse
@@ -19,10 +19,8 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.record import add_option, record
-from bench.size import LAST_NIGHT, generate
+from bench.size import LAST_NIGHT, add_log_options, generate
 from tasks.lake import Lake, tables
 from tasks.steps import STEPS
 
@@ -104,10 +102,12 @@ def measure(folder: Path, events: int, memory: str) -> list[dict[str, Any]]:
 def growth(rows: Sequence[dict[str, Any]], column: str) -> float | None:
     """Return how many times as much ten times the events take, from the two largest sizes."""
     of_size = sorted((row["events"], row[column]) for row in rows)
-    for (few, less), (many, more) in list(pairwise(of_size))[-1:]:
-        if less > 0 and more > 0:
-            return float((more / less) ** (1 / math.log10(many / few)))
-    return None
+    if len(of_size) < 2:
+        return None
+    (few, less), (many, more) = of_size[-2:]
+    if min(less, more) <= 0:
+        return None
+    return float((more / less) ** (1 / math.log10(many / few)))
 
 
 def show(rows: Iterable[dict[str, Any]]) -> None:
@@ -140,11 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--events", type=float, nargs="+", default=[1e6, 1e7], metavar="N")
-    default = Path(tempfile.gettempdir()) / "elcrec-size"
-    parser.add_argument("--folder", type=Path, default=default, help=f"for all data ({default})")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--memory", default="8GB", help="DuckDB's limit")
+    add_log_options(parser)
     add_option(parser)
     given = parser.parse_args()
     rows = []

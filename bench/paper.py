@@ -15,8 +15,8 @@ any time: the same command goes on from the last epoch. On one core an epoch of 
 8 s, and 43 s as published, with padding; a training has 100 to 300. Toys and Yelp are read from
 --file, a user and items a line.
 
-With --from NAME a training that has no checkpoint of its own goes on from that of NAME, by its own
-settings: so stages of a training can differ.
+With --from NAME a training without a checkpoint goes on from that of training NAME, by its own
+settings. So stages of a training can differ.
 
 `between` takes the checkpoint of such a training, done or not, that has `warmup_share`. It measures
 weights on the line between those that the warm-up ended with and those of the last epoch.
@@ -53,7 +53,7 @@ from torch import Tensor
 from bench.record import RESULTS, command, commit, machine, read
 from elcrec import Config, ELCRec, ELCRecError, EpochReport, Histories, checkpoint
 from elcrec.config import PAPER_AS_PUBLISHED, PAPER_AS_WRITTEN, PAPER_DATASETS
-from elcrec.estimator import WHERE_IT_RUNS
+from elcrec.estimator import what_it_learns_by
 from elcrec.evaluation import BLOCK_USERS, behaviours
 from elcrec.intents import intent_lift, largest_share, perplexity, spherical_kmeans
 from elcrec.model import Network
@@ -120,8 +120,7 @@ def label_figures(model: ELCRec, histories: Histories, n_items: int, seed: int) 
 def unfinished(folder: Path, config: Config, n_items: int) -> ELCRec:
     """Load the model of the best epoch of an unfinished training; in its warm-up, of the last."""
     tensors, facts = checkpoint.read(folder, "training")
-    prefix = "best." if facts["best_epoch"] else "weight."
-    weights = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    weights = checkpoint.under(tensors, "best." if facts["best_epoch"] else "weight.")
     model = ELCRec(config)
     model.n_items = n_items
     model.network = Network(config, n_items)
@@ -211,7 +210,7 @@ def go_on_from(other: Path, folder: Path, config: Config) -> None:
     Raises ELCRecError where the other one has no checkpoint.
     """
     tensors, facts = checkpoint.read(other, "training")
-    facts["config"] = {k: v for k, v in config.to_dict().items() if k not in WHERE_IT_RUNS}
+    facts["config"] = what_it_learns_by(config)
     kept = {n: t for n, t in tensors.items() if not n.startswith("warmed_up.")}
     if config.warmup_share:
         kept |= {f"warmed_up.{name}": t.clone() for name, t in last_of(tensors).items()}
@@ -220,11 +219,7 @@ def go_on_from(other: Path, folder: Path, config: Config) -> None:
 
 def last_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of a checkpoint's last epoch, the averages where there are any."""
-    weights, averages = (
-        {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        for prefix in ("weight.", "average.")
-    )
-    return weights | averages
+    return checkpoint.under(tensors, "weight.") | checkpoint.under(tensors, "average.")
 
 
 def measure_between(
@@ -240,15 +235,14 @@ def measure_between(
     """
     name = name_of(given, ablation, seed)
     tensors, facts = checkpoint.read(given.checkpoints / name, "training")
-    prefix = "warmed_up."
-    warm = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    last, warm = last_of(tensors), checkpoint.under(tensors, "warmed_up.")
     if not warm:
         raise ELCRecError(f"{name} has no weights of a warm-up: train it with warmup_share")
     model = unfinished(given.checkpoints / name, config_of(given, ablation, seed), n_items)
     assert model.network is not None
     shares = []
     for share in BETWEEN:
-        between = {n: value.lerp(warm[n], share) for n, value in last_of(tensors).items()}
+        between = {n: value.lerp(warm[n], share) for n, value in last.items()}
         model.network.load_state_dict({"shares": tensors["shares"]} | between)
         measured = {split: model.evaluate(histories, split) for split in ("validation", "test")}
         shares.append({"share": share} | measured)
@@ -475,7 +469,10 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="of Config")
     parser.add_argument("--label", default="", help="of what --set makes, in the file's name")
     parser.add_argument(
-        "--from", dest="begin", metavar="NAME", help="training whose checkpoint train goes on from"
+        "--from",
+        dest="begin",
+        metavar="NAME",
+        help="let train go on from the checkpoint of this one",
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS, help="to go on from")

@@ -270,17 +270,22 @@ def show(measured: dict[int, list[dict[str, Any]]]) -> None:
         Console(width=None if sys.stdout.isatty() else 100).print(table)
 
 
+def add_log_options(parser: argparse.ArgumentParser) -> None:
+    """Let a program be told which generated logs to measure, and DuckDB's memory."""
+    parser.add_argument("--events", type=float, nargs="+", default=[1e6, 1e7], metavar="N")
+    default = Path(tempfile.gettempdir()) / "elcrec-size"
+    parser.add_argument("--folder", type=Path, default=default, help=f"for all data ({default})")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--memory", default="8GB", help="DuckDB's limit")
+
+
 def main() -> int:
     """Generate, measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--events", type=float, nargs="+", default=[1e6, 1e7], metavar="N")
-    default = Path(tempfile.gettempdir()) / "elcrec-size"
-    parser.add_argument("--folder", type=Path, default=default, help=f"for all data ({default})")
-    parser.add_argument("--seed", type=int, default=1)
+    add_log_options(parser)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--memory", default="8GB", help="DuckDB's limit")
     parser.add_argument("--against", nargs="*", choices=BASELINES, default=list(BASELINES))
     parser.add_argument(
         "--baseline-gb", type=float, default=12, help="what does not fit into it has failed"

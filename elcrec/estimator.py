@@ -197,7 +197,7 @@ class ELCRec:
         best = _Best()
         first_epoch = 1
         facts: dict[str, Any] = {
-            "config": _what_it_learns_by(config),
+            "config": what_it_learns_by(config),
             "n_items": n_items,
             "histories": _digest(usable),
             "initial": _start_digest(initial),
@@ -209,7 +209,7 @@ class ELCRec:
         if checkpoint_dir is not None and (checkpoint_dir / f"{RESUMABLE}.json").exists():
             tensors, found = checkpoint.read(checkpoint_dir, RESUMABLE)
             # A field that came after the checkpoint has the default, which leaves all as it was.
-            found["config"] = _what_it_learns_by(Config()) | found["config"]
+            found["config"] = what_it_learns_by(Config()) | found["config"]
             for name, value in facts.items():
                 if found.get(name) != value:
                     raise ELCRecError(
@@ -217,11 +217,7 @@ class ELCRec:
                         "remove it to train from the start"
                     )
             trainer.restore(tensors)
-            best_state = {
-                name.removeprefix("best."): t
-                for name, t in tensors.items()
-                if name.startswith("best.")
-            }
+            best_state = checkpoint.under(tensors, "best.")
             best.offer(found["best_epoch"], found["best_score"], best_state)
             self.history = [EpochReport(**report) for report in found["reports"]]
             trainer.passes = max(passes, found.get("passes", 1))
@@ -615,7 +611,8 @@ def _digest(histories: Histories) -> str:
     return digest.hexdigest()
 
 
-def _what_it_learns_by(config: Config) -> dict[str, Any]:
+def what_it_learns_by(config: Config) -> dict[str, Any]:
+    """The fields of a config, as JSON has them, but those that say only where a fit runs."""
     return {k: v for k, v in config.to_dict().items() if k not in WHERE_IT_RUNS}
 
 

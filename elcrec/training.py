@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from elcrec import losses
+from elcrec import checkpoint, losses
 from elcrec.batches import Batches, Inputs
 from elcrec.config import Config
 from elcrec.details import Details, event_weights, is_of
@@ -613,20 +613,17 @@ class Trainer:
         self.network.shares.copy_(tensors["shares"])
         for name, parameter in self.network.named_parameters():
             parameter.copy_(tensors[f"weight.{name}"])
-            prefix = f"optimizer.{name}."
             moments = {
-                key.removeprefix(prefix): t.to(parameter.device)
-                for key, t in tensors.items()
-                if key.startswith(prefix)
+                key: value.to(parameter.device)
+                for key, value in checkpoint.under(tensors, f"optimizer.{name}.").items()
             }
             if moments:
                 self.optimizer.state[parameter] = moments
         for name, average in self.average.items():
             average.copy_(tensors[f"average.{name}"])
         self.warmed_up = {
-            name.removeprefix("warmed_up."): value.to(self.device)
-            for name, value in tensors.items()
-            if name.startswith("warmed_up.")
+            name: value.to(self.device)
+            for name, value in checkpoint.under(tensors, "warmed_up.").items()
         }
         if self.rows is not None:
             for name, value in self.rows.state.items():

@@ -251,7 +251,7 @@ def _chart(moved: pl.DataFrame, largest: pl.DataFrame, called: names.Names, link
         charts.Ribbon(name_of(called, one, NOBODY), name_of(called, two, GONE), users)
         for one, two, users in largest.iter_rows()
     ]
-    rest = moved.join(largest, on=["one", "two"], how="anti", nulls_equal=True)
+    rest = _rest(moved, largest)
     from_drawn, to_drawn = (
         rest.join(largest.select(side).unique(), on=side, how="semi", nulls_equal=True)
         .group_by(side)
@@ -274,9 +274,14 @@ def _chart(moved: pl.DataFrame, largest: pl.DataFrame, called: names.Names, link
     )
 
 
+def _rest(moved: pl.DataFrame, largest: pl.DataFrame) -> pl.DataFrame:
+    """Return the pairs that are not drawn as such."""
+    return moved.join(largest, on=["one", "two"], how="anti", nulls_equal=True)
+
+
 def _twice(moved: pl.DataFrame, largest: pl.DataFrame) -> int:
-    """Return how many moves are drawn on both sides: between two that are drawn, not as a pair."""
-    rest = moved.join(largest, on=["one", "two"], how="anti", nulls_equal=True)
+    """Return how many moves between two intents that are drawn are too small to be a pair."""
+    rest = _rest(moved, largest)
     for side in ("one", "two"):
         rest = rest.join(largest.select(side).unique(), on=side, how="semi", nulls_equal=True)
     return int(rest["users"].sum())

@@ -15,7 +15,7 @@ import polars as pl
 import elcrec
 from elcrec import Config
 from elcrec.errors import ELCRecError
-from elcrec.estimator import WHERE_IT_RUNS
+from elcrec.estimator import what_it_learns_by
 from tasks.errors import ModelError, SettingsError
 from tasks.lake import Lake, model_folder, tables
 from tasks.registry.free_ids import first_free_id
@@ -92,12 +92,10 @@ def settings_fingerprint(settings: Settings) -> str:
     """Hash every setting that decides which model is trained on given histories."""
     # The whole config, so that another default of the library makes another model too; but where
     # and how fast a model is computed does not change which model it is.
-    config = configure(settings, settings.model.n_intents or None).to_dict()
+    config = what_it_learns_by(configure(settings, settings.model.n_intents or None))
     chosen = {
         "config": {
-            name: value
-            for name, value in config.items()
-            if name not in WHERE_IT_RUNS and (name, value) not in CAME_LATER.items()
+            name: value for name, value in config.items() if (name, value) not in CAME_LATER.items()
         },
         "n_intents": settings.model.n_intents,
         "warm_epochs": settings.model.warm_epochs,
